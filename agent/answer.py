@@ -1,0 +1,179 @@
+"""An answer and the events that lead to it while it is being made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.reason import Reason
+from agent.request import Request
+from agent.trace import Trace
+from retrieval.post import Post
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One recommended post. `contributions` is signal -> share of the score (they sum to it)."""
+
+    post: Post
+    rank: int
+    score: float
+    probability: float | None
+    signals: Mapping[str, float]
+    contributions: Mapping[str, float]
+    sources: tuple[str, ...]
+    reason: Reason
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of the contract."""
+        return {
+            "post": {"id": self.post.id, "kind": self.post.kind, "title": self.post.label, "url": self.post.url},
+            "rank": self.rank,
+            "score": round(self.score, 6),
+            "probability": None if self.probability is None else round(self.probability, 6),
+            "signals": {name: round(value, 6) for name, value in self.signals.items()},
+            "sources": list(self.sources),
+            "reason": self.reason.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a word or a button changed: the rules in force, and which posts left and came."""
+
+    rules: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    came: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of the contract."""
+        return {"rules": list(self.rules), "left": list(self.left), "came": list(self.came)}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What whyfeed says: a sentence, posts with reasons, what changed, and the trace."""
+
+    user: str
+    text: str
+    items: tuple[Item, ...]
+    request: Request
+    trace: Trace
+    receipt: Receipt = field(default_factory=Receipt)
+    conversation: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `recommend --json`."""
+        return {"user": self.user, "items": [item.to_json() for item in self.items], "trace": self.trace.to_json()}
+
+    def to_chat_json(self) -> dict[str, Any]:
+        """The document of `chat --json`."""
+        return {
+            "request": self.request.to_json(),
+            "text": self.text,
+            "items": [item.to_json() for item in self.items],
+            "receipt": self.receipt.to_json(),
+            "trace": self.trace.to_json(),
+        }
+
+
+# What `Agent.chat` yields, in this order: StageStarted..., ItemsReady (at most once), ReasonReady...,
+# Answer (exactly once, last).
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage is running: understand, retrieve, rank, select, explain."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsReady:
+    """The list is final; a reason may still be replaced by a better one (ReasonReady)."""
+
+    text: str
+    items: tuple[Item, ...]
+    waiting: tuple[str, ...] = ()  # ids of the posts whose reason is still being written
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonReady:
+    """The final reason of one post of the list."""
+
+    post: str
+    reason: Reason
+
+
+ChatEvent = StageStarted | ItemsReady | ReasonReady | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """One thing that whyfeed believes a user is interested in, with the posts that it comes from."""
+
+    label: str
+    weight: float  # share of all interests, 0..1
+    posts: tuple[Post, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A steering rule of a user: `id` is the event that made it."""
+
+    id: str
+    kind: str  # "exclude" or "include"
+    topic: str
+    active: bool
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What whyfeed believes about a user, in words."""
+
+    user: str
+    name: str
+    interests: tuple[Interest, ...]
+    rules: tuple[Rule, ...]
+    hidden: tuple[Post, ...]
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a post is, or is not, shown to a user; read from a trace.
+
+    `contributions` is signal -> share of the score, the largest first; `removed` is (stage, reason
+    code) when something took the post out; `would_change` says in words what would bring the other
+    outcome.
+    """
+
+    user: str
+    post: Post
+    shown: bool
+    rank: int | None
+    text: str
+    score: float | None = None
+    sources: tuple[str, ...] = ()
+    contributions: Mapping[str, float] = field(default_factory=dict)
+    removed: tuple[str, str] | None = None
+    reason: Reason | None = None
+    would_change: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `why --json` and `why-not --json`."""
+        return {
+            "user": self.user,
+            "post": {"id": self.post.id, "kind": self.post.kind, "title": self.post.label, "url": self.post.url},
+            "shown": self.shown,
+            "rank": self.rank,
+            "text": self.text,
+            "score": self.score,
+            "sources": list(self.sources),
+            "contributions": {name: round(value, 6) for name, value in self.contributions.items()},
+            "removed": None if self.removed is None else {"stage": self.removed[0], "reason": self.removed[1]},
+            "reason": None if self.reason is None else self.reason.to_json(),
+            "would_change": self.would_change,
+        }

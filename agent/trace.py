@@ -1,0 +1,82 @@
+"""The trace of one request: what each stage kept, what it removed and why, and how long it took.
+
+why, why-not, the page behind and the log are views of it; nothing else records decisions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class StageRecord:
+    """One stage of one request. `removed` counts by reason code; `status` is ok, off, or failed: ..."""
+
+    name: str
+    ms: float = 0.0
+    entered: int = 0
+    left: int = 0
+    removed: dict[str, int] = field(default_factory=dict)
+    status: str = "ok"
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of the contract."""
+        document = {
+            "name": self.name,
+            "ms": round(self.ms, 1),
+            "in": self.entered,
+            "out": self.left,
+            "removed": self.removed,
+            "status": self.status,
+        }
+        return {**document, "note": self.note} if self.note else document
+
+
+@dataclass(slots=True)
+class Trace:
+    """Everything that happened to one request.
+
+    `removed` maps a post to the stage and reason code that took it out; `weights` are the ranker's
+    (signal -> weight), so that any score can be recomputed from the signals that came with it.
+    """
+
+    request: dict[str, Any] = field(default_factory=dict)
+    stages: list[StageRecord] = field(default_factory=list)
+    models: dict[str, str] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    removed: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, entered: int = 0) -> Iterator[StageRecord]:
+        """Time a stage; an exception is recorded before it goes on."""
+        record = StageRecord(name, entered=entered)
+        self.stages.append(record)
+        start = time.perf_counter()
+        try:
+            yield record
+        except Exception as exc:
+            record.status = f"failed: {exc}"
+            raise
+        finally:
+            record.ms = (time.perf_counter() - start) * 1000
+
+    def remove(self, record: StageRecord, post: str, reason: str) -> None:
+        """Note that this stage took `post` out because of `reason`."""
+        record.removed[reason] = record.removed.get(reason, 0) + 1
+        self.removed.setdefault(post, (record.name, reason))
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of the contract, with prompt versions and ranker weights beside it."""
+        return {
+            "request": self.request,
+            "stages": [stage.to_json() for stage in self.stages],
+            "models": self.models,
+            "prompts": self.prompts,
+            "weights": {name: round(weight, 4) for name, weight in self.weights.items()},
+        }

@@ -1,0 +1,1 @@
+"""What is known and what could be shown: store, exchange, embeddings, index, profiles, candidate sources."""

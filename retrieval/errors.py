@@ -1,0 +1,55 @@
+"""What can go wrong, grouped by who must act.
+
+WhyfeedError
+├── DataError      the caller gave something that cannot be used: an unknown user, a broken folder
+│   ├── UnknownUser
+│   ├── UnknownPost
+│   └── UnknownEvent
+├── HomeError      the operator must act: disk, a newer database, a port in use, broken weights
+│   └── WeightsError
+└── ModelError     a language model failed or is not there; callers fall back and say so
+
+A message names the thing with ``{x!r}`` and ends with what to do. Errors of other libraries are
+translated once, where they enter. Bad arguments of the Python interface raise ``ValueError``.
+"""
+
+
+class WhyfeedError(Exception):
+    """Base of everything that whyfeed raises on purpose; its text is fit to show a person."""
+
+
+class DataError(WhyfeedError):
+    """Input that cannot be used."""
+
+
+class UnknownUser(DataError):
+    """No such user in this home."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__(f"unknown user {user!r}; `whyfeed users` lists those that this home knows")
+
+
+class UnknownPost(DataError):
+    """No such post in this home."""
+
+    def __init__(self, post: str) -> None:
+        super().__init__(f"unknown post {post!r}; import it first, or check the id")
+
+
+class UnknownEvent(DataError):
+    """No such event of this user in the ledger."""
+
+    def __init__(self, event: str, user: str) -> None:
+        super().__init__(f"user {user!r} has no event {event!r}; `whyfeed export {user}` lists them")
+
+
+class HomeError(WhyfeedError):
+    """The home folder or the machine needs the operator."""
+
+
+class WeightsError(HomeError):
+    """Model weights are missing, truncated, or not the ones that were pinned."""
+
+
+class ModelError(WhyfeedError):
+    """A language model could not answer; the caller uses its fallback and the trace says so."""

@@ -1,0 +1,87 @@
+"""An event: one line of the append-only ledger.
+
+Interactions (what a user did with a post) and steering (what a user told us) are both events, so
+that profile, counters and rules are all computed from one place and can be recomputed from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from retrieval.clock import format_time, parse_time
+from retrieval.post import clean_text, row_id
+
+# How much an act says about interest. Writing costs more than a click; what was pushed away is negative.
+# `rate` is read from its value (stars) by `Event.weight`.
+INTEREST: Mapping[str, float] = {
+    "ask": 1.0,
+    "answer": 1.0,
+    "comment": 0.8,
+    "reply": 0.8,
+    "save": 1.0,
+    "like": 1.0,
+    "share": 1.0,
+    "buy": 1.0,
+    "listen": 1.0,
+    "read": 0.6,
+    "open": 0.4,
+    "click": 0.4,
+    "view": 0.2,
+    "rate": 1.0,
+    "dislike": -1.0,
+    "hide": -1.0,
+}
+# What a user says to whyfeed itself. `text` carries the topic, or the id of the rule that is switched.
+STEERING = ("include", "exclude", "rule-off", "rule-on", "interest")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One act of one user. `id` is unique in the home, `time` is Unix seconds or None."""
+
+    id: str
+    user: str
+    post: str
+    kind: str
+    time: float | None = None
+    value: float | None = None
+    text: str = ""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], id: str = "") -> Event:
+        """Build an event from a row of interactions.jsonl; ValueError names what is wrong with it."""
+        kind = clean_text(row.get("kind"), 50)
+        if not kind:
+            raise ValueError("kind is missing")
+        value = row.get("value")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"value {value!r} is not a number")
+        return cls(
+            id=id,
+            user=row_id(row, "user"),
+            post="" if kind in STEERING else row_id(row, "post"),
+            kind=kind,
+            time=parse_time(row.get("time")),
+            value=None if value is None else float(value),
+            text=clean_text(row.get("text"), 10_000),
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """The row of interactions.jsonl that gives this event back."""
+        row: dict[str, Any] = {"user": self.user, "kind": self.kind, "time": format_time(self.time)}
+        if self.post:
+            row["post"] = self.post
+        if self.value is not None:
+            row["value"] = self.value
+        if self.text:
+            row["text"] = self.text
+        return row
+
+    @property
+    def weight(self) -> float:
+        """Interest in [-1, 1]; 0 for acts that say nothing about it."""
+        if self.kind == "rate" and self.value is not None:
+            return max(-1.0, min(1.0, (self.value - 2.5) / 2.5))
+        return INTEREST.get(self.kind, 0.0)

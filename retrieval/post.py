@@ -1,0 +1,100 @@
+"""A post: anything that can be recommended, be it a question, a product, a person, a group or an ad."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from retrieval.clock import format_time, parse_time
+
+KINDS = ("post", "article", "video", "product", "artist", "person", "group", "ad")
+MAX_TEXT = 100_000  # characters kept of one text; the rest adds nothing that a reader or a model would see
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+def clean_text(value: object, limit: int = MAX_TEXT) -> str:
+    """A string without control characters and lone surrogates, cut at `limit` characters."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else str(value)
+    return _CONTROL.sub(" ", text[:limit]).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One thing that can be recommended. `created_at` is Unix seconds."""
+
+    id: str
+    kind: str = "post"
+    title: str = ""
+    text: str = ""
+    url: str = ""
+    author: str = ""
+    community: str = ""
+    tags: tuple[str, ...] = ()
+    language: str = ""
+    created_at: float | None = None
+    image: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Post:
+        """Build a post from a row of posts.jsonl; ValueError names what is wrong with it."""
+        known = {"id", "kind", "title", "text", "url", "author", "community", "tags", "language", "created_at", "image"}
+        kind = row.get("kind") or "post"
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
+        tags = row.get("tags") or ()
+        if isinstance(tags, str):
+            tags = [tags]
+        if not isinstance(tags, list | tuple):
+            raise ValueError(f"tags {tags!r} is not a list")
+        return cls(
+            id=row_id(row, "id"),
+            kind=kind,
+            title=clean_text(row.get("title"), 1000),
+            text=clean_text(row.get("text")),
+            url=clean_text(row.get("url"), 2000),
+            author=clean_text(row.get("author"), 200),
+            community=clean_text(row.get("community"), 200),
+            tags=tuple(clean_text(tag, 100) for tag in tags if tag),
+            language=clean_text(row.get("language"), 20),
+            created_at=parse_time(row.get("created_at")),
+            image=clean_text(row.get("image"), 2000),
+            attributes={key: value for key, value in row.items() if key not in known},
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """The row of posts.jsonl that gives this post back; empty fields are left out."""
+        row: dict[str, Any] = {"id": self.id, "kind": self.kind}
+        for name in ("title", "text", "url", "author", "community", "language", "image"):
+            if getattr(self, name):
+                row[name] = getattr(self, name)
+        if self.tags:
+            row["tags"] = list(self.tags)
+        if self.created_at is not None:
+            row["created_at"] = format_time(self.created_at)
+        return {**row, **self.attributes}
+
+    @property
+    def label(self) -> str:
+        """What to call the post on one line: its title, else the start of its text, else its id."""
+        if self.title:
+            return self.title
+        words = " ".join(self.text.split())
+        return (words[:77] + "…" if len(words) > 78 else words) or self.id
+
+
+def row_id(row: Mapping[str, Any], key: str) -> str:
+    """The id in `row[key]` as a string; numbers are allowed, ValueError when it is missing or absurd."""
+    value = row.get(key)
+    if value is None or isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{key} is missing" if value is None else f"{key} {value!r} is not a string")
+    text = clean_text(str(value), 201)
+    if not text:
+        raise ValueError(f"{key} is empty")
+    if len(text) > 200:
+        raise ValueError(f"{key} is longer than 200 characters")
+    return text

@@ -1,0 +1,1 @@
+"""How people reach whyfeed: the page, the command line."""
