@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from retrieval.arrays import Vectors, unit
 from retrieval.errors import ModelError
-
-Vectors = npt.NDArray[np.float32]
 
 
 class Embedder(Protocol):
@@ -25,13 +23,6 @@ class Embedder(Protocol):
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Float32 array (len(texts), dimension), each row of length 1 (zero for an empty text)."""
         ...
-
-
-def unit(vectors: npt.ArrayLike) -> Vectors:
-    """Rows scaled to length 1; zero rows stay zero, NaN becomes zero."""
-    array = np.nan_to_num(np.asarray(vectors, dtype=np.float32))
-    norms = np.linalg.norm(array, axis=-1, keepdims=True)
-    return np.asarray(array / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
 class UseEmbedder:

@@ -1,0 +1,314 @@
+"""The community in memory: what every request looks at, as of one moment.
+
+Computed from the store and nothing else, so it can be thrown away at any time. Appended events
+are taken in as they come; anything else (an import, something forgotten) builds it anew, which
+gives exactly the state of never having seen what is gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+import zipfile
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.arrays import Floats, Rows, Vectors
+from retrieval.cooccurrence import Cooccurrence, text_neighbours
+from retrieval.embedder import Embedder
+from retrieval.event import Event
+from retrieval.index import PostIndex, write_whole
+from retrieval.store import Store, embedding_text
+
+INDEX_FILE = "index.faiss"
+NEIGHBOURS_FILE = "neighbours.npz"
+TAGS_FILE = "tags.npz"
+_TAGS_READ = 4000
+_BATCH = 256  # posts embedded between two commits
+_RECOUNT_SHARE = 0.01  # co-occurrence is counted anew when that share of events has come since
+
+
+class Community:
+    """Everything about posts and readers that ranking needs, in arrays; row r is post `ids[r]`.
+
+    `as_of` leaves out every post and event after that time, and "now" is then: nothing here reads
+    the wall clock. Build it with `Community.load`.
+    """
+
+    def __init__(self, store: Store, index: PostIndex, vectors: npt.NDArray[np.float16], as_of: float | None) -> None:
+        self.index = index
+        self.as_of = as_of
+        rows = [row for row in store.post_rows() if as_of is None or row[5] is None or row[5] <= as_of]
+        self.nums: Rows = np.array([row[0] for row in rows], dtype=np.int64)
+        self.ids: list[str] = [row[1] for row in rows]
+        self.row_of: dict[str, int] = {id: place for place, id in enumerate(self.ids)}
+        self.kinds: list[str] = [row[2] for row in rows]
+        self.authors: list[str] = [row[3] for row in rows]
+        self.created: npt.NDArray[np.float64] = np.array(
+            [np.nan if row[5] is None else row[5] for row in rows], dtype=np.float64
+        )
+        self.communities: list[str] = [row[4] for row in rows]
+        self.community_names: list[str] = sorted(set(self.communities))
+        codes = {name: code for code, name in enumerate(self.community_names)}
+        self.community_codes: Rows = np.array([codes[name] for name in self.communities], dtype=np.int64)
+        self.tags: list[tuple[str, ...]] = [_tags(row[7]) for row in rows]
+        self.tag_counts: Counter[str] = Counter(tag for tags in self.tags for tag in tags)
+        self.common_tags: list[str] = [tag for tag, _ in self.tag_counts.most_common(_TAGS_READ)]
+        self.tag_vectors: Vectors = np.zeros((len(self.common_tags), index.dimension), dtype=np.float32)
+        self.digests: list[str] = [row[8] for row in rows]
+        self._vectors = vectors
+        self._rows_by: dict[str, list[int]] = defaultdict(list)
+        for place, author in enumerate(self.authors):
+            if author:
+                self._rows_by[author].append(place)
+        self._lock = threading.Lock()
+
+        self._user_codes: dict[str, int] = {}
+        self._users: list[int] = []
+        self._rows: list[int] = []
+        self._weights: list[float] = []
+        self._times: list[float] = []
+        self.last_event = 0
+        self._counted = 0
+        self.event_counts: Counter[str] = Counter()
+        self.reached: dict[str, Counter[str]] = defaultdict(Counter)  # user -> author -> acts on their posts
+        self.following: dict[str, dict[str, float]] = defaultdict(dict)
+        for follower, followed, weight in store.follows():
+            self.following[follower][followed] = weight
+        self._add([item for item in store.events() if _known_by(item[1], as_of)])
+        self._neighbours: object = None
+        self.cooccurrence: Cooccurrence | None = None
+        self._measure_time()
+
+    # ---- building ----
+
+    @classmethod
+    def load(
+        cls,
+        store: Store,
+        embedder: Embedder,
+        *,
+        factory: str = "IDMap2,Flat",
+        as_of: float | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Community:
+        """Bring vectors and index up to date (each batch is kept as it is made) and read everything.
+
+        `progress` is called with what is being done, how much of it is done, and how much there is.
+        """
+        nums, digests, vectors = _bring_up_to_date(store, embedder, progress)
+        path = store.home / INDEX_FILE
+        index = PostIndex.load(path, embedder.dimension, embedder.name, factory)
+        there = dict(zip(nums, digests, strict=True))
+        have = {} if index is None else index.digests()
+        if index is None or have != there:
+            gone = [num for num, digest in have.items() if there.get(num) != digest]
+            if index is None or (gone and not index.can_remove):
+                index = PostIndex(embedder.dimension, embedder.name, factory)
+                have, gone = {}, []
+            index.remove(gone)
+            new = [place for place, num in enumerate(nums) if have.get(num) != digests[place]]
+            index.add([nums[place] for place in new], [digests[place] for place in new], vectors[new])
+            index.save(path)
+        places = {num: place for place, num in enumerate(nums)}
+        community = cls(store, index, np.zeros((0, embedder.dimension), dtype=np.float16), as_of)
+        community._vectors = vectors[[places[num] for num in community.nums.tolist()]].astype(np.float16)
+        if progress:
+            progress("relating posts", 0, len(community.ids))
+        community._neighbours = _neighbours(store.home / NEIGHBOURS_FILE, community, as_of is None)
+        community._count()
+        community.tag_vectors = _tag_vectors(store.home / TAGS_FILE, community.common_tags, embedder)
+        return community
+
+    def take_in(self, store: Store) -> None:
+        """Take in the events appended since; co-occurrence follows when enough have come."""
+        with self._lock:
+            new = [item for item in store.events(after=self.last_event) if _known_by(item[1], self.as_of)]
+            self._add(new)
+            small = len(self._rows) < 50_000
+            if (new and small) or len(self._rows) - self._counted > _RECOUNT_SHARE * max(len(self._rows), 1):
+                self._count()
+
+    # ---- reading ----
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def vectors(self, rows: Sequence[int] | Rows) -> Vectors:
+        """Sentence vectors (len(rows), d) of these posts."""
+        return self._vectors[np.asarray(rows, dtype=np.int64)].astype(np.float32)
+
+    def now(self, code: int) -> float:
+        """The newest moment of a community, up to `as_of`: an archive of 2018 is fresh in 2018."""
+        return float(self._now[code])
+
+    def freshness(self, rows: Rows) -> Floats:
+        """0..1 for each row: halves with each tenth of its community's span of time; 0 when undated."""
+        codes = self.community_codes[rows]
+        age = np.maximum(self._now[codes] - self.created[rows], 0) / self._half_life[codes]
+        return np.nan_to_num(0.5**age).astype(np.float32)
+
+    def popularity(self, rows: Rows) -> Floats:
+        """0..1 for each row: recent acts on it, logarithmic, relative to its community's most popular."""
+        codes = self.community_codes[rows]
+        return (np.log1p(self._popular[rows]) / np.log1p(np.maximum(self._most_popular[codes], 1))).astype(np.float32)
+
+    def rows_by(self, author: str) -> list[int]:
+        """Rows of the posts by one author, in the order of arrival."""
+        return self._rows_by.get(author, [])
+
+    def rows_in(self, codes: Iterable[int]) -> Rows:
+        """Rows of the posts in these communities; of all communities when there are none."""
+        wanted = list(codes)
+        if not wanted:
+            return np.arange(len(self.ids), dtype=np.int64)
+        return np.flatnonzero(np.isin(self.community_codes, wanted)).astype(np.int64)
+
+    def idf(self, tag: str) -> float:
+        """How much a tag says: log of posts over posts with it."""
+        return float(np.log((len(self.ids) + 1) / (self.tag_counts.get(tag, 0) + 1)))
+
+    def active_users(self) -> list[tuple[str, int]]:
+        """(user, number of acts), the most active first."""
+        return sorted(self.event_counts.items(), key=lambda item: (-item[1], item[0]))
+
+    def sequences(self) -> tuple[list[str], Rows, Rows, Floats, npt.NDArray[np.float64]]:
+        """(user ids, user codes, rows, weights, times) of all positive acts, in order of time."""
+        order = np.argsort(np.array(self._times), kind="stable")
+        return (
+            list(self._user_codes),
+            np.array(self._users, dtype=np.int64)[order],
+            np.array(self._rows, dtype=np.int64)[order],
+            np.array(self._weights, dtype=np.float32)[order],
+            np.array(self._times, dtype=np.float64)[order],
+        )
+
+    # ---- inside ----
+
+    def _add(self, items: Sequence[tuple[int, Event]]) -> None:
+        for num, event in items:
+            self.last_event = max(self.last_event, num)
+            row = self.row_of.get(event.post)
+            if row is None:
+                continue
+            if event.weight <= 0:
+                continue
+            self.event_counts[event.user] += 1
+            if self.authors[row] and self.authors[row] != event.user:
+                self.reached[event.user][self.authors[row]] += 1
+            self._users.append(self._user_codes.setdefault(event.user, len(self._user_codes)))
+            self._rows.append(row)
+            self._weights.append(event.weight)
+            # Undated events come in the order in which they arrived.
+            self._times.append(float(num) if event.time is None else event.time)
+        if items and hasattr(self, "_popular"):
+            self._measure_popularity()
+
+    def _count(self) -> None:
+        _, users, rows, _, _ = self.sequences()
+        self.cooccurrence = Cooccurrence(users, rows, len(self.ids), self._neighbours)
+        self._counted = len(self._rows)
+
+    def _measure_time(self) -> None:
+        size = max(len(self.community_names), 1)
+        self._now = np.zeros(size)
+        self._half_life = np.ones(size)
+        times = np.array(self._times)
+        rows = np.array(self._rows, dtype=np.int64)
+        for code in range(len(self.community_names)):
+            created = self.created[self.community_codes == code]
+            created = created[~np.isnan(created)]
+            if not len(created) and len(rows):
+                created = times[self.community_codes[rows] == code]
+            if len(created):
+                early, late = np.quantile(created, [0.02, 0.98])
+                self._now[code] = created.max()
+                self._half_life[code] = max((late - early) / 10, 1e-9)
+        self._measure_popularity()
+
+    def _measure_popularity(self) -> None:
+        rows = np.array(self._rows, dtype=np.int64)
+        times = np.array(self._times)
+        popular = np.zeros(len(self.ids))
+        if len(rows):
+            codes = self.community_codes[rows]
+            # Older acts count less, but never nothing: a classic stays a classic.
+            age = np.clip((self._now[codes] - times) / self._half_life[codes], 0, None)
+            np.add.at(popular, rows, np.array(self._weights) * (0.2 + 0.8 * 0.5**age))
+        most = np.zeros(max(len(self.community_names), 1))
+        if len(popular):
+            np.maximum.at(most, self.community_codes, popular)
+        self._popular, self._most_popular = popular, most
+
+
+def _bring_up_to_date(
+    store: Store, embedder: Embedder, progress: Callable[[str, int, int], None] | None
+) -> tuple[list[int], list[str], Vectors]:
+    wanted = {row[0]: (row[1], row[8]) for row in store.post_rows()}
+    nums, digests, vectors = store.vectors(embedder.name, embedder.dimension)
+    have = dict(zip(nums, digests, strict=True))
+    missing = [num for num, (_, digest) in wanted.items() if have.get(num) != digest]
+    for start in range(0, len(missing), _BATCH):
+        part = missing[start : start + _BATCH]
+        posts = store.posts([wanted[num][0] for num in part])
+        texts = [embedding_text(posts[wanted[num][0]]) if wanted[num][0] in posts else "" for num in part]
+        store.put_vectors(embedder.name, [(num, wanted[num][1]) for num in part], embedder.encode(texts))
+        if progress:
+            progress("reading posts", start + len(part), len(missing))
+    if missing:
+        nums, digests, vectors = store.vectors(embedder.name, embedder.dimension)
+    return nums, digests, vectors
+
+
+def _neighbours(path: Path, community: Community, keep: bool) -> object:
+    """Text neighbours of all posts; read from the file when it was made from the same vectors."""
+    from scipy import sparse
+
+    def make() -> dict[str, npt.NDArray[Any]]:
+        made = text_neighbours(community.vectors(range(len(community))))
+        return {"data": made.data, "indices": made.indices, "indptr": made.indptr}
+
+    parts = _made_once(path, community.index.digest, make) if keep else make()
+    return sparse.csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=(len(community),) * 2)
+
+
+def _tag_vectors(path: Path, tags: Sequence[str], embedder: Embedder) -> Vectors:
+    """Vectors of the community's tags (n, d), read from the file when the tags are the same."""
+    texts = [tag.replace("-", " ").replace("_", " ") for tag in tags]
+    digest = hashlib.sha256(json.dumps([embedder.name, *sorted(texts)]).encode()).hexdigest()
+    made = _made_once(
+        path, digest, lambda: {"texts": np.array(sorted(texts)), "vectors": embedder.encode(sorted(texts))}
+    )
+    places = {text: place for place, text in enumerate(made["texts"].tolist())}
+    return np.asarray(made["vectors"], dtype=np.float32)[[places[text] for text in texts]]
+
+
+def _made_once(path: Path, digest: str, make: Callable[[], dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays kept in a file beside the digest of what they were made from; made again when it differs."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["digest"]) == digest:
+                return dict(file)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass
+    arrays = make()
+    buffer = io.BytesIO()
+    np.savez(buffer, digest=np.array(digest), **arrays)
+    write_whole(path, buffer.getvalue())
+    return arrays
+
+
+def _known_by(event: Event, as_of: float | None) -> bool:
+    return as_of is None or event.time is None or event.time <= as_of
+
+
+def _tags(column: str) -> tuple[str, ...]:
+    return tuple(json.loads(column))

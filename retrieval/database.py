@@ -1,0 +1,170 @@
+"""The SQLite file of a home: schema, one connection a thread, one way to write, errors translated once."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlite_utils import Database as SqliteDatabase
+from sqlite_utils import Migrations
+
+from retrieval.errors import HomeError
+
+migrations = Migrations("whyfeed")
+
+
+@migrations()
+def m001_what_is_known(db: SqliteDatabase) -> None:
+    """Posts, users, edges, and sentence vectors beside the posts that they belong to."""
+    db.executescript(
+        """
+        CREATE TABLE posts (
+            num INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, title TEXT NOT NULL,
+            text TEXT NOT NULL, url TEXT NOT NULL, author TEXT NOT NULL, community TEXT NOT NULL,
+            tags TEXT NOT NULL, language TEXT NOT NULL, created_at REAL, image TEXT NOT NULL,
+            attributes TEXT NOT NULL, digest TEXT NOT NULL
+        );
+        CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL, about TEXT NOT NULL, attributes TEXT NOT NULL);
+        CREATE TABLE follows (
+            follower TEXT NOT NULL, followed TEXT NOT NULL, weight REAL NOT NULL, PRIMARY KEY (follower, followed)
+        ) WITHOUT ROWID;
+        CREATE TABLE links (
+            id INTEGER PRIMARY KEY, head TEXT NOT NULL, relation TEXT NOT NULL, tail TEXT NOT NULL,
+            UNIQUE (head, relation, tail)
+        );
+        CREATE TABLE vectors (
+            num INTEGER NOT NULL REFERENCES posts (num) ON DELETE CASCADE, model TEXT NOT NULL,
+            digest TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (num, model)
+        );
+        CREATE VIRTUAL TABLE search USING fts5 (title, tags, text, tokenize = 'porter unicode61');
+        """
+    )
+
+
+@migrations()
+def m002_what_happened(db: SqliteDatabase) -> None:
+    """The append-only ledger. AUTOINCREMENT: a forgotten event's number is never used again."""
+    db.executescript(
+        """
+        CREATE TABLE events (
+            num INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, user TEXT NOT NULL,
+            post TEXT NOT NULL, kind TEXT NOT NULL, time REAL, value REAL, text TEXT NOT NULL
+        );
+        CREATE INDEX events_user ON events (user, num);
+        CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+        """
+    )
+
+
+@migrations()
+def m003_what_was_said(db: SqliteDatabase) -> None:
+    """Conversations, traces, and what was made once and is kept (clauses, judgements)."""
+    db.executescript(
+        """
+        CREATE TABLE conversations (id TEXT PRIMARY KEY, user TEXT NOT NULL, created REAL NOT NULL);
+        CREATE INDEX conversations_user ON conversations (user);
+        CREATE TABLE turns (
+            num INTEGER PRIMARY KEY, conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            role TEXT NOT NULL, text TEXT NOT NULL, answer TEXT, time REAL NOT NULL
+        );
+        CREATE INDEX turns_conversation ON turns (conversation, num);
+        CREATE TABLE traces (num INTEGER PRIMARY KEY, user TEXT NOT NULL, time REAL NOT NULL, document TEXT NOT NULL);
+        CREATE INDEX traces_user ON traces (user, num);
+        CREATE TABLE kept (kind TEXT NOT NULL, key TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (kind, key))
+            WITHOUT ROWID;
+        """
+    )
+
+
+class Database:
+    """One SQLite file, used from many threads: each gets a connection of its own.
+
+    A connection shared between threads loses writes (transactions of one thread end up inside
+    those of another), so there is none. Write-ahead logging lets readers go on while one writes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._open: list[SqliteDatabase] = []
+        self._lock = threading.Lock()
+        with self.translated():
+            db = self.connection
+            db.enable_wal()
+            known = {migration.name for migration in migrations.pending(db)}
+            applied = {migration.name for migration in migrations.applied(db)}
+            names = {name for name in globals() if name.startswith("m0")}
+            if newer := sorted(applied - names - known):
+                self.close()
+                raise HomeError(
+                    f"{path} was made by a newer whyfeed ({newer[-1]}); update whyfeed, or use another --home"
+                )
+            if known:
+                with self.write():  # two processes that start at once: the second waits, then finds it done
+                    migrations.apply(db)
+
+    @property
+    def connection(self) -> SqliteDatabase:
+        """This thread's connection."""
+        db: SqliteDatabase | None = getattr(self._local, "db", None)
+        if db is None:
+            conn = sqlite3.connect(self.path, timeout=30, check_same_thread=False, isolation_level=None)
+            conn.execute("PRAGMA foreign_keys = ON")
+            conn.execute("PRAGMA synchronous = FULL")  # a confirmed event survives a power cut
+            db = self._local.db = SqliteDatabase(conn)
+            with self._lock:
+                self._open.append(db)
+        return db
+
+    @contextmanager
+    def write(self) -> Iterator[SqliteDatabase]:
+        """One transaction; all of it is kept or nothing. The lock is taken at once, so that two writers queue."""
+        db = self.connection
+        with self.translated():
+            if db.conn.in_transaction:
+                with db.atomic():
+                    yield db
+                return
+            db.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.conn.execute("COMMIT")
+            except BaseException:
+                if db.conn.in_transaction:
+                    db.conn.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what SQLite says about the disk and the file into one line for the operator."""
+        try:
+            yield
+        except sqlite3.DatabaseError as exc:
+            text = str(exc)
+            if "full" in text:
+                advice = "the disk is full; nothing of this step was kept: free some space and try again"
+            elif "locked" in text:
+                advice = "another process has been writing for 30 s; try again when it is done"
+            elif "not a database" in text or "malformed" in text:
+                advice = "the file is damaged; move it away, or restore it from a copy"
+            elif "readonly" in text or "unable to open" in text:
+                advice = "it cannot be written; check the folder and its permissions"
+            else:
+                raise
+            raise HomeError(f"{self.path}: {text}: {advice}") from exc
+
+    def version(self) -> int:
+        """A number that changes when another connection has written; cheap enough for every request."""
+        row = self.connection.conn.execute("PRAGMA data_version").fetchone()
+        return int(row[0])
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            for db in self._open:
+                db.conn.close()
+            self._open.clear()
+        self._local = threading.local()

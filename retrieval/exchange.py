@@ -1,0 +1,252 @@
+"""The exchange format: a folder of JSON Lines, plain or gzipped, in and out.
+
+A bad row stops nothing: it is counted, written to a rejects file with its file, line and cause,
+and the rest is imported in one transaction, so that an import happens whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from retrieval.conversation import Conversations
+from retrieval.errors import DataError, HomeError
+from retrieval.event import STEERING, Event
+from retrieval.post import Post, row_id
+from retrieval.store import Store
+from retrieval.user import User
+
+FILES = ("posts", "users", "interactions", "follows", "links")
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class FileCount:
+    """Rows of one file."""
+
+    read: int = 0
+    kept: int = 0
+    rejected: int = 0
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import did; `rejects` is the file that lists the rows that were left out."""
+
+    counts: dict[str, FileCount] = field(default_factory=lambda: {name: FileCount() for name in FILES})
+    rejects: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `import --json`."""
+        document: dict[str, Any] = {
+            name: {"read": count.read, "kept": count.kept, "rejected": count.rejected}
+            for name, count in self.counts.items()
+        }
+        document["rejects"] = None if self.rejects is None else str(self.rejects)
+        return document
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """The file `name`.jsonl or `name`.jsonl.gz of an exchange folder."""
+    for candidate in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row | None, str]]:
+    """Yield (line number, row, "") or (line number, None, cause) for every line that is not empty."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse)
+                except (ValueError, RecursionError) as exc:
+                    yield number, None, f"not JSON in UTF-8: {exc}"
+                    continue
+                if isinstance(row, dict):
+                    yield number, row, ""
+                else:
+                    yield number, None, "not a JSON object"
+    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
+        yield number + 1, None, f"the file ends in the middle or is damaged: {exc}"
+    except OSError as exc:
+        raise DataError(f"cannot read {str(path)!r}: {exc.strerror or exc}") from exc
+
+
+def import_folder(store: Store, folder: Path, progress: Callable[[str, int], None] | None = None) -> ImportReport:
+    """Import an exchange folder; importing it again changes nothing.
+
+    `progress` is called with a file's name and the rows read so far. Raises DataError when the
+    folder holds none of the format's files, HomeError when the disk is full; then nothing is kept.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{str(folder)!r} is not a folder; give one with posts.jsonl in it")
+    found = {name: path for name in FILES if (path := find_file(folder, name))}
+    if not found:
+        raise DataError(f"{str(folder)!r} has none of {', '.join(f'{name}.jsonl' for name in FILES)}, plain or .gz")
+
+    report = ImportReport()
+    rejects = _Rejects(store.home / "rejects", folder.resolve().name)
+
+    def rows(name: str, build: Callable[[Row], T]) -> Iterator[T]:
+        count = report.counts[name]
+        if name not in found:
+            return
+        for line, row, cause in read_rows(found[name]):
+            count.read += 1
+            if progress and count.read % 1000 == 0:
+                progress(name, count.read)
+            if row is not None:
+                try:
+                    built = build(row)
+                except (ValueError, TypeError, OverflowError) as exc:
+                    cause = str(exc)
+                else:
+                    count.kept += 1
+                    yield built
+                    continue
+            count.rejected += 1
+            rejects.add(found[name].name, line, cause, row)
+        if progress:
+            progress(name, count.read)
+
+    try:
+        with store.database.write():
+            store.put_posts(rows("posts", Post.from_row))
+            store.put_users(rows("users", User.from_row))
+            known = {row[1] for row in store.post_rows()}
+            store.put_events(rows("interactions", _event_builder(known)))
+            store.put_follows(rows("follows", _follow))
+            store.put_links(rows("links", _link))
+        report.rejects = rejects.finish()
+    except OSError as exc:
+        raise HomeError(f"import of {str(folder)!r} stopped, nothing was kept: {exc.strerror or exc}") from exc
+    finally:
+        rejects.discard()
+    return report
+
+
+def export_user(store: Store, user: str, out: Path) -> Path:
+    """Write everything that is known about a user to a new folder, in the exchange format.
+
+    The folder holds the user, their events and edges, the posts that these are about, and what
+    was said (turns.jsonl). Raises DataError when `out` exists already and is not empty.
+    """
+    person = store.user(user)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{str(out)!r} exists already; name a new folder")
+    events = [event for _, event in store.events(user=user)]
+    posts = store.posts(list({event.post for event in events if event.post}))
+    conversations = Conversations(store)
+    files: dict[str, Iterable[Row]] = {
+        "users": [person.to_row()],
+        "posts": [post.to_row() for post in posts.values()],
+        "interactions": [{"id": event.id, **event.to_row()} for event in events],
+        "follows": [
+            {"from": follower, "to": followed, "weight": weight}
+            for follower, followed, weight in store.follows()
+            if user in (follower, followed)
+        ],
+        "turns": [
+            {"conversation": id, "role": turn.role, "text": turn.text, "time": turn.time}
+            for id, _, _ in conversations.of(user, 10_000)
+            for turn in conversations.turns(id, 100_000)
+        ],
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            for name, rows in files.items():
+                with (beside / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            if out.exists():
+                out.rmdir()
+            beside.chmod(0o755)
+            beside.rename(out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as exc:
+        raise HomeError(f"cannot write {str(out)!r}: {exc.strerror or exc}") from exc
+    return out
+
+
+class _Rejects:
+    """A rejects file that appears only when it is complete and not empty."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._file: Any = None
+        self._beside = folder / f".{name}-{os.getpid()}.jsonl"
+
+    def add(self, file: str, line: int, cause: str, row: Row | None) -> None:
+        if self._file is None:
+            self._folder.mkdir(exist_ok=True)
+            self._file = self._beside.open("w", encoding="utf-8")
+        document = {"file": file, "line": line, "cause": cause, "row": row}
+        # Lone surrogates cannot be written as UTF-8; as escapes they can.
+        self._file.write(json.dumps(document, ensure_ascii=True)[:10_000] + "\n")
+
+    def finish(self) -> Path | None:
+        if self._file is None:
+            return None
+        self._file.close()
+        for number in range(1, 10_000):
+            target = self._folder / f"{self._name}-{number}.jsonl"
+            with contextlib.suppress(FileExistsError):
+                os.link(self._beside, target)  # unlike rename, refuses to replace another import's file
+                return target
+        raise HomeError(f"{str(self._folder)!r} is full of rejects files; delete old ones")
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._beside.unlink(missing_ok=True)
+
+
+def _event_builder(known_posts: set[str]) -> Callable[[Row], Event]:
+    """Events get an id made of their content, so that importing them again finds them there already."""
+    seen: Counter[str] = Counter()
+
+    def build(row: Row) -> Event:
+        event = Event.from_row(row)
+        if event.kind not in STEERING and event.post not in known_posts:
+            raise ValueError(f"unknown post {event.post!r}")
+        content = json.dumps(event.to_row(), sort_keys=True)
+        seen[content] += 1
+        digest = hashlib.sha256(f"{content}#{seen[content]}".encode()).hexdigest()[:16]
+        return Event(f"i{digest}", event.user, event.post, event.kind, event.time, event.value, event.text)
+
+    return build
+
+
+def _follow(row: Row) -> tuple[str, str, float]:
+    weight = row.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e12:
+        raise ValueError(f"weight {weight!r} is not a positive number")
+    return row_id(row, "from"), row_id(row, "to"), float(weight)
+
+
+def _link(row: Row) -> tuple[str, str, str]:
+    return row_id(row, "head"), row_id(row, "relation"), row_id(row, "tail")
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
