@@ -40,12 +40,21 @@ class Community:
     """Everything about posts and readers that ranking needs, in arrays; row r is post `ids[r]`.
 
     `as_of` leaves out every post and event after that time, and "now" is then: nothing here reads
-    the wall clock. Build it with `Community.load`.
+    the wall clock. `events_until` leaves out events alone: training looks at posts of the near
+    future with the statistics of the past. Build it with `Community.load`.
     """
 
-    def __init__(self, store: Store, index: PostIndex, vectors: npt.NDArray[np.float16], as_of: float | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        index: PostIndex,
+        vectors: npt.NDArray[np.float16],
+        as_of: float | None,
+        events_until: float | None = None,
+    ) -> None:
         self.index = index
         self.as_of = as_of
+        self._events_until = as_of if events_until is None else events_until
         rows = [row for row in store.post_rows() if as_of is None or row[5] is None or row[5] <= as_of]
         self.nums: Rows = np.array([row[0] for row in rows], dtype=np.int64)
         self.ids: list[str] = [row[1] for row in rows]
@@ -83,7 +92,7 @@ class Community:
         self.following: dict[str, dict[str, float]] = defaultdict(dict)
         for follower, followed, weight in store.follows():
             self.following[follower][followed] = weight
-        self._add([item for item in store.events() if _known_by(item[1], as_of)])
+        self._add([item for item in store.events() if _known_by(item[1], self._events_until)])
         self._neighbours: object = None
         self.cooccurrence: Cooccurrence | None = None
         self._measure_time()
@@ -98,6 +107,7 @@ class Community:
         *,
         factory: str = "IDMap2,Flat",
         as_of: float | None = None,
+        events_until: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Community:
         """Bring vectors and index up to date (each batch is kept as it is made) and read everything.
@@ -119,7 +129,7 @@ class Community:
             index.add([nums[place] for place in new], [digests[place] for place in new], vectors[new])
             index.save(path)
         places = {num: place for place, num in enumerate(nums)}
-        community = cls(store, index, np.zeros((0, embedder.dimension), dtype=np.float16), as_of)
+        community = cls(store, index, np.zeros((0, embedder.dimension), dtype=np.float16), as_of, events_until)
         community._vectors = vectors[[places[num] for num in community.nums.tolist()]].astype(np.float16)
         if progress:
             progress("relating posts", 0, len(community.ids))
@@ -131,7 +141,7 @@ class Community:
     def take_in(self, store: Store) -> None:
         """Take in the events appended since; co-occurrence follows when enough have come."""
         with self._lock:
-            new = [item for item in store.events(after=self.last_event) if _known_by(item[1], self.as_of)]
+            new = [item for item in store.events(after=self.last_event) if _known_by(item[1], self._events_until)]
             self._add(new)
             small = len(self._rows) < 50_000
             if (new and small) or len(self._rows) - self._counted > _RECOUNT_SHARE * max(len(self._rows), 1):
@@ -301,7 +311,7 @@ def _made_once(path: Path, digest: str, make: Callable[[], dict[str, npt.NDArray
         pass
     arrays = make()
     buffer = io.BytesIO()
-    np.savez(buffer, digest=np.array(digest), **arrays)
+    np.savez(buffer, allow_pickle=False, digest=np.array(digest), **arrays)
     write_whole(path, buffer.getvalue())
     return arrays
 

@@ -18,7 +18,7 @@ import numpy as np
 from retrieval.arrays import Floats, Rows, Vectors, unit
 from retrieval.community import Community
 from retrieval.embedder import Embedder
-from retrieval.event import STEERING, Event
+from retrieval.event import Event
 
 LONGEST = 150  # posts of the history that are looked at
 DECAY = 0.97  # of an event's weight with each later one
@@ -72,10 +72,6 @@ class Reader:
     tags: dict[str, float] = field(default_factory=dict)
     people: dict[str, float] = field(default_factory=dict)
     communities: dict[int, float] = field(default_factory=dict)
-
-    def without(self, event_id: str, community: Community, embedder: Embedder) -> Reader:
-        """The same reader had that event never happened."""
-        return read(self.user, [event for event in self.events if event.id != event_id], community, embedder)
 
     def events_on(self, row: int, community: Community) -> list[Event]:
         """This reader's own acts on one post, oldest first."""
@@ -193,8 +189,3 @@ def _rules(timeline: Sequence[Event]) -> tuple[SteeringRule, ...]:
                 old.id, old.kind, old.topic, old.horizon, event.kind == "rule-on", old.until, old.conversation
             )
     return tuple(rules.values())
-
-
-def is_steering(event: Event) -> bool:
-    """Whether the event is something said to whyfeed rather than done with a post."""
-    return event.kind in STEERING

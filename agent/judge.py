@@ -1,0 +1,74 @@
+"""P(engage | reader, post) by a causal LLM: the yes/no logit behind a prefix that only the reader fills.
+
+The prompt is [system][reader] ‖ [post], so that the prefix is computed once a reader, and a post's
+text can move nothing but its own score. Untuned, the number is noise and weighs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+import prompts
+from agent.engine import Engine
+from retrieval.event import Event
+from retrieval.post import Post
+from retrieval.reader import Reader
+from retrieval.store import Store
+
+HISTORY = 12  # acts that the prefix names
+_MARK = "\u241f"  # stands for the post while the prompt is rendered, then splits it
+_SPECIAL = re.compile(r"<\|.*?\|>|[\u241f\n\r]")
+
+
+class Judge:
+    """Scores posts for a reader with an engine; scores are kept until the post or the reader changes."""
+
+    def __init__(self, engine: Engine, store: Store, most: int = 20) -> None:
+        self._engine = engine
+        self._store = store
+        self._prompt = prompts.load("judge", "en")
+        self.most = most
+        self.name = engine.name
+        self.version = self._prompt.version
+
+    def prefix(self, reader: Reader, posts: Mapping[str, Post]) -> tuple[str, str]:
+        """What comes before and after the post, in ChatML, the format of the default base and of Qwen."""
+        acts: dict[str, Event] = {}
+        for event in reader.events:
+            if event.post in posts and event.weight > 0:
+                acts.pop(event.post, None)
+                acts[event.post] = event
+        lines = [f"{event.kind}: {_line(posts[event.post])}" for event in list(acts.values())[-HISTORY:]]
+        lines += [f"interest: {_clean(topic)}" for _, topic in reader.named]
+        messages = self._prompt.render(history=lines, post=_MARK)
+        text = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+        before, after = f"{text}<|im_start|>assistant\n".split(_MARK)
+        return before, after
+
+    def score(self, reader: Reader, wanted: Sequence[Post], posts: Mapping[str, Post]) -> list[float]:
+        """P(yes) of each wanted post; `posts` must hold those of the reader's history. May raise ModelError."""
+        before, after = self.prefix(reader, posts)
+        who = hashlib.sha256(f"{self.version}|{self.name}|{before}{after}".encode()).hexdigest()[:16]
+        lines = [_line(post) for post in wanted]
+        keys = [f"{reader.user}|{who}|{hashlib.sha256(line.encode()).hexdigest()[:16]}" for line in lines]
+        known = [self._store.kept("judgement", key) for key in keys]
+        missing = [place for place, document in enumerate(known) if document is None]
+        scores = [0.0 if document is None else float(document["p"]) for document in known]
+        if missing:
+            fresh = self._engine.judge(before, [lines[place] + after for place in missing])
+            for place, probability in zip(missing, fresh, strict=True):
+                scores[place] = probability
+                self._store.keep("judgement", keys[place], {"p": probability})
+        return scores
+
+
+def _line(post: Post) -> str:
+    """Title and tags: 20 to 25 tokens, which is what two cores can score 20 times in a turn."""
+    tags = f" ({', '.join(post.tags[:5])})" if post.tags else ""
+    return _clean(post.label)[:200] + _clean(tags)[:100]
+
+
+def _clean(text: str) -> str:
+    return _SPECIAL.sub(" ", text)

@@ -1,0 +1,101 @@
+"""The ranking core: signals combined by a small linear model, one post at a time.
+
+A score is a sum of weight x (signal - centre) / scale, so it never depends on the other
+candidates, and what each signal contributed can be shown as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.arrays import Floats
+from retrieval.index import write_whole
+from retrieval.signals import SIGNALS
+
+MODEL_FILE = "ranker.json"
+
+# Until a home has enough events to fit from. In units of log-odds per unit of the raw signal, by
+# judgement; `benchmarks/` compares them with the fitted ones.
+HAND_SET: Mapping[str, float] = {
+    "interest": 2.0,
+    "recent": 1.5,
+    "cooccurrence": 3.0,
+    "tags": 1.5,
+    "people": 1.5,
+    "community": 1.5,
+    "fresh": 0.5,
+    "popular": 0.8,
+    "disliked": -4.0,
+    "query": 12.0,
+    "include": 3.0,
+    "llm": 0.0,
+}
+# What no ledger can teach keeps its hand-set weight: what is asked for or refused in words comes first.
+NOT_FITTED = ("disliked", "query", "include", "llm")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranker:
+    """Weights per unit of each raw signal; `origin` says where they come from and goes into the trace.
+
+    `calibrated` tells whether sigmoid(score) is a probability: the model was fitted on examples
+    whose share of positives was put right (see `finetune.rank`).
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(HAND_SET))
+    bias: float = 0.0
+    calibrated: bool = False
+    origin: str = "hand-set"
+
+    def score(self, signals: Floats, names: Sequence[str]) -> Floats:
+        """Scores (n,) in log-odds of signals (n, len(names)); unknown names are a ValueError."""
+        vector = np.array([self.weights[name] for name in self._known(names)], dtype=np.float32)
+        # Summed row by row in float64: the score of a post is the same to the bit whatever stands beside it.
+        products = signals.astype(np.float64) * vector
+        return np.asarray([math.fsum(row) + self.bias for row in products.tolist()], dtype=np.float64).astype(
+            np.float32
+        )
+
+    def probability(self, score: float) -> float | None:
+        """P(engage), or None while the weights are hand-set."""
+        if not self.calibrated:
+            return None
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
+
+    def contributions(self, signals: Mapping[str, float]) -> dict[str, float]:
+        """What each signal added to the score, the largest share first; without the bias."""
+        parts = {name: self.weights.get(name, 0.0) * value for name, value in signals.items()}
+        return dict(sorted(parts.items(), key=lambda item: -abs(item[1])))
+
+    def save(self, home: Path, card: Mapping[str, object]) -> None:
+        """Write the model with its card into a home, whole or not at all."""
+        document = {
+            "weights": dict(self.weights), "bias": self.bias, "calibrated": self.calibrated,
+            "origin": self.origin, "card": dict(card),
+        }  # fmt: skip
+        write_whole(home / MODEL_FILE, json.dumps(document, indent=1, ensure_ascii=False).encode())
+
+    @classmethod
+    def load(cls, home: Path) -> Ranker:
+        """The model fitted on this home's ledger, or the hand-set weights when there is none (or it is damaged)."""
+        try:
+            document = json.loads((home / MODEL_FILE).read_bytes())
+            weights = {**HAND_SET, **{name: float(value) for name, value in document["weights"].items()}}
+            if any(not math.isfinite(value) for value in weights.values()) or set(weights) != set(SIGNALS):
+                return cls(origin="hand-set (the fitted model is damaged: fit it again)")
+            return cls(weights, float(document["bias"]), bool(document["calibrated"]), str(document["origin"]))
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls(origin="hand-set (the fitted model is damaged: fit it again)")
+
+    def _known(self, names: Sequence[str]) -> Sequence[str]:
+        if unknown := [name for name in names if name not in self.weights]:
+            raise ValueError(f"unknown signals {unknown!r}; there are {', '.join(self.weights)}")
+        return names

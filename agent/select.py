@@ -1,0 +1,129 @@
+"""From scored candidates to the k that are shown: what must not be shown, and what would repeat.
+
+| filter, in this order | removes |
+|---|---|
+| kind | other kinds than asked for |
+| own | the reader's own posts |
+| seen | what the reader has already acted on |
+| hidden | what the reader pushed away |
+| twin | near-duplicates of what was pushed away |
+| rule | what a rule in force excludes |
+| shown | what this conversation has shown, when others are asked for |
+| unrelated | when something was asked for: what is not about it |
+| duplicate | near-duplicates of a better post of the same list |
+| author | more than two of one author |
+| outranked | the rest |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from agent.trace import StageRecord, Trace
+from retrieval.candidate import Candidate
+from retrieval.community import Community
+from retrieval.reader import Reader
+
+TWIN_COSINE = 0.83  # of a hidden post and its near twin; on the demo such pairs ask the same question
+DUPLICATE_COSINE = 0.92
+PER_AUTHOR = 2
+DIVERSITY = 3.0  # log-odds that a post loses per unit of cosine above .55 with a better one (MMR)
+_DIVERSITY_FROM = 0.55
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this request leaves out. `excluded` maps a row to the rule that excludes it."""
+
+    kinds: tuple[str, ...] = ()
+    excluded: Mapping[int, str] = field(default_factory=dict)
+    shown: Collection[int] = ()
+    unrelated: Collection[int] = ()
+
+
+def keep_allowed(
+    candidates: Sequence[Candidate],
+    reader: Reader,
+    community: Community,
+    limits: Limits,
+    trace: Trace,
+    record: StageRecord,
+) -> list[Candidate]:
+    """The candidates that may be shown at all; each removal is noted in the trace with its code."""
+    rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
+    twins: set[int] = set()
+    if reader.hidden and len(rows):
+        nearest = (community.vectors(rows) @ community.vectors(reader.hidden).T).max(axis=1)
+        twins = {int(row) for row in rows[nearest >= TWIN_COSINE]}
+    hidden, kept = set(reader.hidden), []
+    for candidate in candidates:
+        row = candidate.row
+        if limits.kinds and community.kinds[row] not in limits.kinds:
+            code = "kind"
+        elif community.authors[row] == reader.user:
+            code = "own"
+        elif row in hidden:
+            code = "hidden"
+        elif row in reader.seen:
+            code = "seen"
+        elif row in twins:
+            code = "twin"
+        elif row in limits.excluded:
+            code = f"rule:{limits.excluded[row]}"
+        elif row in limits.shown:
+            code = "shown"
+        elif row in limits.unrelated:
+            code = "unrelated"
+        else:
+            kept.append(candidate)
+            continue
+        trace.remove(record, candidate.post, code)
+    return kept
+
+
+def choose(
+    candidates: Sequence[Candidate], k: int, community: Community, trace: Trace, record: StageRecord, pool: int = 200
+) -> list[Candidate]:
+    """The k best that do not repeat each other: maximal marginal relevance (Carbonell and Goldstein 1998).
+
+    Ties are broken by the post's id, never by the order in which candidates came. When the limits
+    on authors would leave fewer than k, they give way.
+    """
+    ranked = sorted(candidates, key=lambda candidate: (-candidate.score, candidate.post))
+    best = ranked[:pool]
+    vectors = community.vectors([candidate.row for candidate in best])
+    nearest = np.zeros(len(best))  # cosine with the nearest chosen post
+    left = list(range(len(best)))
+    chosen: list[int] = []
+    authors: dict[str, int] = {}
+    codes: dict[int, str] = {}
+    while left and len(chosen) < k:
+        allowed = [place for place in left if codes.get(place) is None]
+        if not allowed:
+            # Better a third post of one author than an empty place; a duplicate helps nobody.
+            allowed = [place for place in left if codes[place] == "author"]
+            if not allowed:
+                break
+        value = [best[other].score - DIVERSITY * max(float(nearest[other]) - _DIVERSITY_FROM, 0) for other in allowed]
+        place = allowed[value.index(max(value))]
+        chosen.append(place)
+        left.remove(place)
+        nearest = np.maximum(nearest, vectors @ vectors[place])
+        author = community.authors[best[place].row]
+        if author:
+            authors[author] = authors.get(author, 0) + 1
+        for other in left:
+            if nearest[other] >= DUPLICATE_COSINE:
+                codes[other] = "duplicate"
+            elif authors.get(community.authors[best[other].row], 0) >= PER_AUTHOR:
+                codes[other] = "author"
+    places = set(chosen)
+    for place, candidate in enumerate(best):
+        if place not in places:
+            trace.remove(record, candidate.post, codes.get(place, "outranked"))
+    for candidate in ranked[pool:]:
+        trace.remove(record, candidate.post, "outranked")
+    return [best[place] for place in chosen]

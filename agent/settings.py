@@ -1,0 +1,24 @@
+"""Settings: each from an environment variable WHYFEED_NAME, an argument of `Agent.open`, or its default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What an operator may set. A model is a manifest name, a path to a GGUF file, or an http(s) URL."""
+
+    model_config = SettingsConfigDict(env_prefix="WHYFEED_", extra="ignore")
+
+    home: Path = Path("~/.local/share/whyfeed")
+    embedder: str = "use-multilingual-v3"
+    writer: str = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+    ranker: str = "smollm2-135m-instruct-f16"
+    llm_url: str = ""  # an OpenAI-compatible server for both roles, in place of writer and ranker
+    llm_model: str = ""
+    llm_key: str = ""
+    no_llm: bool = False
+    index: str = "IDMap2,Flat"
+    judged: int = 20  # candidates that --llm-rank scores

@@ -1,0 +1,74 @@
+"""A view of a home: community, topics and ranker that belong together, kept in step with the store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.ranker import Ranker
+from retrieval.community import Community
+from retrieval.embedder import Embedder
+from retrieval.reader import Reader, read
+from retrieval.store import Store
+from retrieval.topic import Topics
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one request looks at. It does not change under the request, except that events are added."""
+
+    store: Store
+    embedder: Embedder
+    community: Community
+    topics: Topics
+    ranker: Ranker
+
+    def reader(self, user: str) -> Reader:
+        """The user as of this view's moment; UnknownUser when there is no such user."""
+        self.store.user(user)
+        until = self.community.as_of
+        events = [event for _, event in self.store.events(user=user)]
+        if until is not None:
+            events = [event for event in events if event.time is None or event.time <= until]
+        return read(user, events, self.community, self.embedder)
+
+
+class Views:
+    """Makes views, and makes a new one when another process or an import has changed the store."""
+
+    def __init__(self, store: Store, embedder: Embedder, factory: str) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._factory = factory
+        self._lock = threading.Lock()
+        self._view: View | None = None
+        self._generation = -1
+
+    def current(self, progress: Progress | None = None) -> View:
+        """The view as of now, with everything that is in the ledger."""
+        with self._lock:
+            # The number is read before the data: a change in between is then taken in once more, never missed.
+            generation = self._store.generation()
+            if self._view is None or generation != self._generation:
+                self._view = self._make(None, progress)
+                self._generation = generation
+            else:
+                self._view.community.take_in(self._store)
+            return self._view
+
+    def as_of(self, time: float) -> View:
+        """The view as it was at a moment of the past."""
+        return self._make(time, None)
+
+    def reload_ranker(self) -> None:
+        """Look again for a fitted model."""
+        with self._lock:
+            self._generation = -1
+
+    def _make(self, as_of: float | None, progress: Progress | None) -> View:
+        community = Community.load(self._store, self._embedder, factory=self._factory, as_of=as_of, progress=progress)
+        topics = Topics(self._store, community, self._embedder)
+        return View(self._store, self._embedder, community, topics, Ranker.load(self._store.home))
