@@ -110,6 +110,16 @@ ChatEvent = StageStarted | ItemsReady | ReasonReady | Answer
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A user as a list of users shows them. `events` counts acts, `communities` is where they were."""
+
+    id: str
+    name: str
+    events: int
+    communities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Interest:
     """One thing that whyfeed believes a user is interested in, with the posts that it comes from."""
 

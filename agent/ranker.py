@@ -23,14 +23,14 @@ MODEL_FILE = "ranker.json"
 # Until a home has enough events to fit from. In units of log-odds per unit of the raw signal, by
 # judgement; `benchmarks/` compares them with the fitted ones.
 HAND_SET: Mapping[str, float] = {
-    "interest": 2.0,
+    "interest": 1.5,
     "recent": 1.5,
-    "cooccurrence": 3.0,
+    "cooccurrence": 2.0,
     "tags": 1.5,
-    "people": 1.5,
+    "people": 2.5,
     "community": 1.5,
-    "fresh": 0.5,
-    "popular": 0.8,
+    "fresh": 1.5,
+    "popular": 0.3,
     "disliked": -4.0,
     "query": 12.0,
     "include": 3.0,

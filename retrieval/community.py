@@ -81,6 +81,7 @@ class Community:
         self._lock = threading.Lock()
 
         self._user_codes: dict[str, int] = {}
+        self._active_in: dict[int, set[str]] = defaultdict(set)
         self._users: list[int] = []
         self._rows: list[int] = []
         self._weights: list[float] = []
@@ -190,6 +191,11 @@ class Community:
         """(user, number of acts), the most active first."""
         return sorted(self.event_counts.items(), key=lambda item: (-item[1], item[0]))
 
+    def communities_of(self, user: str) -> tuple[str, ...]:
+        """Names of the communities that a user was active in."""
+        code = self._user_codes.get(user)
+        return tuple(sorted(self._active_in[code])) if code is not None else ()
+
     def sequences(self) -> tuple[list[str], Rows, Rows, Floats, npt.NDArray[np.float64]]:
         """(user ids, user codes, rows, weights, times) of all positive acts, in order of time."""
         order = np.argsort(np.array(self._times), kind="stable")
@@ -214,7 +220,9 @@ class Community:
             self.event_counts[event.user] += 1
             if self.authors[row] and self.authors[row] != event.user:
                 self.reached[event.user][self.authors[row]] += 1
-            self._users.append(self._user_codes.setdefault(event.user, len(self._user_codes)))
+            code = self._user_codes.setdefault(event.user, len(self._user_codes))
+            self._active_in[code].add(self.communities[row])
+            self._users.append(code)
             self._rows.append(row)
             self._weights.append(event.weight)
             # Undated events come in the order in which they arrived.

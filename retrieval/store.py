@@ -220,15 +220,17 @@ class Store:
         return None if row is None else Event(*row)
 
     def forget(self, user: str, ids: Sequence[str]) -> None:
-        """Delete events, and every kept answer and trace of this user that may speak of them."""
+        """Delete events of a user, and every trace and kept answer that speaks of one of them."""
         with self.database.write() as db:
             for id in ids:
                 db.execute("DELETE FROM events WHERE id = ? AND user = ?", [id, user])
-            db.execute("DELETE FROM traces WHERE user = ?", [user])
-            db.execute(
-                "UPDATE turns SET answer = NULL WHERE conversation IN (SELECT id FROM conversations WHERE user = ?)",
-                [user],
-            )
+                spoken = f'%"{_like(id)}"%'
+                db.execute("DELETE FROM traces WHERE user = ? AND document LIKE ? ESCAPE '\\'", [user, spoken])
+                db.execute(
+                    "UPDATE turns SET answer = NULL WHERE answer LIKE ? ESCAPE '\\' AND conversation IN"
+                    " (SELECT id FROM conversations WHERE user = ?)",
+                    [spoken, user],
+                )
             self._bump()
 
     def erase(self, user: str) -> None:

@@ -1,0 +1,46 @@
+# whyfeed: `make chat` opens the chat on real data, `make test` runs every test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install develop chat test check browser clean
+
+help: ## list what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make .venv with everything that running needs (no torch)
+
+develop: $(VENV)/.developed ## add what training, evaluation and tests need
+
+chat: install ## fetch weights, import the demo communities, open the chat in the browser
+	@$(BIN)/whyfeed demo
+	@$(BIN)/whyfeed ui
+
+test: develop browser ## set everything up and run all tests
+	@$(BIN)/whyfeed models pull
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/pytest
+
+check: develop ## format, lint, types, fast tests
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/pytest -m "not slow"
+
+browser: develop
+	@$(BIN)/python -m tests.browser
+
+clean: ## remove what was built here; homes and weights stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "whyfeed needs Python 3.11 or newer; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,dev]'
+	@touch $@ $(VENV)/.installed

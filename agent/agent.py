@@ -1,0 +1,326 @@
+"""The Agent: everything that whyfeed does for a person or a program, over one home folder."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.answer import Answer, ChatEvent, Explanation, Member, Profile
+from agent.core import Core
+from agent.dialogue import Dialogue
+from agent.pipeline import Task, run
+from agent.profile import describe
+from agent.request import Language, Request
+from agent.settings import Settings
+from agent.understand import detect_language
+from agent.view import Progress
+from agent.why import explain_absence, explain_presence
+from retrieval import exchange
+from retrieval.conversation import Turn
+from retrieval.embedder import Embedder
+from retrieval.errors import HomeError, UnknownEvent, UnknownUser
+from retrieval.event import INTEREST, Event
+from retrieval.post import Post, clean_text
+from retrieval.store import Store
+from retrieval.user import User
+
+MOST = 50  # posts in one answer
+MESSAGE = 2000  # characters of a message that are read
+FEEDBACK = tuple(kind for kind in INTEREST if kind not in ("ask", "answer", "comment", "reply", "rate"))
+
+
+class Agent:
+    """Recommends, explains, chats, learns and forgets.
+
+    >>> agent = Agent.open(Path("~/.local/share/whyfeed"))          # doctest: +SKIP
+    >>> answer = agent.recommend("alcohol:37", k=5)                  # doctest: +SKIP
+
+    One agent may be used from many threads. It belongs to one home; nothing about a user or a
+    conversation is kept in it, only in the home's store. `clock` gives the time of new events.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.home = settings.home.expanduser()
+        self._core = Core(settings, clock)
+        self._store = self._core.store
+        self.models = self._core.models
+
+    @classmethod
+    def open(cls, home: Path | str | None = None, **settings: Any) -> Agent:
+        """Open a home folder; it is made when new and migrated when old.
+
+        `settings` are those of `agent.settings.Settings`. Raises HomeError when the folder cannot
+        be used.
+        """
+        if home is not None:
+            settings["home"] = Path(home)
+        return cls(Settings(**settings))
+
+    def close(self) -> None:
+        """Stop what runs in the background and close the store."""
+        self._core.close()
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- recommending ----
+
+    def recommend(
+        self,
+        user: str,
+        k: int = 5,
+        query: str | None = None,
+        kinds: Sequence[str] | None = None,
+        *,
+        as_of: float | None = None,
+        llm_rank: bool = False,
+        language: Language | None = None,
+    ) -> Answer:
+        """The k best posts for a user, each with a checked reason.
+
+        `as_of` answers as of a moment of the past (Unix seconds); `llm_rank` computes and shows the
+        LLM's P(engage). Raises UnknownUser, and ValueError when k is not between 1 and 50.
+        """
+        if not 1 <= k <= MOST:
+            raise ValueError(f"k={k!r} is not between 1 and {MOST}")
+        view = self._core.view(as_of)
+        query = clean_text(query, MESSAGE) or None
+        spoken = language or _language(query)
+        request = Request(
+            "search" if query else "recommend", query=query, kinds=tuple(kinds or ()), k=k, language=spoken
+        )
+        now = self._core.clock() if as_of is None else as_of
+        ranking = self._core.rank(view, user, Task(request, k, now=now), llm_rank=llm_rank)
+        items = self._core.explainer.items(view, ranking, request, write=True)
+        answer = Answer(user, "", items, request, ranking.trace)
+        if as_of is None:
+            self._core.remember(view, ranking, answer)
+        return answer
+
+    def chat(
+        self,
+        user: str,
+        text: str,
+        conversation: str | None = None,
+        *,
+        cancel: threading.Event | None = None,
+        llm_rank: bool = False,
+    ) -> Iterator[ChatEvent]:
+        """Answer a message; yields what happens while it happens, and ends with an `Answer`.
+
+        A conversation is started when none is given; its id is in the answer. Raises UnknownUser,
+        and DataError when the conversation is not this user's.
+        """
+        self._store.user(user)
+        if conversation is None:
+            conversation = self._core.conversations.start(user, self._core.clock())
+        else:
+            self._core.conversations.check(conversation, user)
+        dialogue = Dialogue(self, self._core, user, conversation, cancel or threading.Event(), llm_rank)
+        return dialogue.answer(clean_text(text, MESSAGE))
+
+    def feedback(self, user: str, post: str, kind: str) -> Event:
+        """Write what a user did with a post into the ledger; the very next list obeys.
+
+        `kind` is one of like, dislike, hide, save, open, click, share, buy, listen, read, view.
+        """
+        if kind not in FEEDBACK:
+            raise ValueError(f"feedback {kind!r} is none of {', '.join(FEEDBACK)}")
+        self._store.user(user)
+        self._store.post(post)
+        return self._core.append(Event("", user, post, kind))
+
+    def why(self, user: str, post: str, language: Language | None = None) -> Explanation:
+        """Why the post was shown, read from the trace of the user's last answer that had it."""
+        found = self._store.post(post)
+        self._store.user(user)
+        for document in self._core.conversations.traces(user):
+            if any(shown["id"] == post for shown in document["shown"]):
+                return explain_presence(user, found, document, language)
+        return self.why_not(user, post, language)
+
+    def why_not(self, user: str, post: str, language: Language | None = None) -> Explanation:
+        """Why the post is not in the user's list, and what would bring it in; from the last trace."""
+        view = self._core.view()
+        found = self._store.post(post)
+        view.store.user(user)
+        traces = self._core.conversations.traces(user, 1)
+        if not traces or traces[0]["last_event"] != view.community.last_event:
+            self.recommend(user)  # what was true before the last event is not what is true now
+            traces = self._core.conversations.traces(user, 1)
+        if any(shown["id"] == post for shown in traces[0]["shown"]):
+            return explain_presence(user, found, traces[0], language)
+        return explain_absence(user, found, traces[0], language)
+
+    # ---- users ----
+
+    def members(self, text: str = "", limit: int = 50) -> list[Member]:
+        """Users whose name or id contains the text, the most active first."""
+        view = self._core.view()
+        wanted = text.strip().casefold()
+        active = dict(view.community.active_users())
+        users = [
+            user for user in self._store.all_users() if wanted in user.label.casefold() or wanted in user.id.casefold()
+        ]
+        users.sort(key=lambda user: (-active.get(user.id, 0), user.id))
+        return [
+            Member(user.id, user.label, active.get(user.id, 0), view.community.communities_of(user.id))
+            for user in users[:limit]
+        ]
+
+    def newcomer(self, interests: Sequence[str], name: str = "") -> str:
+        """Make a new user who starts by naming a few interests; returns the id."""
+        topics = list(dict.fromkeys(topic for raw in interests if (topic := clean_text(raw, 100))))
+        user = User(f"new:{uuid.uuid4().hex[:12]}", clean_text(name, 200), attributes={"newcomer": True})
+        with self._store.database.write():
+            self._store.put_users([user])
+            for topic in topics[:12]:
+                self._core.append(Event("", user.id, "", "interest", text=topic))
+        return user.id
+
+    def profile(self, user: str) -> Profile:
+        """What whyfeed believes about a user."""
+        view = self._core.view()
+        return describe(view, view.reader(user), self._core.clock())
+
+    def topics(self, limit: int = 24, community: str | None = None) -> list[str]:
+        """Common topics of the home (or of one community), as suggestions for somebody new."""
+        view = self._core.view().community
+        if community is not None:
+            pairs = zip(view.communities, view.tags, strict=True)
+            counts = Counter(tag for name, tags in pairs if name == community for tag in tags)
+            return [tag.replace("-", " ") for tag, _ in counts.most_common(limit)]
+        by_community = [self.topics(limit, name) for name in view.community_names]
+        # Taken in turns, so that a large community does not crowd out a small one.
+        mixed = dict.fromkeys(topic for turn in zip(*by_community, strict=False) for topic in turn)
+        return list(mixed)[:limit]
+
+    def set_rule(self, user: str, rule_id: str, active: bool) -> None:
+        """Switch a steering rule on or off."""
+        reader = self._core.view().reader(user)
+        if rule_id not in {rule.id for rule in reader.rules}:
+            raise UnknownEvent(rule_id, user)
+        self._core.append(Event("", user, "", "rule-on" if active else "rule-off", text=rule_id))
+
+    def events(self, user: str, limit: int = 100) -> list[Event]:
+        """A user's latest events, the newest first."""
+        self._store.user(user)
+        return [event for _, event in self._store.events(user=user)][::-1][:limit]
+
+    def forget(self, user: str, event_id: str) -> None:
+        """Delete one event; everything computed is then as if it had never happened."""
+        self._store.user(user)
+        if self._store.event(user, event_id) is None:
+            raise UnknownEvent(event_id, user)
+        self._store.forget(user, [event_id])
+        self._core.views.current()
+
+    def export(self, user: str, out: Path | None = None) -> Path:
+        """Write a user's own folder in the exchange format; returns the folder."""
+        name = "".join(char if char.isalnum() or char in "-_." else "_" for char in user)
+        return exchange.export_user(self._store, user, out or Path(f"whyfeed-{name}"))
+
+    def erase(self, user: str) -> None:
+        """Delete everything about a user."""
+        self._store.user(user)
+        self._store.erase(user)
+
+    def post(self, id: str) -> Post:
+        """One post; UnknownPost when there is none."""
+        return self._store.post(id)
+
+    def user(self, id: str) -> User:
+        """One user; UnknownUser when there is none."""
+        return self._store.user(id)
+
+    def names(self, ids: Sequence[str]) -> dict[str, str]:
+        """The public handles of those users who have one."""
+        return self._store.names(ids)
+
+    # ---- conversations ----
+
+    def conversations(self, user: str) -> list[tuple[str, str, float]]:
+        """(id, first words, time) of a user's conversations, the newest first."""
+        return self._core.conversations.of(user)
+
+    def turns(self, conversation: str) -> list[Turn]:
+        """What was said in a conversation, oldest first."""
+        return self._core.conversations.turns(conversation)
+
+    def traces(self, user: str) -> list[dict[str, Any]]:
+        """The traces of a user's last answers, the newest first."""
+        return self._core.conversations.traces(user)
+
+    # ---- the home ----
+
+    def import_folder(self, folder: Path, progress: Callable[[str, int], None] | None = None) -> exchange.ImportReport:
+        """Import an exchange folder, whole or not at all; see `retrieval.exchange`."""
+        try:
+            free = shutil.disk_usage(self.home).free
+        except OSError:
+            free = None
+        if free is not None and free < 20_000_000:
+            raise HomeError(f"{str(self.home)!r} has {free // 1_000_000} MB left on its disk; free some space first")
+        return exchange.import_folder(self._store, folder, progress)
+
+    def marked(self, name: str) -> str | None:
+        """What `mark` noted under that name."""
+        document = self._store.kept("mark", name)
+        return None if document is None else str(document["value"])
+
+    def mark(self, name: str, value: str) -> None:
+        """Note something about the home itself, such as which demo it holds."""
+        self._store.keep("mark", name, {"value": value})
+
+    def build(self, progress: Progress | None = None) -> None:
+        """Bring vectors, index and everything in memory up to date now rather than at the first request."""
+        self._core.views.current(progress)
+
+    @property
+    def store(self) -> Store:
+        """The home's store, for training."""
+        return self._core.store
+
+    @property
+    def embedder(self) -> Embedder:
+        """The home's embedder, for training."""
+        return self._core.embedder
+
+    def refit(self) -> None:
+        """Use a ranker that was fitted since."""
+        self._core.views.reload_ranker()
+
+    def warm(self, user: str, language: Language = "en") -> None:
+        """Do ahead what a first request would wait for: the user's list, its clauses, the judge's prefix."""
+        view = self._core.view()
+        try:
+            reader = view.reader(user)
+        except UnknownUser:
+            return
+        ranking = run(view, reader, Task(Request(), 10, now=self._core.clock()))
+        posts = self._store.posts([candidate.post for candidate in ranking.chosen])
+        self._core.explainer.ahead([posts[candidate.post] for candidate in ranking.chosen], language)
+
+    def status(self) -> dict[str, Any]:
+        """State of the models, and how much the home holds."""
+        community = self._core.view().community
+        return {
+            **self.models.status(),
+            "embedder": {"name": self.settings.embedder, "state": "ready"},
+            "posts": len(community),
+            "users": len(community.event_counts),
+        }
+
+
+def _language(text: str | None) -> Language:
+    return detect_language(text, "en") if text else "en"

@@ -1,0 +1,80 @@
+"""What the agent and its dialogue share: the store, the models, and one way to rank, write and remember."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from agent.answer import Answer
+from agent.clause import ClauseBook, ClauseWorker
+from agent.explaining import Explainer
+from agent.judge import Judge
+from agent.models import Models
+from agent.pipeline import Ranking, Task, run
+from agent.settings import Settings
+from agent.understand import Understander
+from agent.view import View, Views
+from agent.why import trace_document
+from retrieval.conversation import Conversations
+from retrieval.embedder import open_embedder
+from retrieval.event import Event
+from retrieval.store import Store
+
+
+class Core:
+    """The parts of one home, opened once. Nothing about a user or a conversation is kept in it."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.store = Store(settings.home.expanduser())
+        self.embedder = open_embedder(settings.embedder)
+        self.views = Views(self.store, self.embedder, settings.index)
+        self.conversations = Conversations(self.store)
+        self.models = Models(settings)
+        self._book = ClauseBook(self.store, self.models.writer)
+        self._worker = ClauseWorker(self._book)
+        self.explainer = Explainer(self._book, self._worker)
+        self._understander: Understander | None = None
+        self._opening = threading.Lock()
+
+    def close(self) -> None:
+        """Stop what runs in the background and close the store."""
+        self._worker.stop()
+        self.models.close()
+        self.store.close()
+
+    def view(self, as_of: float | None = None) -> View:
+        """The home as of now, or as of a moment of the past."""
+        return self.views.current() if as_of is None else self.views.as_of(as_of)
+
+    def understander(self) -> Understander:
+        """Made at the first message: its classifier takes a second to read its examples."""
+        with self._opening:
+            if self._understander is None:
+                self._understander = Understander(self.embedder)
+            return self._understander
+
+    def rank(self, view: View, user: str, task: Task, *, llm_rank: bool) -> Ranking:
+        """Run one request; the LLM judges when asked to, or when a fitted model gives it weight."""
+        judge = None
+        if llm_rank or view.ranker.weights["llm"]:
+            engine = self.models.ranker()
+            judge = None if engine is None else Judge(engine, self.store, self.settings.judged)
+        ranking = run(view, view.reader(user), task, judge)
+        if llm_rank and judge is None:
+            with ranking.trace.stage("judge") as record:
+                record.status = f"off: the ranker LLM is {self.models.status()['ranker']['state']}"
+        return ranking
+
+    def append(self, event: Event) -> Event:
+        """Write an event into the ledger, as of now."""
+        return self.store.append(Event("", event.user, event.post, event.kind, self.clock(), event.value, event.text))
+
+    def remember(self, view: View, ranking: Ranking, answer: Answer) -> None:
+        """Keep the trace of an answer, and the answer in its conversation if it has one."""
+        now = self.clock()
+        with self.store.database.write():
+            self.conversations.add_trace(answer.user, now, trace_document(view, ranking, answer))
+            if answer.conversation:
+                self.conversations.add(answer.conversation, "agent", answer.text, now, answer.to_chat_json())

@@ -1,0 +1,45 @@
+"""Health of a home and its machine, as a list of checks that each say what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+
+from agent.agent import Agent
+from agent.weights import WEIGHTS
+from retrieval.errors import WhyfeedError
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(agent: Agent) -> list[Check]:
+    """Look at the home, the models, the disk and the memory; never raises for what it finds."""
+    checks = []
+    try:
+        status = agent.status()
+        detail = f"{status['posts']} posts, {status['users']} readers in {agent.home}"
+        checks.append(Check("home", status["posts"] > 0, detail if status["posts"] else f"{detail}: run whyfeed demo"))
+    except WhyfeedError as exc:
+        checks.append(Check("home", False, str(exc)))
+    for weights in WEIGHTS:
+        state = weights.state()
+        advice = {
+            "ready": "ready",
+            "missing": "missing: whyfeed models pull",
+            "damaged": "damaged: whyfeed models pull",
+        }
+        # Missing weights are a choice (--no-llm); damaged ones are not.
+        checks.append(Check(weights.name, state != "damaged", advice[state]))
+    free = shutil.disk_usage(agent.home).free
+    checks.append(Check("disk", free > 200_000_000, f"{free / 1e9:.1f} GB free"))
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    checks.append(Check("memory", available > 500_000_000, f"{available / 1e9:.1f} GB free; the writer needs 2"))
+    return checks

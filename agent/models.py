@@ -1,0 +1,127 @@
+"""The models of a home by role, opened when they are first needed, and what state each is in."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+from agent import weights as weight_files
+from agent.engine import Engine, OpenAIEngine, open_engine
+from agent.settings import Settings
+from agent.weights import Weights
+from retrieval.errors import ModelError, WeightsError, WhyfeedError
+
+Role = Literal["writer", "ranker"]
+
+
+class Models:
+    """Writer and ranker LLM. A role without a usable model answers None, and `status` says why."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._engines: dict[Role, Engine] = {}
+        self._failed: dict[Role, str] = {}
+        self._progress: dict[str, tuple[int, int]] = {}
+        self._stop = threading.Event()
+        self._fetching: threading.Thread | None = None
+
+    def writer(self) -> Engine | None:
+        """The writer LLM, or None while there is none."""
+        return self._engine("writer")
+
+    def ranker(self) -> Engine | None:
+        """The LLM that judges a reader and a post, or None while there is none."""
+        return self._engine("ranker")
+
+    def fetch(self) -> None:
+        """Download missing weights in the background; `status` follows it, `close` stops it."""
+        wanted = [weights for role in ("ranker", "writer") if (weights := self._missing(role)) is not None]
+        if not wanted or self._fetching is not None:
+            return
+
+        def run() -> None:
+            for weights in wanted:
+                try:
+                    weight_files.pull(weights, self._report, self._stop)
+                except WhyfeedError as exc:
+                    if not self._stop.is_set():
+                        self._failed[weights.role] = str(exc)  # type: ignore[index]
+                finally:
+                    self._progress.pop(weights.name, None)
+
+        self._fetching = threading.Thread(target=run, name="whyfeed-weights", daemon=True)
+        self._fetching.start()
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """By role: name, state (off, missing, downloading, ready, failed), bytes done and total, and why."""
+        return {role: self._status(role) for role in ("writer", "ranker")}
+
+    def close(self) -> None:
+        """Stop a download and unload the engines."""
+        self._stop.set()
+        if self._fetching is not None:
+            self._fetching.join()
+        with self._lock:
+            for engine in self._engines.values():
+                engine.close()
+            self._engines.clear()
+
+    # ---- inside ----
+
+    def _engine(self, role: Role) -> Engine | None:
+        if self._settings.no_llm or self._stop.is_set():
+            return None
+        with self._lock:
+            if role in self._engines:
+                return self._engines[role]
+            if role in self._failed or self._missing(role) is not None:
+                return None
+            try:
+                engine = self._open(role)
+            except (ModelError, WeightsError) as exc:
+                self._failed[role] = str(exc)
+                return None
+            self._engines[role] = engine
+            return engine
+
+    def _open(self, role: Role) -> Engine:
+        if self._settings.llm_url:
+            return OpenAIEngine(
+                self._settings.llm_url, self._settings.llm_model or None, self._settings.llm_key or None
+            )
+        return open_engine(self._spec(role))
+
+    def _spec(self, role: Role) -> str:
+        return self._settings.writer if role == "writer" else self._settings.ranker
+
+    def _missing(self, role: Role) -> Weights | None:
+        """The manifest's weights of this role when they are not there yet."""
+        if self._settings.no_llm or self._settings.llm_url:
+            return None
+        try:
+            weights = weight_files.find(self._spec(role))
+        except ValueError:
+            return None  # a path or a URL of the operator's own
+        return None if weights.state() == "ready" else weights
+
+    def _report(self, name: str, done: int, total: int) -> None:
+        self._progress[name] = (done, total)
+
+    def _status(self, role: Role) -> dict[str, Any]:
+        name = self._settings.llm_model or self._settings.llm_url or self._spec(role)
+        document: dict[str, Any] = {"name": Path(name).name if "://" not in name else name, "state": "ready"}
+        weights = self._missing(role)
+        if self._settings.no_llm:
+            document["state"] = "off"
+        elif role in self._failed:
+            document |= {"state": "failed", "why": self._failed[role]}
+        elif weights is not None and weights.name in self._progress:
+            done, total = self._progress[weights.name]
+            document |= {"state": "downloading", "done": done, "total": total}
+        elif weights is not None:
+            # The ranker is downloaded before the writer: the writer waits, it is not missing for good.
+            waiting = self._fetching is not None and self._fetching.is_alive()
+            document |= {"state": "downloading" if waiting else "missing", "done": 0, "total": weights.size}
+        return document

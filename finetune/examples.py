@@ -1,0 +1,129 @@
+"""Examples from the ledger: at moments of the past, what a reader did next among what could be shown.
+
+The past is replayed in windows. At the start of a window only the events before it are known;
+the posts that a reader acted on in the window are the positives, and others that existed by its
+end are the negatives, half of them brought by the sources and half drawn at random. No statistic
+has seen the window, and the reader's own acts in it are not part of their history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from retrieval import signals, source
+from retrieval.arrays import Floats, Rows
+from retrieval.community import Community
+from retrieval.embedder import Embedder
+from retrieval.event import Event
+from retrieval.reader import Reader, read
+from retrieval.store import Store
+from retrieval.topic import Topics
+
+MIN_HISTORY = 2
+NEGATIVES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One reader in one window: signals (n, len(CORE)) of n posts, 1 for those they acted on, 0 else.
+
+    `brought` tells which of the posts a source had brought (retrieval's recall is measured on it).
+    """
+
+    user: str
+    window: int
+    signals: Floats
+    labels: Floats
+    brought: Floats
+    possible: int  # posts that could have been shown
+
+
+def groups(
+    store: Store,
+    embedder: Embedder,
+    windows: int = 8,
+    start: float = 0.4,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[Group]:
+    """Yield the groups of each window in order; `start` is the share of events before the first one."""
+    times = np.array(sorted(event.time for _, event in store.events() if event.time is not None and event.weight > 0))
+    if len(times) < 2 * windows:
+        return
+    edges = np.quantile(times, np.linspace(start, 1.0, windows + 1))
+    for window, (before, until) in enumerate(pairwise(edges)):
+        if until <= before:
+            continue
+        yield from _window(store, embedder, window, float(before), float(until), np.random.default_rng([seed, window]))
+        if progress:
+            progress("replaying the past", window + 1, windows)
+
+
+def _window(
+    store: Store, embedder: Embedder, window: int, before: float, until: float, rng: np.random.Generator
+) -> Iterator[Group]:
+    community = Community.load(store, embedder, as_of=until, events_until=before)
+    topics = Topics(store, community, embedder)
+    past: dict[str, list[Event]] = {}
+    acted: dict[str, dict[int, float]] = {}
+    for _, event in store.events():
+        row = community.row_of.get(event.post)
+        if event.time is None or event.time <= before:
+            past.setdefault(event.user, []).append(event)
+        elif event.time <= until and row is not None and event.weight > 0:
+            acted.setdefault(event.user, {}).setdefault(row, event.time)
+    for user, rows in sorted(acted.items()):
+        reader = read(user, past.get(user, []), community, embedder)
+        if len(reader.rows) < MIN_HISTORY:
+            continue
+        new = [row for row in rows if row not in reader.seen and community.authors[row] != user]
+        if new:
+            yield _group(store, community, topics, reader, np.array(sorted(new), dtype=np.int64), window, rng)
+
+
+def _group(
+    store: Store,
+    community: Community,
+    topics: Topics,
+    reader: Reader,
+    positives: Rows,
+    window: int,
+    rng: np.random.Generator,
+) -> Group:
+    spread = signals.spread(reader, community)
+    sources: list[source.Source] = [
+        source.InterestSource(community, topics),
+        source.CooccurrenceSource(spread),
+        source.TextSource(store, topics),
+        source.PeopleSource(community),
+        source.FreshSource(community),
+        source.PopularSource(community),
+    ]
+    brought = {candidate.row for candidate in source.gather(sources, reader, community)}
+    taken = reader.seen | set(positives.tolist())
+    own = {row for row in range(len(community)) if community.authors[row] == reader.user}
+    free = np.array(sorted(set(range(len(community))) - taken - own), dtype=np.int64)
+    hard = np.array(sorted(brought & set(free.tolist())), dtype=np.int64)
+    half = NEGATIVES // 2
+    negatives = np.unique(
+        np.concatenate(
+            [
+                rng.choice(hard, min(half, len(hard)), replace=False) if len(hard) else hard,
+                rng.choice(free, min(half, len(free)), replace=False) if len(free) else free,
+            ]
+        )
+    )
+    rows = np.concatenate([positives, negatives])
+    measured = signals.measure(rows, reader, community, spread)[:, : len(signals.CORE)]
+    return Group(
+        user=reader.user,
+        window=window,
+        signals=measured,
+        labels=np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))]).astype(np.float32),
+        brought=np.array([row in brought for row in rows.tolist()], dtype=np.float32),
+        possible=len(free) + len(positives),
+    )

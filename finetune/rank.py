@@ -1,0 +1,168 @@
+"""Fit the small ranking model on a home's own ledger, and let it go live only where it has won.
+
+Logistic regression on the signals, with the share of positives put right for what a list really
+holds. Weights of helpful signals may not turn negative: with few events a sign is often luck, and
+a reader who is told "because you like X" must not be scored down for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.agent import Agent
+from agent.ranker import HAND_SET, NOT_FITTED, Ranker
+from finetune.examples import Group, groups
+from retrieval.arrays import Floats
+from retrieval.embedder import Embedder
+from retrieval.signals import CORE
+from retrieval.store import Store
+
+FITTED = tuple(name for name in CORE if name not in NOT_FITTED)
+ENOUGH = 200  # groups; with fewer the hand-set weights stay
+PENALTIES = (0.001, 0.01, 0.1, 1.0)
+_SHOWN = 300  # posts that a request ranks: what the calibrated probability refers to
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a fit found. `live` tells whether the fitted model replaced the hand-set weights, `why` says why."""
+
+    live: bool
+    why: str
+    card: dict[str, Any]
+
+
+def fit(
+    store: Store, embedder: Embedder, home: Path, progress: Callable[[str, int, int], None] | None = None, seed: int = 0
+) -> Outcome:
+    """Fit, test on the last windows against the hand-set weights, and save the winner's model.
+
+    The penalty is chosen on one window, the gate is decided on the two after it, which the choice
+    has not seen; then the model is fitted again on everything.
+    """
+    found = list(groups(store, embedder, seed=seed, progress=progress))
+    if len(found) < ENOUGH:
+        why = f"{len(found)} examples of readers, {ENOUGH} needed: the hand-set weights stay"
+        return Outcome(False, why, {"groups": len(found)})
+    last = max(group.window for group in found)
+    train = [group for group in found if group.window < last - 2]
+    choose = [group for group in found if group.window == last - 2]
+    test = [group for group in found if group.window > last - 2]
+    penalty = max(PENALTIES, key=lambda value: float(np.mean(_ndcg(_solve(train, value), choose))))
+    before = _ndcg(np.array([HAND_SET[name] for name in FITTED]), test)
+    after = _ndcg(_solve(train + choose, penalty), test)
+    low, high = _interval(after - before, [group.user for group in test], seed)
+    recall = _recall(test)
+    card: dict[str, Any] = {
+        "groups": len(found), "tested": len(test), "penalty": penalty, "seed": seed,
+        "ndcg@10": {"hand-set": float(np.mean(before)), "fitted": float(np.mean(after))},
+        "difference": float(np.mean(after - before)), "ci95": [low, high], "retrieval_recall": recall,
+    }  # fmt: skip
+    if low <= 0:
+        return Outcome(
+            False, f"fitted is not surely better ({low:+.3f} to {high:+.3f}): the hand-set weights stay", card
+        )
+    weights = _solve(found, penalty)
+    bias = _bias(found, weights)
+    card["weights"] = {name: float(value) for name, value in zip(FITTED, weights, strict=True)}
+    fitted = {**HAND_SET, **card["weights"]}
+    Ranker(fitted, bias, True, f"fitted on {len(found)} examples").save(home, card)
+    return Outcome(True, f"fitted is better by {low:+.3f} to {high:+.3f} nDCG@10: it is live", card)
+
+
+def fit_agent(agent: Agent, progress: Callable[[str, int, int], None] | None = None) -> Outcome:
+    """Fit on an agent's home, and let the agent use the outcome from the next request on."""
+    outcome = fit(agent.store, agent.embedder, agent.home, progress)
+    agent.refit()
+    return outcome
+
+
+def _solve(found: Sequence[Group], penalty: float) -> Floats:
+    """Weights per unit of each raw signal that minimise the mean conditional log loss within groups.
+
+    Comparing posts within one reader's group (a conditional logit, McFadden 1974) leaves out what
+    makes readers differ, which ranking has no use for.
+    """
+    from scipy.optimize import minimize
+
+    places = [CORE.index(name) for name in FITTED]
+    stacked = np.concatenate([group.signals[:, places] for group in found]).astype(np.float64)
+    scale = stacked.std(axis=0) + 1e-6
+    batches = []
+    for group in found:
+        values = group.signals[:, places].astype(np.float64) / scale
+        positive = group.labels > 0
+        batches.append((values, positive))
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:  # type: ignore[type-arg]
+        total, gradient = 0.0, np.zeros(len(weights))
+        for values, positive in batches:
+            scores = values @ weights
+            top = scores.max()
+            exponents = np.exp(scores - top)
+            share = exponents / exponents.sum()
+            total += float(np.log(exponents.sum()) + top - scores[positive].mean())
+            gradient += share @ values - values[positive].mean(axis=0)
+        count = len(batches)
+        return total / count + penalty * float(weights @ weights), gradient / count + 2 * penalty * weights
+
+    result = minimize(loss, np.zeros(len(places)), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(places))
+    return np.asarray(result.x / scale, dtype=np.float64)
+
+
+def _bias(found: Sequence[Group], weights: Floats) -> float:
+    """The bias with which the mean probability over a list equals the share of it that readers act on."""
+    from scipy.optimize import brentq
+
+    places = [CORE.index(name) for name in FITTED]
+    scores, sample_weights, positives = [], [], 0.0
+    for group in found:
+        scores.append(group.signals[:, places].astype(np.float64) @ weights)
+        negative = group.labels == 0
+        # Negatives were sampled: each stands for several posts of a real list.
+        per = max(min(_SHOWN, group.possible) - group.labels.sum(), 1) / max(negative.sum(), 1)
+        sample_weights.append(np.where(negative, per, 1.0))
+        positives += float(group.labels.sum())
+    all_scores, all_weights = np.concatenate(scores), np.concatenate(sample_weights)
+
+    def surplus(bias: float) -> float:
+        return float((all_weights / (1 + np.exp(-np.clip(all_scores + bias, -50, 50)))).sum() - positives)
+
+    return float(brentq(surplus, -100, 100))
+
+
+def _ndcg(weights: Floats, found: Sequence[Group], k: int = 10) -> Floats:
+    """nDCG@k of each group; ties are broken against the positives."""
+    places = [CORE.index(name) for name in FITTED]
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    values = []
+    for group in found:
+        scores = group.signals[:, places].astype(np.float64) @ weights
+        order = np.lexsort((group.labels, -scores))[:k]
+        gain = float((group.labels[order] * discounts[: len(order)]).sum())
+        ideal = float(discounts[: min(k, int(group.labels.sum()))].sum())
+        values.append(gain / ideal)
+    return np.array(values, dtype=np.float64)
+
+
+def _interval(differences: Floats, users: Sequence[str], seed: int, rounds: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean difference, resampling users (their windows stay together)."""
+    names, codes = np.unique(np.array(users), return_inverse=True)
+    sums = np.bincount(codes, weights=differences, minlength=len(names))
+    counts = np.bincount(codes, minlength=len(names))
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(names), (rounds, len(names)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _recall(found: Sequence[Group]) -> float:
+    """Share of the positives that some source had brought."""
+    positives = sum(float(group.labels.sum()) for group in found)
+    return sum(float(group.brought[group.labels > 0].sum()) for group in found) / max(positives, 1.0)
