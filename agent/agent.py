@@ -18,7 +18,7 @@ from agent.pipeline import Task, run
 from agent.profile import describe
 from agent.request import Language, Request
 from agent.settings import Settings
-from agent.understand import detect_language
+from agent.topics import detect_language
 from agent.view import Progress
 from agent.why import explain_absence, explain_presence
 from retrieval import exchange
@@ -300,8 +300,8 @@ class Agent:
         """Use a ranker that was fitted since."""
         self._core.views.reload_ranker()
 
-    def warm(self, user: str, language: Language = "en") -> None:
-        """Do ahead what a first request would wait for: the user's list, its clauses, the judge's prefix."""
+    def warm(self, user: str, language: Language = "en", *, llm_rank: bool = False) -> None:
+        """Do ahead what a first request would wait for: models, the clauses of the list, the judge's prefix."""
         view = self._core.view()
         try:
             reader = view.reader(user)
@@ -310,6 +310,10 @@ class Agent:
         ranking = run(view, reader, Task(Request(), 10, now=self._core.clock()))
         posts = self._store.posts([candidate.post for candidate in ranking.chosen])
         self._core.explainer.ahead([posts[candidate.post] for candidate in ranking.chosen], language)
+        self._core.understander()
+        judge = self._core.judge(view, llm_rank)
+        if judge is not None:
+            judge.warm(reader, self._store.posts([event.post for event in reader.events]))
 
     def status(self) -> dict[str, Any]:
         """State of the models, and how much the home holds."""

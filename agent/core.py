@@ -55,12 +55,14 @@ class Core:
                 self._understander = Understander(self.embedder)
             return self._understander
 
+    def judge(self, view: View, wanted: bool) -> Judge | None:
+        """The LLM judge, when it is wanted or a fitted model gives it weight, and there is one."""
+        engine = self.models.ranker() if wanted or view.ranker.weights["llm"] else None
+        return None if engine is None else Judge(engine, self.store, self.settings.judged)
+
     def rank(self, view: View, user: str, task: Task, *, llm_rank: bool) -> Ranking:
         """Run one request; the LLM judges when asked to, or when a fitted model gives it weight."""
-        judge = None
-        if llm_rank or view.ranker.weights["llm"]:
-            engine = self.models.ranker()
-            judge = None if engine is None else Judge(engine, self.store, self.settings.judged)
+        judge = self.judge(view, llm_rank)
         ranking = run(view, view.reader(user), task, judge)
         if llm_rank and judge is None:
             with ranking.trace.stage("judge") as record:

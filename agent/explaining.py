@@ -9,7 +9,7 @@ from dataclasses import replace
 from agent.answer import Item
 from agent.clause import Clause, ClauseBook, ClauseWorker
 from agent.explain import Facts, explain
-from agent.pipeline import Ranking, because
+from agent.pipeline import Leaving, Ranking
 from agent.reason import Reason
 from agent.request import Request
 from agent.view import View
@@ -32,9 +32,10 @@ class Explainer:
         with ranking.trace.stage("explain", len(ranking.chosen)) as record:
             posts = view.store.posts([candidate.post for candidate in ranking.chosen])
             items, ready = [], 0
+            leaving = Leaving(ranking, view)
             for rank, candidate in enumerate(ranking.chosen, 1):
                 post = posts[candidate.post]
-                candidate.because = because(ranking, candidate, view)
+                candidate.because = leaving.because(candidate)
                 clause = self._book.ready(post, request.language)
                 ready += clause is not None
                 if clause is None:

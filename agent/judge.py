@@ -47,6 +47,10 @@ class Judge:
         before, after = f"{text}<|im_start|>assistant\n".split(_MARK)
         return before, after
 
+    def warm(self, reader: Reader, posts: Mapping[str, Post]) -> None:
+        """Have the prefix of this reader computed before the first post is judged."""
+        self._engine.warm(self.prefix(reader, posts)[0])
+
     def score(self, reader: Reader, wanted: Sequence[Post], posts: Mapping[str, Post]) -> list[float]:
         """P(yes) of each wanted post; `posts` must hold those of the reader's history. May raise ModelError."""
         before, after = self.prefix(reader, posts)

@@ -103,6 +103,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "popular": ("what is popular", "热帖"),
     "explore": ("a little exploration", "一点探索"),
     "query": ("your request", "你的提问"),
+    "include": ("a topic you want more of", "你想多看的话题"),
 }
 
 

@@ -5,8 +5,9 @@ Explaining comes after, because the list is worth showing before the reasons are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Ranking:
     chosen: list[Candidate]
     scored: list[Candidate]
     trace: Trace
+    reach: Any  # what each post of the reader's history reaches by co-occurrence
     relevance: float | None = None  # of the best match, when something was asked for in words
     rules: tuple[SteeringRule, ...] = ()
 
@@ -50,7 +52,6 @@ class Task:
     conversation: str = ""
     now: float | None = None  # for rules that expire
     seed: str = ""
-    tell: Callable[[str], None] = field(default=lambda _: None)
 
 
 def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> Ranking:
@@ -61,15 +62,15 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
     trace.weights = dict(view.ranker.weights)
     rules = in_force(reader.rules, task.conversation, task.now)
 
-    task.tell("retrieve")
     with trace.stage("retrieve") as record:
-        spread = signals.spread(reader, community)
+        reach = signals.reach(reader, community)
+        spread = signals.spread(reader, community, reach)
         query = _asked(view, request, task.like)
-        candidates = source.gather(_sources(view, spread, query, task.seed), reader, community)
+        include = _included(view, rules)
+        candidates = source.gather(_sources(view, spread, query, include, task.seed), reader, community)
         record.left = len(candidates)
         record.note = _brought(candidates)
 
-    task.tell("rank")
     rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
     with trace.stage("filter", len(candidates)) as record:
         limits = Limits(
@@ -82,54 +83,84 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
         record.left = len(allowed)
 
     with trace.stage("rank", len(allowed)) as record:
-        _score(view, reader, allowed, spread, query, _included(view, rules))
+        _score(view, reader, allowed, spread, query, include)
         record.left = len(allowed)
         record.note = view.ranker.origin
 
     if judge is not None:
-        task.tell("judge")
         with trace.stage("judge", len(allowed)) as record:
             _judge(view, reader, allowed, judge, record, trace)
 
     with trace.stage("select", len(allowed)) as record:
-        chosen = choose(allowed, task.k, community, trace, record)
+        chosen = choose(allowed, task.k, reader, community, trace, record)
         record.left = len(chosen)
         if len(chosen) < task.k:
             record.note = f"only {len(chosen)} of {task.k}: nothing else may be shown"
     best = max((value for value in (query or {}).values()), default=0.0) if query is not None else None
-    return Ranking(reader, chosen, allowed, trace, best, rules)
+    return Ranking(reader, chosen, allowed, trace, reach, best, rules)
 
 
-def because(ranking: Ranking, candidate: Candidate, view: View, most: int = 2) -> tuple[Because, ...]:
-    """The reader's own events without which this candidate would score lower, the weightiest first.
+class Leaving:
+    """Finds out what each of the reader's own acts did for a candidate, by really leaving it out."""
 
-    Likely ones are found by their share in the linear signals; each is then really left out, and
-    counts by how much the score falls. All acts on one post are one piece of history, and come as
-    several events with the same share.
-    """
-    reader, community = ranking.reader, view.community
-    if not len(reader.rows):
-        return ()
-    cosines = community.vectors(reader.rows) @ community.vectors([candidate.row])[0]
-    likely = list(np.argsort(-(cosines * np.sqrt(reader.weights)), kind="stable")[:3])
-    if community.cooccurrence is not None:
-        shares = community.cooccurrence.shares(reader.rows, candidate.row) * reader.weights
-        likely += [place for place in np.argsort(-shares, kind="stable")[:2] if shares[place] > 0]
-    found: list[tuple[float, int, Because]] = []
-    for place in dict.fromkeys(int(place) for place in likely):
-        row = int(reader.rows[place])
-        acts = reader.events_on(row, community)
-        drop = candidate.score - _score_without(ranking, candidate, view, {event.id for event in acts})
-        if drop <= 0:
-            continue
-        via = "text" if cosines[place] >= 0.5 else "cooccurrence"
-        author = community.authors[row]
-        if author and author == community.authors[candidate.row]:
-            via = "people"
-        found += [(drop, row, Because(event.id, event.post, drop, via)) for event in acts if event.weight > 0]
-    found.sort(key=lambda item: (-item[0], item[1]))
-    rows = list(dict.fromkeys(row for _, row, _ in found))[:most]
-    return tuple(reason for _, row, reason in found if row in rows)
+    def __init__(self, ranking: Ranking, view: View) -> None:
+        self._ranking = ranking
+        self._view = view
+        self._without: dict[int, Reader] = {}
+
+    def because(self, candidate: Candidate, most: int = 2) -> tuple[Because, ...]:
+        """The reader's own events without which this candidate would score lower, the weightiest first.
+
+        Likely ones are found by their share in the linear signals; each is then left out, and counts
+        by how much the score falls. All acts on one post are one piece of history: they are left out
+        together, and come as several events with the same share.
+        """
+        reader, community = self._ranking.reader, self._view.community
+        if not len(reader.rows):
+            return ()
+        cosines = community.vectors(reader.rows) @ community.vectors([candidate.row])[0]
+        likely = list(np.argsort(-(cosines * np.sqrt(reader.weights)), kind="stable")[:2])
+        shares = np.zeros(len(reader.rows), dtype=np.float32)
+        if community.cooccurrence is not None:
+            shares = community.cooccurrence.shares(self._ranking.reach, candidate.row)
+            weighted = shares * reader.weights
+            likely += [place for place in np.argsort(-weighted, kind="stable")[:2] if weighted[place] > 0]
+        by_row = dict(zip(reader.rows.tolist(), shares.tolist(), strict=True))
+        found: list[tuple[float, int, str]] = []
+        for place in dict.fromkeys(int(place) for place in likely):
+            row = int(reader.rows[place])
+            drop = candidate.score - self._score(candidate, row, by_row)
+            if drop > 0:
+                via = "text" if cosines[place] >= 0.5 else "cooccurrence"
+                if community.authors[row] and community.authors[row] == community.authors[candidate.row]:
+                    via = "people"
+                found.append((drop, row, via))
+        found.sort(key=lambda item: (-item[0], item[1]))
+        return tuple(
+            Because(event.id, event.post, drop, via)
+            for drop, row, via in found[:most]
+            for event in reader.events_on(row, community)
+            if event.weight > 0
+        )
+
+    def _score(self, candidate: Candidate, row: int, shares: Mapping[int, float]) -> float:
+        """The candidate's score had the reader never acted on `row`; what was asked stays as it was."""
+        community, ranker = self._view.community, self._view.ranker
+        if row not in self._without:
+            reader = self._ranking.reader
+            kept = [event for event in reader.events if community.row_of.get(event.post) != row]
+            self._without[row] = read(reader.user, kept, community, self._view.embedder)
+        left = self._without[row]
+        # A history at its full length lets one older post in, with a weight below .05: it counts as nothing.
+        weighted = [shares.get(own, 0.0) * weight for own, weight in zip(left.rows.tolist(), left.weights, strict=True)]
+        history = sum(weighted)
+        spread = np.array([history / max(float(left.weights.sum()), 1e-9)], dtype=np.float32)
+        measured = signals.measure(
+            np.array([candidate.row], dtype=np.int64), left, community, spread,
+            {candidate.row: candidate.signals.get("query", 0.0)},
+            {candidate.row: candidate.signals.get("include", 0.0)},
+        )  # fmt: skip
+        return float(ranker.score(measured, NAMES)[0]) + ranker.weights["llm"] * candidate.signals.get("llm", 0.0)
 
 
 def in_force(rules: Sequence[SteeringRule], conversation: str, now: float | None) -> tuple[SteeringRule, ...]:
@@ -146,10 +177,12 @@ def in_force(rules: Sequence[SteeringRule], conversation: str, now: float | None
 # ---- inside ----
 
 
-def _sources(view: View, spread: Floats, query: dict[int, float] | None, seed: str) -> list[source.Source]:
+def _sources(
+    view: View, spread: Floats, query: dict[int, float] | None, include: dict[int, float], seed: str
+) -> list[source.Source]:
     community = view.community
     if query is not None:
-        return [source.QuerySource(query)]
+        return [source.AskedSource("query", query)]
     return [
         source.InterestSource(community, view.topics),
         source.CooccurrenceSource(spread),
@@ -157,6 +190,7 @@ def _sources(view: View, spread: Floats, query: dict[int, float] | None, seed: s
         source.PeopleSource(community),
         source.FreshSource(community),
         source.PopularSource(community),
+        source.AskedSource("include", include),
         source.ExploreSource(community, seed),
     ]
 
@@ -213,27 +247,11 @@ def _score(
     rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
     if not len(rows):
         return
-    measured = signals.measure(rows, reader, view.community, spread, query, include)
+    measured = signals.measure(rows, reader, view.community, spread[rows], query, include)
     for candidate, values, score in zip(candidates, measured, view.ranker.score(measured, NAMES), strict=True):
         candidate.signals = dict(zip(NAMES, map(float, values), strict=True))
         candidate.score = float(score)
         candidate.probability = view.ranker.probability(candidate.score)
-
-
-def _score_without(ranking: Ranking, candidate: Candidate, view: View, events: set[str]) -> float:
-    """The candidate's score had these events of the reader never happened; what was asked stays as it was."""
-    from retrieval.reader import read
-
-    reader = ranking.reader
-    left = read(
-        reader.user, [event for event in reader.events if event.id not in events], view.community, view.embedder
-    )
-    rows = np.array([candidate.row], dtype=np.int64)
-    query = {candidate.row: candidate.signals.get("query", 0.0)}
-    include = {candidate.row: candidate.signals.get("include", 0.0)}
-    measured = signals.measure(rows, left, view.community, signals.spread(left, view.community), query, include)
-    score = float(view.ranker.score(measured, NAMES)[0])
-    return score + view.ranker.weights["llm"] * candidate.signals.get("llm", 0.0)
 
 
 def _judge(

@@ -29,15 +29,16 @@ HAND_SET: Mapping[str, float] = {
     "tags": 1.5,
     "people": 2.5,
     "community": 1.5,
-    "fresh": 1.5,
-    "popular": 0.3,
+    "fresh": 0.7,
+    "popular": 0.5,
     "disliked": -4.0,
     "query": 12.0,
     "include": 3.0,
     "llm": 0.0,
 }
-# What no ledger can teach keeps its hand-set weight: what is asked for or refused in words comes first.
-NOT_FITTED = ("disliked", "query", "include", "llm")
+# What no ledger can teach keeps its hand-set weight: what is asked for or refused in words, and how
+# much being new counts (a ledger shows what was put before people, see `finetune.examples`).
+NOT_FITTED = ("fresh", "disliked", "query", "include", "llm")
 
 
 @dataclass(frozen=True, slots=True)

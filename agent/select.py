@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent.trace import StageRecord, Trace
+from retrieval.arrays import Floats, Rows, Vectors
 from retrieval.candidate import Candidate
 from retrieval.community import Community
 from retrieval.reader import Reader
@@ -30,6 +31,8 @@ from retrieval.reader import Reader
 TWIN_COSINE = 0.83  # of a hidden post and its near twin; on the demo such pairs ask the same question
 DUPLICATE_COSINE = 0.92
 PER_AUTHOR = 2
+CALIBRATION = 6.0  # log-odds that a post loses per share of the list that its interest has too much
+INCLUDED = 0.4  # share of a list that topics which the reader wants more of get at least, if there are any
 DIVERSITY = 3.0  # log-odds that a post loses per unit of cosine above .55 with a better one (MMR)
 _DIVERSITY_FROM = 0.55
 
@@ -85,17 +88,29 @@ def keep_allowed(
 
 
 def choose(
-    candidates: Sequence[Candidate], k: int, community: Community, trace: Trace, record: StageRecord, pool: int = 200
+    candidates: Sequence[Candidate],
+    k: int,
+    reader: Reader,
+    community: Community,
+    trace: Trace,
+    record: StageRecord,
+    pool: int = 200,
 ) -> list[Candidate]:
-    """The k best that do not repeat each other: maximal marginal relevance (Carbonell and Goldstein 1998).
+    """The k best that do not repeat each other and give each interest its share.
 
-    Ties are broken by the post's id, never by the order in which candidates came. When the limits
-    on authors would leave fewer than k, they give way.
+    Maximal marginal relevance (Carbonell and Goldstein 1998) against repetition; calibration (Steck
+    2018) so that somebody who cares for two things does not get five posts on one; a quota for what
+    the reader asked for more of. Ties are broken
+    by the post's id, never by the order in which candidates came. When the limit on authors would
+    leave fewer than k, it gives way.
     """
     ranked = sorted(candidates, key=lambda candidate: (-candidate.score, candidate.post))
     best = ranked[:pool]
     vectors = community.vectors([candidate.row for candidate in best])
     nearest = np.zeros(len(best))  # cosine with the nearest chosen post
+    interest, share = _interests(vectors, reader)
+    taken = np.zeros(len(share))
+    included = [candidate.signals.get("include", 0.0) >= 0.5 for candidate in best]
     left = list(range(len(best)))
     chosen: list[int] = []
     authors: dict[str, int] = {}
@@ -107,8 +122,16 @@ def choose(
             allowed = [place for place in left if codes[place] == "author"]
             if not allowed:
                 break
-        value = [best[other].score - DIVERSITY * max(float(nearest[other]) - _DIVERSITY_FROM, 0) for other in allowed]
+        if sum(included[other] for other in chosen) < int(INCLUDED * (len(chosen) + 1)):
+            allowed = [other for other in allowed if included[other]] or allowed
+        value = [
+            best[other].score
+            - DIVERSITY * max(float(nearest[other]) - _DIVERSITY_FROM, 0)
+            - CALIBRATION * max(float((taken[interest[other]] + 1) / k - share[interest[other]]), 0)
+            for other in allowed
+        ]
         place = allowed[value.index(max(value))]
+        taken[interest[place]] += 1
         chosen.append(place)
         left.remove(place)
         nearest = np.maximum(nearest, vectors @ vectors[place])
@@ -127,3 +150,13 @@ def choose(
     for candidate in ranked[pool:]:
         trace.remove(record, candidate.post, "outranked")
     return [best[place] for place in chosen]
+
+
+def _interests(vectors: Vectors, reader: Reader) -> tuple[Rows, Floats]:
+    """The nearest interest of each candidate (n,), and the share of a list that each interest may have."""
+    if len(reader.groups) < 2:
+        return np.zeros(len(vectors), dtype=np.int64), np.ones(1, dtype=np.float32)
+    centres = np.stack([group.vector for group in reader.groups])
+    weights = np.array([group.weight for group in reader.groups], dtype=np.float32)
+    # Small interests may have one post in five without being held to their exact share.
+    return (vectors @ centres.T).argmax(axis=1), np.maximum(weights, 0.2)

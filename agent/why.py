@@ -12,6 +12,7 @@ from agent.request import Language
 from agent.view import View
 from retrieval.post import Post
 
+_TELLING = 0.01  # share of a score whose loss is worth a sentence
 _SCORED = 200  # candidates whose score the kept trace holds
 
 
@@ -64,8 +65,9 @@ def explain_presence(user: str, post: Post, document: dict[str, Any], language: 
     would_change = []
     if shown["because"]:
         id, share = shown["because"][0]
-        fall = f"{share / total:.0%}" if share / total >= 0.01 else "<1%"
-        would_change.append(say("why.without", language, title=shown["titles"].get(id, id), share=fall))
+        if share / total >= _TELLING:
+            title = shown["titles"].get(id, id)
+            would_change.append(say("why.without", language, title=title, share=f"{share / total:.0%}"))
     topic = post.tags[0].replace("-", " ") if post.tags else post.label
     would_change.append(say("why.keep_out", language, topic=topic))
     return Explanation(

@@ -4,6 +4,10 @@ The past is replayed in windows. At the start of a window only the events before
 the posts that a reader acted on in the window are the positives, and others that existed by its
 end are the negatives, half of them brought by the sources and half drawn at random. No statistic
 has seen the window, and the reader's own acts in it are not part of their history.
+
+Negatives are as fresh as the positives. People can only act on what a site puts before them, and
+that is mostly what is new: with negatives of any age a model learns the site's front page (and
+looks splendid on held-out events) where it should learn taste.
 """
 
 from __future__ import annotations
@@ -94,7 +98,7 @@ def _group(
     window: int,
     rng: np.random.Generator,
 ) -> Group:
-    spread = signals.spread(reader, community)
+    spread = signals.spread(reader, community, signals.reach(reader, community))
     sources: list[source.Source] = [
         source.InterestSource(community, topics),
         source.CooccurrenceSource(spread),
@@ -108,17 +112,13 @@ def _group(
     own = {row for row in range(len(community)) if community.authors[row] == reader.user}
     free = np.array(sorted(set(range(len(community))) - taken - own), dtype=np.int64)
     hard = np.array(sorted(brought & set(free.tolist())), dtype=np.int64)
-    half = NEGATIVES // 2
     negatives = np.unique(
         np.concatenate(
-            [
-                rng.choice(hard, min(half, len(hard)), replace=False) if len(hard) else hard,
-                rng.choice(free, min(half, len(free)), replace=False) if len(free) else free,
-            ]
+            [_as_fresh(community, positives, pool, NEGATIVES // 2 // len(positives) + 1, rng) for pool in (hard, free)]
         )
     )
     rows = np.concatenate([positives, negatives])
-    measured = signals.measure(rows, reader, community, spread)[:, : len(signals.CORE)]
+    measured = signals.measure(rows, reader, community, spread[rows])[:, : len(signals.CORE)]
     return Group(
         user=reader.user,
         window=window,
@@ -127,3 +127,15 @@ def _group(
         brought=np.array([row in brought for row in rows.tolist()], dtype=np.float32),
         possible=len(free) + len(positives),
     )
+
+
+def _as_fresh(community: Community, positives: Rows, pool: Rows, each: int, rng: np.random.Generator) -> Rows:
+    """For each positive `each` rows of the pool drawn among those nearest in freshness."""
+    if not len(pool):
+        return pool
+    freshness = community.freshness(pool)
+    drawn = []
+    for fresh in community.freshness(positives):
+        nearest = pool[np.argsort(np.abs(freshness - fresh), kind="stable")[: 4 * each]]
+        drawn.append(rng.choice(nearest, min(each, len(nearest)), replace=False))
+    return np.concatenate(drawn)

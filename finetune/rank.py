@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.agent import Agent
 from agent.ranker import HAND_SET, NOT_FITTED, Ranker
 from finetune.examples import Group, groups
 from retrieval.arrays import Floats
 from retrieval.embedder import Embedder
 from retrieval.signals import CORE
 from retrieval.store import Store
+
+if TYPE_CHECKING:
+    from agent.agent import Agent
 
 FITTED = tuple(name for name in CORE if name not in NOT_FITTED)
 ENOUGH = 200  # groups; with fewer the hand-set weights stay
@@ -99,7 +101,7 @@ def _solve(found: Sequence[Group], penalty: float) -> Floats:
         positive = group.labels > 0
         batches.append((values, positive))
 
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:  # type: ignore[type-arg]
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         total, gradient = 0.0, np.zeros(len(weights))
         for values, positive in batches:
             scores = values @ weights

@@ -6,7 +6,7 @@ except freshness, which is then relative to the community's own span).
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def parse_time(value: object) -> float | None:
@@ -40,4 +40,6 @@ def format_time(seconds: float | None) -> str | float | None:
         return None
     if seconds < 31_536_000 or seconds > 253_402_300_799:
         return seconds
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    # Counted in whole milliseconds, so that a time that was read back is written the same again.
+    moment = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=round(seconds * 1000))
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -34,23 +34,25 @@ class Cooccurrence:
         self._counts = _counts(users, rows, size)
         self._identity = sparse.identity(size, dtype=np.float32, format="csr")
 
-    def spread(self, rows: Rows, weights: Floats) -> Floats:
-        """Scores (n,) of all posts for a history of `rows` with `weights`; linear in the weights."""
+    def reach(self, rows: Rows) -> Any:
+        """Sparse (len(rows), n): what one unit of each history row reaches, before the candidates are smoothed."""
+        side = self._identity[rows] + HISTORY_SMOOTHING * self._neighbours[rows]
+        return side @ self._counts
+
+    def spread(self, reach: Any, weights: Floats) -> Floats:
+        """Scores (n,) of all posts for a history with these weights; linear in the weights."""
         from scipy import sparse
 
-        size = self._counts.shape[0]
-        history = sparse.csr_matrix((weights, (np.zeros(len(rows), dtype=np.int64), rows)), shape=(1, size))
-        history = history + HISTORY_SMOOTHING * (history @ self._neighbours)
-        reached = history @ self._counts
+        reached = sparse.csr_matrix(weights[None, :]) @ reach
         smoothed = reached + CANDIDATE_SMOOTHING * (reached @ self._transposed)
         return np.asarray(smoothed.todense(), dtype=np.float32).ravel()
 
-    def shares(self, rows: Rows, candidate: int) -> Floats:
-        """What one unit of each history row adds to the score of `candidate`: `spread`, one column of it."""
-        column = self._transposed[:, [candidate]] * CANDIDATE_SMOOTHING + self._identity[:, [candidate]]
-        through = self._counts @ column
-        side = self._identity[rows] + HISTORY_SMOOTHING * self._neighbours[rows]
-        return np.asarray((side @ through).todense(), dtype=np.float32).ravel()
+    def shares(self, reach: Any, candidate: int) -> Floats:
+        """What one unit of each history row adds to the score of `candidate`: one column of `spread`."""
+        near = self._neighbours[candidate]
+        through = reach[:, near.indices] @ near.data if near.nnz else np.zeros(reach.shape[0])
+        own = np.asarray(reach[:, [candidate]].todense()).ravel()
+        return np.asarray(own + CANDIDATE_SMOOTHING * through, dtype=np.float32)
 
 
 def _counts(users: Rows, rows: Rows, size: int) -> Any:

@@ -11,12 +11,14 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +32,9 @@ from retrieval.user import User
 FILES = ("posts", "users", "interactions", "follows", "links")
 Row = dict[str, Any]
 T = TypeVar("T")
+_DEEPEST = 50  # brackets within brackets; deeper ones could be written here, and read nowhere else
+_LONGEST_REJECT = 10_000  # characters of a row that the rejects file repeats
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(slots=True)
@@ -75,7 +80,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | None, str]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse)
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    row = _writable(json.loads(text, parse_constant=_refuse))
                 except (ValueError, RecursionError) as exc:
                     yield number, None, f"not JSON in UTF-8: {exc}"
                     continue
@@ -194,15 +200,17 @@ class _Rejects:
         self._folder = folder
         self._name = name
         self._file: Any = None
-        self._beside = folder / f".{name}-{os.getpid()}.jsonl"
+        self._beside = folder / f".{name}-{os.getpid()}-{threading.get_ident()}.jsonl"
 
     def add(self, file: str, line: int, cause: str, row: Row | None) -> None:
         if self._file is None:
             self._folder.mkdir(exist_ok=True)
             self._file = self._beside.open("w", encoding="utf-8")
-        document = {"file": file, "line": line, "cause": cause, "row": row}
-        # Lone surrogates cannot be written as UTF-8; as escapes they can.
-        self._file.write(json.dumps(document, ensure_ascii=True)[:10_000] + "\n")
+        repeated: Row | str | None = row
+        if row is not None and len(text := json.dumps(row, ensure_ascii=False)) > _LONGEST_REJECT:
+            repeated = text[:_LONGEST_REJECT] + "…"
+        document = {"file": file, "line": line, "cause": cause[:1000], "row": repeated}
+        self._file.write(json.dumps(document, ensure_ascii=False) + "\n")
 
     def finish(self) -> Path | None:
         if self._file is None:
@@ -224,15 +232,21 @@ class _Rejects:
 def _event_builder(known_posts: set[str]) -> Callable[[Row], Event]:
     """Events get an id made of their content, so that importing them again finds them there already."""
     seen: Counter[str] = Counter()
+    ids: dict[str, str] = {}  # as the file writes them -> as they are here
 
     def build(row: Row) -> Event:
         event = Event.from_row(row)
+        if event.kind in ("rule-on", "rule-off"):  # their text is the id of the rule
+            event = replace(event, text=ids.get(event.text, event.text))
         if event.kind not in STEERING and event.post not in known_posts:
             raise ValueError(f"unknown post {event.post!r}")
         content = json.dumps(event.to_row(), sort_keys=True)
         seen[content] += 1
         digest = hashlib.sha256(f"{content}#{seen[content]}".encode()).hexdigest()[:16]
-        return Event(f"i{digest}", event.user, event.post, event.kind, event.time, event.value, event.text)
+        event = replace(event, id=f"i{digest}")
+        if event.kind in STEERING and isinstance(row.get("id"), str):
+            ids[row["id"]] = event.id
+        return event
 
     return build
 
@@ -246,6 +260,21 @@ def _follow(row: Row) -> tuple[str, str, float]:
 
 def _link(row: Row) -> tuple[str, str, str]:
     return row_id(row, "head"), row_id(row, "relation"), row_id(row, "tail")
+
+
+def _writable(value: Any, depth: int = 0) -> Any:
+    """The same JSON value without lone surrogates, which UTF-8 cannot hold; ValueError when it cannot be kept."""
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATES.sub(" ", value)
+    if isinstance(value, float) and value - value != 0:
+        raise ValueError("a number is too large")
+    if depth > _DEEPEST and isinstance(value, dict | list):
+        raise ValueError(f"nested more than {_DEEPEST} deep")
+    if isinstance(value, dict):
+        return {_writable(key): _writable(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_writable(inner, depth + 1) for inner in value]
+    return value
 
 
 def _refuse(name: str) -> None:

@@ -59,7 +59,7 @@ class Post:
             url=clean_text(row.get("url"), 2000),
             author=clean_text(row.get("author"), 200),
             community=clean_text(row.get("community"), 200),
-            tags=tuple(clean_text(tag, 100) for tag in tags if tag),
+            tags=tuple(clean for tag in tags if (clean := clean_text(tag, 100))),
             language=clean_text(row.get("language"), 20),
             created_at=parse_time(row.get("created_at")),
             image=clean_text(row.get("image"), 2000),
@@ -92,7 +92,7 @@ def row_id(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if value is None or isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{key} is missing" if value is None else f"{key} {value!r} is not a string")
-    text = clean_text(str(value), 201)
+    text = clean_text(str(value))
     if not text:
         raise ValueError(f"{key} is empty")
     if len(text) > 200:

@@ -20,7 +20,7 @@ from retrieval.community import Community
 from retrieval.embedder import Embedder
 from retrieval.event import Event
 
-LONGEST = 150  # posts of the history that are looked at
+LONGEST = 100  # posts of the history that are looked at
 DECAY = 0.97  # of an event's weight with each later one
 RECENT_DECAY = 0.8
 WARD_DISTANCE = 1.25  # groups are cut there; unit vectors, chosen by eye on demo members' interests

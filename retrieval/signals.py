@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,11 +33,22 @@ SIGNALS = (*CORE, *ASKED, "llm")
 _FLOOR = 1e-5  # of the smoothed co-occurrence: what is below is noise
 
 
-def spread(reader: Reader, community: Community) -> Floats:
-    """Text-smoothed co-occurrence of the reader's history with every post, per unit of history."""
+def spread(reader: Reader, community: Community, reach: Any) -> Floats:
+    """Text-smoothed co-occurrence of the reader's history with every post (n,), per unit of history.
+
+    `reach` is `Cooccurrence.reach` of the reader's rows.
+    """
     if community.cooccurrence is None or not len(reader.rows):
         return np.zeros(len(community), dtype=np.float32)
-    return np.asarray(community.cooccurrence.spread(reader.rows, reader.weights) / reader.weights.sum(), np.float32)
+    values = community.cooccurrence.spread(reach, reader.weights) / reader.weights.sum()
+    return np.asarray(values, dtype=np.float32)
+
+
+def reach(reader: Reader, community: Community) -> Any:
+    """What each row of the reader's history reaches, sparse (len(rows), n); None without a history."""
+    if community.cooccurrence is None or not len(reader.rows):
+        return None
+    return community.cooccurrence.reach(reader.rows)
 
 
 def on_log_scale(spread_values: Floats) -> Floats:
@@ -54,14 +66,14 @@ def measure(
 ) -> Floats:
     """Signals of `rows` in the order of CORE + ASKED: array (len(rows), 11).
 
-    `spread_values` is `spread` for all posts (n,); the rest is measured from scratch, so that what
+    `spread_values` is `spread` of these rows (len(rows),); the rest is measured from scratch, so that what
     one post gets never depends on the others.
     """
     vectors = community.vectors(rows)
     columns = [
         _nearest(vectors, [group.vector for group in reader.groups]),
         vectors @ reader.recent,
-        on_log_scale(spread_values[rows]),
+        on_log_scale(spread_values),
         np.array([_tag_cosine(community, int(row), reader.tags) for row in rows]),
         np.array([_edge(reader.people.get(community.authors[row], 0.0)) for row in rows]),
         np.array([reader.communities.get(int(code), 0.0) for code in community.community_codes[rows]]),

@@ -9,7 +9,8 @@
 | fresh | the newest in the reader's communities |
 | popular | the most popular there |
 | explore | a few posts that nobody else would bring, the same all day |
-| query | when something was asked for in words: what matches it |
+| include | what a rule in force asks for more of |
+| query | when something was asked for in words: what matches it, and nothing else brings any |
 """
 
 from __future__ import annotations
@@ -161,17 +162,16 @@ class ExploreSource:
             yield int(row), 1.0
 
 
-class QuerySource:
-    """What matches the words that were asked for."""
+class AskedSource:
+    """What matches the words that were asked for: "query" now, "include" by a rule in force."""
 
-    name = "query"
-
-    def __init__(self, found: dict[int, float]) -> None:
+    def __init__(self, name: str, found: dict[int, float]) -> None:
+        self.name = name
         self._found = found
 
     def find(self, reader: Reader, limit: int) -> Iterable[tuple[int, float]]:
         """See `Source`."""
-        return list(self._found.items())[:limit]
+        return sorted(self._found.items(), key=lambda item: (-item[1], item[0]))[:limit]
 
 
 def gather(sources: Sequence[Source], reader: Reader, community: Community, limit: int = PER_SOURCE) -> list[Candidate]:

@@ -81,22 +81,26 @@ class Topics:
         return found
 
     def search(self, query: str, limit: int) -> dict[int, float]:
-        """Rows for a query with their relevance (0..1): words (BM25) and meaning (cosine), and tags."""
-        scores: dict[int, float] = {}
+        """Rows for a query with their relevance (0..1): meaning (cosine), words (BM25), and tags.
+
+        Where no word matches, as with a Chinese query over English posts, meaning alone decides.
+        """
         lexical = self._store.search(query, limit)
+        meaning = 0.45 if lexical else 0.85
+        scores: dict[int, float] = {}
+        for num, cosine in self._community.index.search(self.vector(query)[None, :], limit)[0]:
+            row = self.row_of_num.get(num)
+            if row is not None:
+                scores[row] = meaning * max(cosine, 0.0)
         best = max((score for _, score in lexical), default=1.0)
         for num, score in lexical:
             row = self.row_of_num.get(num)
             if row is not None:
-                scores[row] = 0.45 * score / best
-        for num, cosine in self._community.index.search(self.vector(query)[None, :], limit)[0]:
-            row = self.row_of_num.get(num)
-            if row is not None:
-                scores[row] = scores.get(row, 0.0) + 0.4 * max(cosine, 0.0)
+                scores[row] = scores.get(row, 0.0) + 0.4 * score / best
         for tag, cosine in self.tags(query):
             for row in self._rows_of_tag[tag]:
-                scores[row] = max(scores.get(row, 0.0), 0.0) + 0.15 * cosine
-        return dict(sorted(scores.items(), key=lambda item: -item[1])[:limit])
+                scores[row] = scores.get(row, 0.0) + 0.15 * cosine
+        return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:limit])
 
     def _head(self, row: int) -> str:
         post = self._store.posts([self._community.ids[row]]).get(self._community.ids[row])

@@ -1,0 +1,313 @@
+"""The half of a reason that is about the post: "this post asks why stouts foam over ice cream".
+
+It does not depend on the reader, so it is written once a post and language, checked once against
+the post, and kept: a million readers cost no more of the language model than the posts they read.
+What the checks refuse twice becomes an extract: the post's own best sentence, quoted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import prompts
+from agent.faithfulness import Fault, find_fault, plain, sentences, supporting_spans, tidy
+from retrieval.embedder import Embedder
+from retrieval.errors import ModelError
+from retrieval.post import Post
+from retrieval.words import content_words
+
+if TYPE_CHECKING:
+    from agent.engine import Engine
+
+KIND = "clause"  # under which clauses are kept
+READ = 800  # characters of a text that the writer reads: 200 tokens, 3 s on two cores
+TOKENS = {"en": 44, "zh": 52}  # 20 words, 30 characters, and room to see that it is too long
+TRIES = 2
+QUOTE = {"en": 140, "zh": 70}  # characters of an extract
+Span = tuple[str, int, int]  # field of the post ("title" or "text"), start, end
+
+# What "this post" is called by the kind of thing that it is.
+NOUNS = {
+    "post": ("this post", "这篇帖子"),
+    "article": ("this article", "这篇文章"),
+    "video": ("this video", "这个视频"),
+    "product": ("this product", "这款商品"),
+    "artist": ("this artist", "这位艺术家"),
+    "person": ("this person", "这个人"),
+    "group": ("this group", "这个小组"),
+    "ad": ("this ad", "这则广告"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """A clause about a post, without a full stop. `spans` are the places of the post that bear it out."""
+
+    post: str
+    language: str
+    text: str
+    source: Literal["llm", "extract"]
+    spans: tuple[Span, ...]
+
+
+class Shelf(Protocol):
+    """Where clauses are kept; `retrieval.store.Store` is one."""
+
+    def kept(self, kind: str, key: str) -> dict[str, Any] | None:
+        """What was kept under that key."""
+        ...
+
+    def keep(self, kind: str, key: str, document: dict[str, Any]) -> None:
+        """Keep a document under a key, in place of what was there."""
+        ...
+
+
+class ClauseBook:
+    """Every clause of a home: kept ones at once, others written, checked and kept.
+
+    `writer` is asked each time, because a model may be there only later. `embedder` must be
+    cross-lingual for clauses in another language than the post's: without it those cannot be
+    checked, and become extracts. Safe to use from several threads.
+    """
+
+    def __init__(self, shelf: Shelf, writer: Callable[[], Engine | None], embedder: Embedder | None = None) -> None:
+        self._shelf = shelf
+        self._writer = writer
+        self._embedder = embedder
+
+    def version(self, language: str) -> str:
+        """The prompt that clauses in this language are written with."""
+        return prompts.load("clause", language).version
+
+    def writer_name(self) -> str | None:
+        """The model that would write, None while there is none."""
+        engine = self._writer()
+        return None if engine is None else engine.name
+
+    def ready(self, post: Post, language: str) -> Clause | None:
+        """The clause that is kept, if any. Never writes, and never waits for a model."""
+        document = self._shelf.kept(KIND, self._key(post, language))
+        return None if document is None else _from_document(post, language, document)
+
+    def write(self, post: Post, language: str, cancel: threading.Event | None = None) -> Clause:
+        """The clause that this writer made and that is kept, else a new one.
+
+        Without a writer, or when it fails or is cancelled, this is an extract that is not kept, so
+        that a later call has its chance; when the writer's words fail their checks twice, the
+        extract is kept.
+        """
+        document = self._shelf.kept(KIND, self._key(post, language))
+        engine = self._writer()
+        if document is not None and (engine is None or document["by"] == engine.name):
+            return _from_document(post, language, document)
+        # With nothing but a title there is nothing to tell that the card does not show already.
+        if engine is None or not plain(post.text):
+            return self.extract(post, language)
+        try:
+            clause = self._write(engine, post, language, cancel)
+        except ModelError:
+            clause = None
+        if clause is None:
+            return self.extract(post, language)
+        document = {"text": clause.text, "source": clause.source, "spans": clause.spans, "by": engine.name}
+        self._shelf.keep(KIND, self._key(post, language), document)
+        return clause
+
+    def extract(self, post: Post, language: str) -> Clause:
+        """The post's own best sentence, quoted; its title when it has no text."""
+        noun = _noun(post, language)
+        found = _best_sentence(post)
+        if found is None and not post.title.strip():
+            text = f"{noun}还没有文字可以引用" if language == "zh" else f"{noun} has no words of its own to quote"
+            return Clause(post.id, language, text, "extract", ())
+        field, start, end = found or ("title", 0, len(post.title))
+        quote = shorten(" ".join((post.text if field == "text" else post.title)[start:end].split()), QUOTE[language])
+        quote = quote.translate(_INNER)
+        asks = quote.rstrip("”\"')").endswith(("?", "？"))
+        if field == "title":
+            text = f"{noun}叫“{quote}”" if language == "zh" else f"{noun} is called “{quote}”"
+        elif language == "zh":
+            text = f"{noun}{'问道' if asks else '写道'}：“{quote}”"
+        else:
+            text = f"{noun} {'asks' if asks else 'says'}, “{quote}”"
+        return Clause(post.id, language, text, "extract", ((field, start, end),))
+
+    # ---- inside ----
+
+    def _key(self, post: Post, language: str) -> str:
+        digest = hashlib.sha256("\0".join((post.kind, post.title, post.text, *post.tags)).encode()).hexdigest()[:16]
+        return f"{post.id}|{digest}|{self.version(language)}"
+
+    def _write(self, engine: Engine, post: Post, language: str, cancel: threading.Event | None) -> Clause | None:
+        """A checked clause, the extract when all tries fail, None when cancelled."""
+        prompt = prompts.load("clause", language)
+        topic = post.tags[0].replace("-", " ") if post.tags else post.community or "?"
+        text = shorten(plain(post.text), READ)
+        attempt, fault = "", Fault("")
+        for _ in range(TRIES):
+            messages = prompt.render(
+                topic=plain(topic), title=plain(post.title), text=text, attempt=attempt,
+                fault=fault.code, words=", ".join(fault.words[:5]),
+            )  # fmt: skip
+            done = engine.complete(messages, max_tokens=TOKENS[language], temperature=0.0, stop=("\n",), cancel=cancel)
+            if cancel is not None and cancel.is_set():
+                return None
+            attempt = tidy(done.text, post, language)
+            fault = find_fault(attempt, post, language, done.finish_reason == "stop", prompt.source, self._embedder)
+            if not fault:
+                spans = supporting_spans(attempt, post, self._embedder)
+                opener = NOUNS["post"][language == "zh"]
+                return Clause(post.id, language, _noun(post, language) + attempt[len(opener) :], "llm", spans)
+        return self.extract(post, language)
+
+
+class ClauseWorker:
+    """One background thread that makes clauses before they are needed.
+
+    What somebody waits for (`urgent`) comes before what may be needed (`ahead`). While somebody
+    else uses the writer (`foreground`) it stands still: two at once would both be slow.
+    """
+
+    def __init__(self, book: ClauseBook) -> None:
+        self._book = book
+        self._queue: deque[tuple[Post, str]] = deque()
+        self._promised: dict[tuple[str, str], Future[Clause]] = {}
+        self._change = threading.Condition()
+        self._foreground = 0
+        self._stopping = False
+        self._cancel = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def urgent(self, posts: Sequence[Post], language: str) -> list[Future[Clause]]:
+        """Make these next, in this order; each future gives its clause (or is cancelled by `stop`)."""
+        with self._change:
+            futures = [self._promise(post, language) for post in posts]
+            for post in reversed(posts):
+                with suppress(ValueError):
+                    self._queue.remove((post, language))
+                if not self._promised[post.id, language].done():
+                    self._queue.appendleft((post, language))
+            self._wake()
+        return futures
+
+    def ahead(self, posts: Sequence[Post], language: str) -> None:
+        """Make these when there is time, after what was asked for before."""
+        with self._change:
+            for post in posts:
+                if (post.id, language) not in self._promised:
+                    self._promise(post, language)
+                    self._queue.append((post, language))
+            self._wake()
+
+    @contextmanager
+    def foreground(self) -> Iterator[None]:
+        """While this is open the background leaves the writer alone; what it was writing starts over later."""
+        with self._change:
+            self._foreground += 1
+            self._cancel.set()
+        try:
+            yield
+        finally:
+            with self._change:
+                self._foreground -= 1
+                self._change.notify_all()
+
+    def stop(self) -> None:
+        """End the thread and wait for it. Clauses that were promised are cancelled."""
+        with self._change:
+            self._stopping = True
+            self._cancel.set()
+            self._change.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        with self._change:
+            self._queue.clear()
+            for future in self._promised.values():
+                future.cancel()
+            self._promised.clear()
+
+    # ---- inside ----
+
+    def _promise(self, post: Post, language: str) -> Future[Clause]:
+        future = self._promised.setdefault((post.id, language), Future())
+        if self._stopping:
+            future.cancel()
+        return future
+
+    def _wake(self) -> None:
+        if self._thread is None and self._queue and not self._stopping:
+            self._thread = threading.Thread(target=self._run, name="whyfeed-clauses", daemon=True)
+            self._thread.start()
+        self._change.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._stopping or (self._queue and not self._foreground))
+                if self._stopping:
+                    return
+                post, language = self._queue.popleft()
+                self._cancel.clear()
+            try:
+                clause = self._book.write(post, language, self._cancel)
+            except Exception:  # the store or an engine in trouble; whoever asks in the foreground hears of it
+                clause = self._book.extract(post, language)
+            with self._change:
+                if self._cancel.is_set() and clause.source != "llm" and not self._stopping:
+                    self._queue.appendleft((post, language))
+                    continue
+                future = self._promised.pop((post.id, language), None)
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_result(clause)
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters, cut at a word and ended with an ellipsis."""
+    if len(text) <= limit:
+        return text
+    cut = text[: limit - 1]
+    space = cut.rfind(" ")
+    if space > limit // 2:
+        cut = cut[:space]
+    return cut.rstrip(" ,;:.…-–—(，；：。、（") + "…"
+
+
+# A quote is put into “ ”: its own quotation marks become single ones.
+_INNER = str.maketrans({'"': "'", "“": "‘", "”": "’", "„": "‘", "«": "‘", "»": "’"})
+
+
+def _noun(post: Post, language: str) -> str:
+    return NOUNS.get(post.kind, NOUNS["post"])[language == "zh"]
+
+
+def _best_sentence(post: Post) -> Span | None:
+    """The sentence of the text that says most of what title and tags announce; early ones first."""
+    announced = set(content_words(f"{post.title} {' '.join(post.tags)}"))
+    best: tuple[float, Span] | None = None
+    for place, (start, end) in enumerate(sentences(post.text)[:30]):
+        sentence = post.text[start:end]
+        found = set(content_words(sentence))
+        if not found:
+            continue
+        score = len(found & announced) + 0.5 * sentence.endswith(("?", "？")) - 0.15 * place
+        score -= (
+            2.0 * (len(found) < 4)
+            + 0.5 * (len(sentence) > 180)
+            + 3.0 * (plain(sentence) != " ".join(sentence.split()) or "\\" in sentence)
+        )
+        if best is None or score > best[0]:
+            best = (score, ("text", start, end))
+    return None if best is None else best[1]
+
+
+def _from_document(post: Post, language: str, document: dict[str, Any]) -> Clause:
+    spans = tuple((str(field), int(start), int(end)) for field, start, end in document["spans"])
+    return Clause(post.id, language, document["text"], document["source"], spans)

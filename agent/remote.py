@@ -1,0 +1,292 @@
+"""A language model behind any server that speaks the OpenAI HTTP protocol, vLLM first of all."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from agent.completion import Completion, Job, Message, checked_limit, checked_messages, checked_text
+from retrieval.errors import ModelError
+
+if TYPE_CHECKING:
+    import openai
+
+T = TypeVar("T")
+
+
+class _BadLabel(ValueError):
+    """The caller's own mistake, among the ValueErrors that answers which cannot be read raise too."""
+
+
+class OpenAIEngine:
+    """Any server that speaks the OpenAI HTTP protocol: vLLM, llama.cpp, Ollama, the hosted ones.
+
+    `url` is its base, with or without /v1; without `model` it is the first that the server lists.
+    `timeout` is in seconds, without a byte. Lost connections, 429 and 5xx are tried again twice, with
+    growing, randomised pauses.
+    """
+
+    def __init__(
+        self, url: str, model: str | None = None, api_key: str | None = None, timeout: float = 60.0, retries: int = 2
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"{url!r} is not an http(s) address")
+        self.url = url.rstrip("/") + ("/v1" if parts.path in ("", "/") else "")
+        self._root = self.url.removesuffix("/v1")
+        self._model = model
+        self._timeout = timeout
+        self._key = api_key
+        self._retries = retries
+        self._opened: openai.OpenAI | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The model, or the address before the server was asked for its first one."""
+        return self._model or self.url
+
+    def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        schema: Mapping[str, Any] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Completion:
+        """See `Engine.complete`."""
+        return self._chat(messages, max_tokens, temperature, stop, schema).result(cancel)
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        cancel: threading.Event | None = None,
+    ) -> Iterator[str]:
+        """See `Engine.stream`."""
+        return self._chat(messages, max_tokens, temperature, stop, None).pieces(cancel)
+
+    def judge(
+        self,
+        prefix: str,
+        candidates: Sequence[str],
+        *,
+        yes: str = "Yes",
+        no: str = "No",
+        cancel: threading.Event | None = None,
+    ) -> list[float]:
+        """See `Engine.judge`: vLLM's /generative_scoring, elsewhere the log-probabilities of a completion.
+
+        Where the server lists only one of the two labels, the other counts as the least likely listed.
+        """
+        texts = [checked_text(text) for text in (prefix, *candidates)]
+        if not candidates:
+            return []
+
+        def work(job: Job[list[float]]) -> list[float]:
+            ids = self._token_ids([*texts, yes, no], job)
+            scores = None if ids is None else self._score(ids)
+            return self._score_by_logprobs(texts[0], texts[1:], yes, no) if scores is None else scores
+
+        return Job(self._translated(work), "whyfeed-judge").result(cancel)
+
+    def warm(self, prefix: str) -> None:
+        """See `Engine.warm`: one token, so that a server with a prefix cache has read it."""
+        text = checked_text(prefix)
+
+        def work(job: Job[None]) -> None:
+            self._client().completions.create(model=self._chosen(), prompt=text, max_tokens=1)
+
+        Job(self._translated(work), "whyfeed-warm").result()
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._lock:
+            self._closed = True
+            if self._opened is not None:
+                self._opened.close()
+
+    # ---- inside ----
+
+    def _chat(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        temperature: float,
+        stop: Sequence[str],
+        schema: Mapping[str, Any] | None,
+    ) -> Job[Completion]:
+        checked_limit(max_tokens)
+        body: dict[str, Any] = {
+            "messages": checked_messages(messages),
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if stop:
+            body["stop"] = list(stop)
+        if schema is not None:
+            form = {"name": "answer", "schema": dict(schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
+
+        def work(job: Job[Completion]) -> Completion:
+            text, finish, prompt_tokens, tokens, chunks = "", "", 0, 0, 0
+            with self._client().chat.completions.create(model=self._chosen(), **body) as answer:
+                for chunk in answer:
+                    if job.stop.is_set():
+                        break  # closing the connection stops the server's work
+                    if chunk.usage is not None:
+                        prompt_tokens, tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+                    if not chunk.choices:
+                        continue
+                    finish = chunk.choices[0].finish_reason or finish
+                    if piece := chunk.choices[0].delta.content:
+                        text += piece
+                        chunks += 1
+                        job.emit(piece)
+            if not finish and not job.stop.is_set():
+                raise ModelError(f"{self.name!r} at {self.url!r} broke off in the middle of its answer; ask again")
+            return Completion(text, finish, prompt_tokens, tokens or chunks)
+
+        return Job(self._translated(work), "whyfeed-chat")
+
+    def _client(self) -> openai.OpenAI:
+        import openai
+
+        with self._lock:
+            if self._closed:
+                raise ModelError(f"the engine for {self.url!r} is closed; open a new one")
+            if self._opened is None:
+                # A key of the environment belongs to another server: only the one that was given is sent.
+                self._opened = openai.OpenAI(
+                    base_url=self.url,
+                    api_key=self._key or "none",
+                    timeout=openai.Timeout(self._timeout, connect=min(5.0, self._timeout)),
+                    max_retries=self._retries,
+                )
+            return self._opened
+
+    def _chosen(self) -> str:
+        if self._model is None:
+            models = self._client().models.list().data
+            if not models:
+                raise ModelError(f"the server at {self.url!r} serves no model; start it with one")
+            self._model = models[0].id
+        return self._model
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """A route of the server itself, beside /v1; None when it has no such route."""
+        import openai
+
+        try:
+            return self._client().post(f"{self._root}{path}", cast_to=object, body=dict(body))
+        except openai.APIStatusError as exc:
+            # An unknown model is a 404 too, and says so.
+            if exc.status_code in (404, 405) and "model" not in str(exc.body).lower():
+                return None
+            raise
+
+    def _token_ids(self, texts: Sequence[str], job: Job[list[float]]) -> list[list[int]] | None:
+        """Each text's token ids, only the first with the model's own opening token; None where there is no route."""
+        found: list[list[int]] = []
+        for place, text in enumerate(texts):
+            if job.stop.is_set():
+                raise ModelError("stopped by the caller")
+            body = {"model": self._chosen(), "prompt": text, "add_special_tokens": place == 0}
+            answer = self._post("/tokenize", body)
+            tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
+            if not tokens and text:
+                return None
+            found.append([int(token) for token in tokens or ()])
+            most = answer.get("max_model_len") if isinstance(answer, Mapping) else None
+            # An over-long pair would be cut at its end, and a plausible score come back.
+            if place and most and (length := len(found[0]) + len(found[place])) >= int(most):
+                raise ModelError(f"a prompt of {length} tokens is too long for {self.name!r} ({most}); shorten it")
+        return found
+
+    def _score(self, ids: list[list[int]]) -> list[float] | None:
+        prefix, items, labels = ids[0], ids[1:-2], ids[-2:]
+        if any(len(label) != 1 for label in labels):
+            raise _BadLabel(f"yes and no must each be one token of {self.name!r}")
+        body = {
+            "model": self._chosen(),
+            "query": prefix,
+            "items": items,
+            "label_token_ids": [labels[0][0], labels[1][0]],
+            "apply_softmax": True,
+            "item_first": False,
+        }
+        answer = self._post("/generative_scoring", body)
+        if answer is None:
+            return None
+        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+        return self._probabilities([float(row["score"]) for row in rows], len(items))
+
+    def _score_by_logprobs(self, prefix: str, candidates: Sequence[str], yes: str, no: str) -> list[float]:
+        answer = self._client().completions.create(
+            model=self._chosen(),
+            prompt=[prefix + candidate for candidate in candidates],
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=20,
+        )
+        scores = []
+        for choice in sorted(answer.choices, key=lambda choice: choice.index):
+            tops = (choice.logprobs.top_logprobs or [{}])[0] if choice.logprobs is not None else {}
+            if yes not in tops and no not in tops:
+                raise ModelError(
+                    f"{self.name!r} at {self.url!r} gives no log-probability of {yes!r} or {no!r}; "
+                    "judge with vLLM or the embedded engine"
+                )
+            least = min(tops.values())
+            gap = tops.get(no, least) - tops.get(yes, least)
+            scores.append(1 / (1 + math.exp(min(gap, 700.0))))
+        return self._probabilities(scores, len(candidates))
+
+    def _probabilities(self, scores: list[float], wanted: int) -> list[float]:
+        if len(scores) != wanted or not all(0 <= score <= 1 for score in scores):
+            raise ModelError(f"{self.name!r} at {self.url!r} answered {len(scores)} scores for {wanted} candidates")
+        return scores
+
+    def _translated(self, work: Callable[[Job[T]], T]) -> Callable[[Job[T]], T]:
+        def translated(job: Job[T]) -> T:
+            try:
+                return work(job)
+            except (ModelError, _BadLabel):
+                raise
+            except Exception as exc:  # the client, its HTTP library, and answers that are not of the protocol
+                raise self._explain(exc) from exc
+
+        return translated
+
+    def _explain(self, exc: Exception) -> ModelError:
+        import openai
+
+        where = f"{self.name!r} at {self.url!r}"
+        said = " ".join(str(exc).split())[:300]
+        if isinstance(exc, openai.APITimeoutError):
+            return ModelError(f"{where} did not answer within {self._timeout:g} s; try again, or give it more time")
+        if isinstance(exc, openai.APIConnectionError):
+            return ModelError(f"no server answers at {self.url!r}; start it, or check the address")
+        if isinstance(exc, openai.APIStatusError):
+            if exc.status_code in (401, 403):
+                return ModelError(f"{where} refuses the key (HTTP {exc.status_code}); check the key")
+            if exc.status_code == 404:
+                return ModelError(f"{where}: no such model or route ({said}); check the name and the address")
+            if exc.status_code == 400 and re.search(r"context|too long|max_model_len", said, re.IGNORECASE):
+                return ModelError(f"the prompt is too long for {where} ({said}); shorten it")
+            if exc.status_code < 500 and exc.status_code != 429:
+                return ModelError(f"{where} refuses the request ({said}); check prompt and schema")
+            return ModelError(f"{where} failed (HTTP {exc.status_code}: {said}); try again, or look at its log")
+        return ModelError(f"{where} broke off or answered in a way that cannot be read ({said}); look at its log")

@@ -1,0 +1,144 @@
+"""What the tests share: the synthetic world, imported once and copied for each test, and no real models."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from agent.ranker import Ranker
+from agent.view import View
+from retrieval import exchange
+from retrieval.community import Community
+from retrieval.embedder import HashEmbedder
+from retrieval.store import Store
+from retrieval.topic import Topics
+from tests.world import NOW, World, make_world
+
+if TYPE_CHECKING:
+    from agent import Agent
+
+EMBEDDER = "hash-64"
+ROOT = Path(__file__).parent.parent
+RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Timings on a busy machine say nothing about the code, and fixtures are not changed by examples.
+settings.register_profile(
+    "whyfeed", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)  # fmt: skip
+settings.load_profile("whyfeed")
+
+
+@pytest.fixture(autouse=True)
+def _no_real_models(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A fast test can neither download weights nor load those of the machine."""
+    for name in [name for name in os.environ if name.startswith("WHYFEED_") and name != "WHYFEED_CACHE"]:
+        monkeypatch.delenv(name)
+    if request.node.get_closest_marker("slow"):
+        return
+    monkeypatch.setenv("WHYFEED_CACHE", str(_once(tmp_path_factory, "no-weights")))
+    monkeypatch.setenv("WHYFEED_EMBEDDER", EMBEDDER)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+
+
+def _once(factory: pytest.TempPathFactory, name: str) -> Path:
+    path = factory.getbasetemp() / name
+    path.mkdir(exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """What is true of the world; tests leave it as it is."""
+    return make_world()
+
+
+@pytest.fixture(scope="session")
+def exchange_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world as an exchange folder; tests leave it as it is."""
+    return world.write(tmp_path_factory.mktemp("exchange") / "world")
+
+
+@pytest.fixture(scope="session")
+def _imported(exchange_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("imported") / "home"
+    store = Store(home)
+    exchange.import_folder(store, exchange_folder)
+    Community.load(store, HashEmbedder(64))
+    store.close()
+    return home
+
+
+@pytest.fixture
+def home(_imported: Path, tmp_path: Path) -> Path:
+    """A home that holds the world, with its index built by `hash-64`."""
+    return Path(shutil.copytree(_imported, tmp_path / "home"))
+
+
+@pytest.fixture
+def embedder() -> HashEmbedder:
+    """The embedder of the world's homes."""
+    return HashEmbedder(64)
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[Store]:
+    """The world's store."""
+    opened = Store(home)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path) -> Iterator[Store]:
+    """The store of a new home."""
+    opened = Store(tmp_path / "empty")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def community(store: Store, embedder: HashEmbedder) -> Community:
+    """The world in memory."""
+    return Community.load(store, embedder)
+
+
+@pytest.fixture
+def view(store: Store, embedder: HashEmbedder, community: Community) -> View:
+    """The world as a request sees it, ranked by the hand-set weights."""
+    return View(store, embedder, community, Topics(store, community, embedder), Ranker())
+
+
+@pytest.fixture
+def agent(home: Path) -> Iterator[Agent]:
+    """An agent over the world, without language models, whose clock stands still."""
+    from agent.agent import Agent
+    from agent.settings import Settings
+
+    with Agent(Settings(home=home, embedder=EMBEDDER, no_llm=True), clock=lambda: NOW) as opened:
+        yield opened
+
+
+@pytest.fixture
+def run_cli(home: Path) -> RunCli:
+    """Run `whyfeed ARGUMENT...` on the world's home in a process of its own."""
+
+    def run(*arguments: str, input: str | None = None, **environment: str) -> Any:
+        return subprocess.run(
+            [sys.executable, "-m", "ui.cli", *arguments],
+            input=input, capture_output=True, text=True, cwd=ROOT, timeout=120,
+            env={**os.environ, "WHYFEED_HOME": str(home), "WHYFEED_EMBEDDER": EMBEDDER, "WHYFEED_NO_LLM": "1", **environment},
+        )  # fmt: skip
+
+    return run

@@ -1,0 +1,134 @@
+/* Part 5: drawing a view, listening, and the beginning. */
+
+const box = find("#wf-ask");
+let noticed = 0;
+
+function draw() {
+  find(".starting").hidden = true;
+  drawBanner();
+  drawChooser();
+  drawRail();
+  const hello = find(".hello");
+  hello.hidden = !view.user || view.turns.length > 0;
+  part(hello, "words", [view.user?.name, view.profile?.events], ([name, events]) => {
+    find("h1", hello).textContent = t("hello", { name });
+    find(".lead", hello).textContent = t(events > 0 ? "hello.lead" : "hello.lead.new");
+  });
+  drawTurns();
+  drawFoot();
+  drawBehind();
+  find(".ask").hidden = !view.user;
+  find(".ask-send").hidden = view.running;
+  find(".ask-stop").hidden = !view.running;
+  find(".ask-foot [data-do=new]").hidden = view.turns.length === 0;
+  if (focusAsk && view.user && !find(".ask").hidden) {
+    focusAsk = false;
+    if (matchMedia("(min-width: 760px)").matches) box.focus({ preventScroll: true });
+  }
+  if (view.notice && view.notice.number > noticed) {
+    noticed = view.notice.number;
+    find(".notice span").textContent = view.notice.text;
+    find(".notice").hidden = false;
+  }
+  remember();
+}
+
+// Where we are is in the address, so that a reload, a bookmark and a second tab each find their own.
+function remember() {
+  const address = new URL(location.href);
+  const put = (name, value) => (value ? address.searchParams.set(name, value) : address.searchParams.delete(name));
+  put("user", view.user?.id);
+  put("talk", view.user ? view.conversation : "");
+  if (address.href !== location.href) history.replaceState(history.state, "", address);
+  if (view.user) {
+    store.set("user", view.user.id);
+    store.set("talk", view.conversation);
+  }
+}
+
+function speak(wanted) {
+  language = wanted === "zh" ? "zh" : "en";
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  label(root);
+  for (const button of findAll(".switch button")) {
+    button.setAttribute("aria-pressed", String(button.dataset.language === language));
+  }
+  if (view) draw();
+}
+
+function go(place) {
+  root.dataset.place = place;
+  find(".read").hidden = place !== "read";
+  find(".behind").hidden = place !== "behind";
+  for (const button of findAll(".places button")) {
+    if (button.dataset.place === place) button.setAttribute("aria-current", "page");
+    else button.removeAttribute("aria-current");
+  }
+  if (place === "behind") act("behind");
+}
+
+const pageActs = {
+  quick: (button) => send(button.textContent),
+  stop: () => tell("stop"),
+  place(button) { menu(false); go(button.dataset.place); },
+  "notice-close": () => { find(".notice").hidden = true; },
+};
+const acts = { ...cardActs, ...railActs, ...pageActs };
+
+root.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do]");
+  if (button && root.contains(button)) acts[button.dataset.do]?.(button);
+});
+// A middle click opens a link as well.
+root.addEventListener("auxclick", (event) => {
+  const opened = event.target.closest("a[data-do=open]");
+  if (opened && event.button === 1) acts.open(opened);
+});
+sheet.addEventListener("click", (event) => { if (event.target === sheet) sheet.close(); });
+root.addEventListener("keydown", (event) => {
+  if (event.target.classList.contains("claim") && (event.key === "Enter" || event.key === " ")) {
+    event.preventDefault();
+    acts.claim(event.target);
+  }
+  if (event.key !== "Escape") return;
+  if (root.classList.contains("menu-open")) railActs["menu-close"]();
+  const open = event.target.closest(".card")?.querySelector(".claim[aria-expanded=true]");
+  if (open) { toggleClaim(cardOf(open), open); open.focus(); }
+});
+
+function grow() {
+  box.style.height = "auto";
+  box.style.height = Math.min(box.scrollHeight, 180) + "px";
+  draft.set(box.value);
+}
+function write(text) {
+  box.value = text;
+  grow();
+}
+// What is being written belongs to this tab and survives a reload.
+const draft = {
+  get() { try { return sessionStorage.getItem("whyfeed.draft") ?? ""; } catch { return ""; } },
+  set(text) { try { sessionStorage.setItem("whyfeed.draft", text); } catch { /* private mode */ } },
+};
+box.addEventListener("input", grow);
+box.addEventListener("keydown", (event) => {
+  // Enter also ends a word in an input method: that one is not ours.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  send(box.value);
+});
+find(".ask").addEventListener("submit", (event) => { event.preventDefault(); send(box.value); });
+
+watch("value", () => {
+  if (!props.value) return;
+  const session = view?.session;
+  if (!learn(JSON.parse(props.value))) return;
+  if (session !== view.session) noticed = 0;
+  draw();
+});
+
+wear(document.documentElement.dataset.theme || "light");
+speak(store.get("language") ?? (navigator.language || "en").slice(0, 2));
+go("read");
+write(draft.get());
+act("start");
