@@ -23,11 +23,13 @@ from retrieval.words import content_words
 
 T = TypeVar("T")
 Own = tuple[Because, Event, Post]  # an act of the reader's with the post that it was on
+Words = tuple[str, ...]
 Part = tuple[str, tuple[Evidence, ...]]  # words and what they rest on; nothing for words that claim nothing
 
 LONGEST = 320  # characters of a reason
 CLAUSE = 190  # of its half about the post
-JOINED = 0.5  # share of the weightiest past post that a second one needs to be named too
+JOINED = 0.7  # share of the weightiest past post that a second one needs to be named too
+WHOLE = 48  # characters of a title that two of them may have side by side
 SIGNAL = 0.5  # of a signal that is strong enough to be spoken of
 
 
@@ -56,7 +58,7 @@ _ORDER = (
     "view",
 )  # fmt: skip
 _ACTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "ask": (("asked {}", "once wondered {}", "brought up {}"), ("问过{}", "提出过{}")),
+    "ask": (("asked {}", "brought up {}"), ("问过{}", "提出过{}")),
     "post": (("posted {}", "asked about {}", "brought up {}"), ("发过{}", "问过{}")),  # asked, but no question
     "answer": (("answered {}", "wrote an answer to {}", "replied to {}"), ("回答过{}", "给{}写过回答")),
     "comment": (("commented on {}", "joined in on {}", "left a comment on {}"), ("评论过{}", "参与过{}的讨论")),
@@ -74,37 +76,37 @@ _ACTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }  # fmt: skip
 _OTHER_ACT = (("took part in {}", "were active on {}"), ("参与过{}",))
 
-# {A} the reader's act, {T} what both posts share, {C} the clause. Small letters: in mid-sentence.
+# {a} the reader's act, {T} what both posts share, {c} the clause; {A} and {C} begin a sentence.
 _JOINS = (
     (
-        "You {a}{T}; {c}.",
-        "You {a}{T}, and {c}.",
-        "You once {a}{T}; {c}.",
-        "Because you {a}{T}: {c}.",
-        "{C}; you {a}{T}.",
-        "{C}. You {a}{T}.",
-        "{C}, and you {a}{T}.",
-        "You {a}{T}. Along those lines, {c}.",
-        "You {a}{T}. Close to that, {c}.",
-        "Since you {a}{T}, try this: {c}.",
+        "{A}{T}; {c}.",
+        "{A}{T}, and {c}.",
+        "Because {a}{T}: {c}.",
+        "{C}; {a}{T}.",
+        "{C}. {A}{T}.",
+        "Since {a}{T}, try this: {c}.",
     ),
     (
-        "你{a}{T}；{c}。",
-        "你{a}{T}，而{c}。",
-        "你以前{a}{T}；{c}。",
-        "因为你{a}{T}：{c}。",
-        "{c}；你{a}{T}。",
-        "{c}。你{a}{T}。",
-        "你{a}{T}。相近的是，{c}。",
-        "你{a}{T}，不妨看看：{c}。",
-        "{c}，你正好{a}{T}。",
+        "{a}{T}；{c}。",
+        "{a}{T}，而{c}。",
+        "因为{a}{T}：{c}。",
+        "{c}；{a}{T}。",
+        "{c}。{a}{T}。",
+        "{a}{T}，不妨看看：{c}。",
     ),
 )
-_ALONE = (
-    ("You {a}{T}.", "You {a}{T}, and this one is close to it.", "Close to what you did before: you {a}{T}."),
-    ("你{a}{T}。", "你{a}{T}，这一篇和它相近。", "和你以前看的相近：你{a}{T}。"),
+_NEAR = (  # only where the texts are alike, or share a topic
+    ("{A}{T}. Along those lines, {c}.", "{A}{T}. Close to that, {c}.", "{A}{T}; in the same vein, {c}."),
+    ("{a}{T}。相近的是，{c}。", "{a}{T}。与此相近，{c}。"),
 )
-_TOPICS = ((", also on {}", ", also about {}", ", on {} too"), ("，也和{}有关", "，也讲到{}", "，同样谈{}"))
+_ALONE = (
+    ("{A}{T}.", "Here because {a}{T}.", "This is for you because {a}{T}."),
+    ("{a}{T}。", "因为{a}{T}。", "推荐它是因为{a}{T}。"),
+)
+_TOPICS = (
+    (", also on {}", ", also about {}", ", which is about {} as well"),
+    ("，也和{}有关", "，也讲到{}", "，同样谈{}"),
+)
 _AUTHORS = ((", also by {}", ", from {} as well"), ("，作者也是{}", "，同样出自{}"))
 _QUERIES = (
     ("You asked for {}: {c}.", "You asked about {}; {c}.", "{C}, which is near your words {}.", "For {}: {c}."),
@@ -161,13 +163,16 @@ def _drafts(facts: Facts, clause: Clause | None, language: str) -> Iterator[list
             yield _without_history(facts, said, zh, limit)
         return
     joined = len(own) > 1 and own[1][0].share >= JOINED * own[0][0].share
-    for many, limit, with_topic in ((joined, 70, True), (False, 70, True), (False, 40, True), (False, 24, False)):
+    joined = joined and all(len(_line(past.label)) <= WHOLE for _, _, past in own[:2])
+    for many, limit in ((joined, 70), (False, 70), (False, 40), (False, 20)):
         named = own[:2] if many else own[:1]
         key = f"{named[0][1].id}|{facts.post.id}"
-        shared = _shared(facts, named[0], zh, key) if with_topic else ("", ())
-        forms = (_JOINS if said[0] else _ALONE)[zh]
-        act = _act_part(named, facts.post, limit * 2 // 3 if many else limit, zh, key)
-        yield _fill(_pick(forms, key + "|join"), {"a": act, "T": shared, "c": said}, zh)
+        # Behind two titles, "also on" would not say which of them is meant.
+        shared = _shared(facts, named[0], zh, key) if not many and limit > 20 else ("", ())
+        parts = {"a": _act_part(named, facts.post, limit, zh, key), "T": shared, "c": said}
+        near = bool(shared[0]) or all(found.via == "text" for found, _, _ in named)
+        forms = (_JOINS[zh] + (_NEAR[zh] if near else ())) if said[0] else _ALONE[zh]
+        yield _fill(_pick(forms, key + "|join"), parts, zh)
 
 
 def _without_history(facts: Facts, said: Part, zh: bool, limit: int) -> list[Part]:
@@ -207,16 +212,16 @@ def _fill(form: str, parts: Mapping[str, Part], zh: bool, head: tuple[Evidence, 
         if piece.startswith("{"):
             name = piece[1:-1]
             words, evidence = parts[name if name in parts else name.lower()]
-            if name == "C":
+            if name in "AC" and name:
                 words = words[:1].upper() + words[1:]
             if words:
                 filled.append((words, evidence))
         else:
-            claims = head if re.search(r"\w", piece) else ()
-            filled.append((piece, claims))
-    # “… exist?”. would end twice.
-    if len(filled) > 1 and filled[-1][0] in (".", "。") and re.search(r"[?？!！…。.]”$", filled[-2][0]):
-        filled.pop()
+            # “… exist?”. would end twice.
+            if filled and piece[0] in ".。" and re.search(r"[?？!！…。.]”$", filled[-1][0]):
+                piece = piece[1:]
+            if piece:
+                filled.append((piece, head if re.search(r"\w", piece) else ()))
     return filled
 
 
@@ -236,16 +241,16 @@ def _act_part(named: Sequence[Own], post: Post, limit: int, zh: bool, key: str) 
     evidence = tuple(Evidence("event", id=event.id, post=event.post) for _, event, _ in named)
     titles = [_title(past, limit, zh) for _, _, past in named]
     kinds = [event.kind for _, event, _ in named]
-    if len(named) == 2 and kinds[0] == kinds[1] and kinds[0] != "rate":
+    year = None if len(named) == 2 else _year(named[0][1], post)
+    if len(named) == 2 and kinds[0] == kinds[1] != "rate":
         both = f"{titles[0]}和{titles[1]}" if zh else f"{titles[0]} and {titles[1]}"
-        return _verb(named[0][1], named[0][2], key, zh).replace("{}", both), evidence
-    acts = [_verb(own[1], own[2], key, zh).replace("{}", title) for own, title in zip(named, titles, strict=True)]
-    if len(acts) == 2:
-        return (f"{acts[0]}，也{acts[1]}" if zh else f"{acts[0]} and {acts[1]}"), evidence
-    year = _year(named[0][1], post)
-    if year and not zh:
-        return f"{acts[0]} in {year}", evidence
-    return (f"在 {year} 年{acts[0]}" if year else acts[0]), evidence
+        said = _verb(named[0][1], named[0][2], key, zh).replace("{}", both)
+    else:
+        acts = [_verb(own[1], own[2], key, zh).replace("{}", title) for own, title in zip(named, titles, strict=True)]
+        said = ("，也" if zh else " and ").join(acts)
+    if zh:
+        return (f"你在 {year} 年{said}" if year else f"你{said}"), evidence
+    return (f"in {year} you {said}" if year else f"you {said}"), evidence
 
 
 def _verb(event: Event, past: Post, key: str, zh: bool) -> str:
@@ -278,30 +283,41 @@ def _shared(facts: Facts, own: Own, zh: bool, key: str) -> Part:
         return "", ()
     words, span = topic
     spaced = f" {words} " if zh and words.isascii() else words
-    return _pick(_TOPICS[zh], key + "|topic").replace("{}", spaced), (act, span)
+    return _pick(_TOPICS[zh], key + "|topic").replace("{}", spaced).rstrip(), (act, span)
 
 
 def _topic(past: Post, post: Post) -> tuple[str, Evidence] | None:
-    """A tag of both posts (rather one that the past title lacks), else a word of both titles, and its place in `post`."""
+    """A tag of both posts (rather one that the past title lacks), or a word of both titles, and its place in `post`."""
     theirs = {tag.casefold() for tag in past.tags}
-    common = [tag for tag in post.tags if tag.casefold() in theirs and _line(tag) and len(tag) <= 30]
+    common = [tag for tag in post.tags if tag.casefold() in theirs and not _is_everywhere(tag, post.community)]
     common.sort(key=lambda tag: tag.replace("-", " ").casefold() in past.title.casefold())
     for tag in common:
         words = _line(tag.replace("-", " "))
         for name, text in (("title", post.title), ("text", post.text)):
             if match := re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE):
                 return words, Evidence("span", post=post.id, field=name, start=match.start(), end=match.end())
-        start = ", ".join(post.tags[: post.tags.index(tag)])
-        place = len(start) + 2 if start else 0
-        return words, Evidence("span", post=post.id, field="tags", start=place, end=place + len(tag))
-    known = set(content_words(past.title))
-    for word in sorted(set(content_words(post.title)) & known, key=lambda word: (-len(word), word)):
-        match = re.search(
-            rf"(?<![^\W_]){re.escape(word)}(?![^\W_])" if word.isascii() else re.escape(word), post.title, re.I
-        )
-        if match and 2 + 2 * word.isascii() <= len(word) <= 30:
-            return match[0], Evidence("span", post=post.id, field="title", start=match.start(), end=match.end())
+        start = len(", ".join((*post.tags[: post.tags.index(tag)], "")))
+        return words, Evidence("span", post=post.id, field="tags", start=start, end=start + len(tag))
+    # A word of both titles is a topic when it is in a tag too, or when nobody gave tags.
+    topical = set(content_words(" ".join(post.tags + past.tags)))
+    for word in sorted(set(content_words(past.title)) & set(content_words(post.title)), key=lambda w: (-len(w), w)):
+        if (
+            (topical and word not in topical)
+            or _is_everywhere(word, post.community)
+            or len(word) < 2 + 3 * word.isascii()
+        ):
+            continue
+        pattern = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])" if word.isascii() else re.escape(word)
+        if match := re.search(pattern, post.title, re.IGNORECASE):
+            return word, Evidence("span", post=post.id, field="title", start=match.start(), end=match.end())
     return None
+
+
+def _is_everywhere(topic: str, community: str) -> bool:
+    """Does a topic only say which community this is ("quantum computer" in quantumcomputing)? Absurd ones go too."""
+    letters = re.sub(r"[\W_]+", "", topic).casefold()
+    whole = re.sub(r"[\W_]+", "", community).casefold()
+    return not letters or len(topic) > 30 or (bool(whole) and whole.startswith(letters[: max(4, len(letters) - 2)]))
 
 
 def _clause_part(post: Post, clause: Clause | None) -> Part:

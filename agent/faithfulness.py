@@ -25,7 +25,7 @@ COSINE, COSINE_ACROSS = 0.30, 0.45
 UNKNOWN = 0.25  # share of an English clause's content words that need not be in the post
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_LATIN = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ0-9+#'’-]*")
+_LATIN = re.compile(r"[0-9]*[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ0-9+#'’-]*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _URL = re.compile(r"(?:https?://|www\.)\S+")
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?post>|<<<\w*>>>", re.IGNORECASE)
@@ -98,8 +98,10 @@ def tidy(text: str, post: Post, language: str) -> str:
 
     Where the post asks, a small writer likes to say that it answers too; that much is mended here.
     """
-    text = _MATH.sub(_formula, " ".join(text.split())).strip("\"“”'` ")
-    text = re.sub(r"[.。!！?？;；]+$", "", text).strip()
+    text = _MATH.sub(_formula, " ".join(text.split()))
+    if re.fullmatch(r"([\"'`“]).*[\"'`”]", text):
+        text = text[1:-1]
+    text = re.sub(r"[.。!！?？;；]+([\"”’']?)$", r"\1", text).strip()
     if language == "zh":
         text = re.sub(r"(?<=[\u4e00-\u9fff])\s*(?=[A-Za-z0-9])", " ", text)
         text = re.sub(r"(?<=[A-Za-z0-9])\s*(?=[\u4e00-\u9fff])", " ", text).replace("这篇帖子 ", "这篇帖子")

@@ -51,16 +51,21 @@ def load_utterances(path: Path = TRAINING) -> list[Utterance]:
     return utterances
 
 
-def frame_words(utterances: Iterable[Utterance]) -> frozenset[str]:
-    """Stop words, and the words that sentences to the system use outside their topics."""
-    frame = set(STOPWORDS)
+def frame_words(utterances: Iterable[Utterance]) -> tuple[frozenset[str], frozenset[str]]:
+    """What sentences to the system are made of, learned from the training sentences.
+
+    First the words that they use outside topics, with the stop words; then those of them that never
+    stand in a topic, and so can be trimmed from the ends of one.
+    """
+    frame, topical = set(STOPWORDS), set[str]()
     for utterance in utterances:
+        text = utterance.text
+        for topic in utterance.topics:
+            text = text.replace(topic, " , ")
+            topical.update(word for word in words(topic) if word not in STOPWORDS)
         if utterance.intent not in ("out_of_scope", "smalltalk"):
-            text = utterance.text
-            for topic in utterance.topics:
-                text = text.replace(topic, " , ")
             frame.update(words(text))
-    return frozenset(frame)
+    return frozenset(frame), frozenset(frame - topical)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class IntentClassifier:
             if self._vectors is None:
                 vectors = self._encode([utterance.text for utterance in self._utterances])
                 gram = _kernel(vectors, vectors) + RIDGE * np.eye(len(vectors))
-                self._weights = np.linalg.solve(gram, self._targets())
+                self._weights = np.asarray(np.linalg.solve(gram, self._targets()), dtype=np.float64)
                 self._vectors = vectors
         return [_guess(row) for row in _kernel(self._encode(texts), self._vectors) @ self._weights]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import prompts
-from agent.engine import Engine
+from agent.engine import Engine, defuse
 from retrieval.event import Event
 from retrieval.post import Post
 from retrieval.reader import Reader
@@ -19,7 +19,7 @@ from retrieval.store import Store
 
 HISTORY = 12  # acts that the prefix names
 _MARK = "\u241f"  # stands for the post while the prompt is rendered, then splits it
-_SPECIAL = re.compile(r"<\|.*?\|>|[\u241f\n\r]")
+_BREAKS = re.compile(r"[\u241f\n\r]")
 
 
 class Judge:
@@ -75,4 +75,5 @@ def _line(post: Post) -> str:
 
 
 def _clean(text: str) -> str:
-    return _SPECIAL.sub(" ", text)
+    """Words of others on one line, without what could end a message or move the border of the prefix."""
+    return defuse(_BREAKS.sub(" ", text))

@@ -13,7 +13,7 @@ class Evidence:
     """What a claim rests on.
 
     type "event": `id` of the reader's own event and its `post`; "span": characters `start` to
-    `end` of `field` ("title", "text" or an attribute) of `post`; "link": `id` of a graph edge;
+    `end` of what `Post.words_of(field)` gives for `post`; "link": `id` of a graph edge;
     "signal": `id` names a signal of the trace and `value` is its value.
     """
 

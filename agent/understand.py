@@ -15,22 +15,35 @@ import numpy as np
 
 import prompts
 from agent.intents import Guess, IntentClassifier, frame_words, load_utterances
-from agent.patterns import ASKED, COMMAND, COMPARE, EXCEPT, EXCHANGE, LIKE, NOT_OTHERS, OTHERS, OUT, POINTED, RECOMMEND, SEARCH, SMALLTALK, STEER, WHY_NOT_TAIL, Rules
-from agent.request import Horizon, Intent, Language, Request
+from agent.patterns import (
+    ASKED,
+    COMMAND,
+    COMPARE,
+    EXCEPT,
+    EXCHANGE,
+    LIKE,
+    NOT_OTHERS,
+    OTHERS,
+    OUT,
+    POINTED,
+    RECOMMEND,
+    SEARCH,
+    SMALLTALK,
+    STEER,
+    WHY_NOT_TAIL,
+    Rules,
+)
+from agent.references import Context, References, find_numbers, find_references, title_by_words
+from agent.request import Intent, Request
 from agent.topics import (
     HAN,
-    Context,
-    References,
     cut_horizon,
     cut_kinds,
     cut_words,
     detect_language,
     find_count,
-    find_numbers,
-    find_references,
     split_topics,
     tidy_topic,
-    title_by_words,
 )
 from retrieval.embedder import Embedder
 from retrieval.errors import ModelError
@@ -43,12 +56,12 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Understander", "detect_language"]
 
 MAX_TEXT = 2000  # characters read of a message
-LONG = 300  # characters; what is longer is a text to search with, not a sentence to understand
+LONG, LONG_HAN = 250, 100  # characters; what is longer is a text to search with, not a sentence to understand
 QUERY = 200  # characters of a long text that are searched with
 # Between "the one about X" and the title that is meant, when no word agrees: unrelated pairs stay below 0.2.
 TITLE_COSINE, TITLE_MARGIN = 0.28, 0.05
 # Margins by which the classifier overrules a rule, chosen on the training sentences with leave-one-out guesses.
-OVERRULE, OVERRULE_LOOSE = 0.6, 0.15
+OVERRULE, OVERRULE_LOOSE = 0.4, 0.1
 CERTAIN = 0.25  # margin by which the classifier overrules that a few bare words are a topic
 MAX_TITLES = 10  # titles compared by meaning: 3 ms each
 _NOTHING = Context()
@@ -60,19 +73,30 @@ _SCHEMA = {
 }
 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x2019: 0x27, 0x2018: 0x27}
+_FLOOD = re.compile(r"([^\d]{1,12}?)\1{3,}")  # 哈哈哈哈哈哈, "no no no no no"
 _PREFIX = re.compile(
-    r"^(?:(?:hi|hello|hey|ok|okay|so|and|but|well|oh|um+|also|actually|maybe|perhaps|just|please|pls|kindly|then|sorry)\b[\s,!.:-]*"
-    r"|(?:yes|no|thanks|thank you|great|nice|cool|hmm+)[,!.]+\s*|(?:can|could|would|will) (?:you|we|u|I)\b(?: please| maybe| just)*\s+"
-    r"|I(?:'d| would) (?:like|love|prefer|rather)(?: to)?(?: (?:see|read|have|get))?\s+|I (?:want|need|wish)(?: to| for| that)?(?: (?:see|read|have|get))?\s+"
-    r"|let'?s (?:have|see|get|read|go for)\s+|(?:do you think you could|is it possible to|how about|I think|I guess|I feel like|I was wondering if you could|whyfeed)[\s,:]+"
-    r"|(?:请问?|麻烦你?|帮我|帮忙|能不能|能否|可不可以|可以|你能|能|可否|那么?|嗯|就|先(?=跳|不|别|少)|我(?:想要|希望|要)|你好|您好|嗨|以后|今后|另外|然后|而且|但是?|不过|所以|最好|拜托)[，,、\s]*)",
+    r"^(?:(?:hi|hello|hey|ok|okay|so|and|but|well|oh|um+|also|actually|maybe|perhaps|just|please|"
+    r"pls|kindly|then|sorry)\b[\s,!.:-]*"
+    r"|(?:yes|no|thanks|thank you|great|nice|cool|hmm+)[,!.]+\s*|(?:can|could|would|will) (?:you|"
+    r"we|u|I)\b(?: please| maybe| just)*\s+"
+    r"|I(?:'d| would) (?:like|love|prefer|rather)(?: to)?(?: (?:see|read|have|get))?\s+|I (?:want|"
+    r"need|wish)(?: to| for| that)?(?: (?:see|read|have|get))?\s+"
+    r"|let'?s (?:have|see|get|read|go for)\s+|(?:do you think you could|is it possible to|how about|"
+    r"I think|I guess|I feel like|I was wondering if you could|whyfeed)[\s,:]+"
+    r"|(?:请问?|麻烦你?|帮我|帮忙|能不能|能否|可不可以|可以|你能|能|可否|那么?|嗯|就|先(?=跳|不|"
+    r"别|少)|我(?:想要|希望|要)|你好|您好|嗨|以后|今后|另外|接下来|然后|而且|但是?|不过|所以|最好|"
+    r"拜托)[，,、\s]*)",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
-    r"\s*[;；。!！?？\n]+\s*|\.\s+|\s*[,，]\s*|\s+(?:and|but|then|while|plus|yet)\s+(?=(?:less|fewer|more|no|not|nothing|don'?t|stop|I|hide|mute|keep|please|show|give|add|skip|drop|avoid|cut|never|a (?:bit|lot|little))\b)"
-    r"|(?:但是?|不过|然后|并且|而且|同时)|(?<=[^\s，,更太再很你我想能请])(?=(?:多|少)(?:来|推|看|给|一点|一些|点)[^，,]{3,})",
+    r"\s*[;；。!！?？\n]+\s*|\.\s+|\s*[,，]\s*|\s+(?:and|but|then|while|plus|yet)\s+(?=(?:less|fewer|"
+    r"more|no|not|nothing|don'?t|stop|I|hide|mute|keep|please|show|give|add|skip|drop|avoid|cut|"
+    r"never|a (?:bit|lot|little))\b)"
+    r"|(?:但是?|不过|然后|并且|而且|同时)|(?<=[^\s，,更太再很你我想能请])(?=(?:多|少)(?:来|推|看|"
+    r"给|一点|一些|点)[^，,]{3,})",
     re.IGNORECASE,
 )
+
 
 class Understander:
     """Understands one message at a time; keeps nothing of it, and is safe to call from several threads."""
@@ -82,7 +106,7 @@ class Understander:
         self._writer = writer
         utterances = load_utterances()
         self._classifier = IntentClassifier(embedder, utterances)
-        self._frame = frame_words(utterances)
+        self._frame, self._edges = frame_words(utterances)
 
     def understand(self, text: str, context: Context = _NOTHING) -> Request:
         """What the text asks for. Never raises on any string; reads its first 2,000 characters.
@@ -90,12 +114,13 @@ class Understander:
         `query` is also the topic of why, why_not, forget, people and groups when there is one.
         """
         text = _normal(text)
-        return self._combined(text, context).with_(language=detect_language(text, context.language))
+        request = self._trimmed(self._combined(text, context), text)
+        return request.with_(language=detect_language(text, context.language))
 
     def by_rules(self, text: str, context: Context = _NOTHING) -> Request | None:
         """What the written rules alone say; None when none knows the sentence."""
         text = _normal(text)
-        return self._plainly(text) or self._surely(text, context) or self._loosely(text, context)
+        return self._plainly(text, context) or self._surely(text, context) or self._loosely(text, context)
 
     def by_classifier(self, text: str, context: Context = _NOTHING) -> Request:
         """What the classifier alone says; a search or a plain wish when it is unsure."""
@@ -104,7 +129,7 @@ class Understander:
 
     def _combined(self, text: str, context: Context) -> Request:
         """A rule stands unless the classifier is sure of something else, the surer the better the rule."""
-        if plain := self._plainly(text):
+        if plain := self._plainly(text, context):
             return plain
         rule, bar = self._surely(text, context), OVERRULE
         if rule is None:
@@ -127,7 +152,7 @@ class Understander:
         # A few words that no sentence to the system uses are a topic, unless the guess is very sure.
         bare = len(words(text)) <= 6 and len(content) == len([word for word in words(text) if word not in "的of"])
         intent = guess.intent if guess and guess.sure else None
-        if bare and not (guess and intent in ("smalltalk", "out_of_scope") and guess.margin >= CERTAIN):
+        if bare and not (guess and guess.margin >= CERTAIN):
             intent = None
         if intent in (None, "search", "recommend") and references.exact and references.posts:
             intent = "summarise"
@@ -136,9 +161,10 @@ class Understander:
         if intent == "search":
             loose = _first(SEARCH, _peel(text))
             query = tidy_topic(text) if bare else tidy_topic(loose[1]) if loose else topic
-            return request.with_(query=query or tidy_topic(text) or text[:QUERY], k=find_count(text))
+            kinds = cut_kinds(text)[0]
+            return request.with_(query=query or tidy_topic(text) or text[:QUERY], kinds=kinds, k=find_count(text))
         if intent == "recommend":
-            return request.with_(k=find_count(text))
+            return request.with_(kinds=cut_kinds(text)[0], k=find_count(text), others=bool(OTHERS.search(text)))
         if intent in ("smalltalk", "out_of_scope", "undo", "profile"):
             return request
         if references.exact or (references.spoken and not self._content(references.rest)):
@@ -157,15 +183,18 @@ class Understander:
 
     # --- rules ------------------------------------------------------------------------------------
 
-    def _plainly(self, text: str) -> Request | None:
+    def _plainly(self, text: str, context: Context) -> Request | None:
         """What needs no understanding, and orders to the system itself: never overruled."""
         if not re.search(r"\w", text):
             return Request("smalltalk" if text else "recommend")
         if COMMAND.search(text):
             return Request("out_of_scope")
-        if len(text) > LONG:
+        if len(text) > (LONG_HAN if HAN.search(text) else LONG):
             return Request("search", query=text[:QUERY].strip())
-        return Request("smalltalk") if SMALLTALK.fullmatch(text) else None
+        if SMALLTALK.fullmatch(text):
+            return Request("smalltalk")
+        references = find_references(text, context, self._by_title)
+        return Request("summarise", posts=references.posts) if references.only else None
 
     def _surely(self, text: str, context: Context) -> Request | None:
         """Rules that are right nearly always when they match."""
@@ -175,10 +204,15 @@ class Understander:
             self._asked(bare, references, context)
             or self._others(text)
             or self._pointed(bare, references, context)
-            or (Request("summarise", posts=references.posts) if references.only else None)
-            or (Request("out_of_scope") if _first(OUT, text) else None)
             or self._steered(text, context)
+            or (Request("out_of_scope") if _first(OUT, text) else None)
         )
+
+    def _named(self, text: str) -> Request | None:
+        """A clause that only names a topic, as the first in "beer, but nothing about hops"."""
+        topic, tokens = tidy_topic(text), _tokens(text)
+        named = topic and len(tokens) <= 4 and all(word.lower() not in self._frame for word, _, _ in tokens)
+        return Request("search", query=topic) if named else None
 
     def _loosely(self, text: str, context: Context) -> Request | None:
         """Rules for plain wishes and searches, which look like much else."""
@@ -238,11 +272,13 @@ class Understander:
     def _steered(self, text: str, context: Context) -> Request | None:
         """ "less beer, more whisky please", clause by clause; a clause that only names things goes on with the last."""
         horizon, text = cut_horizon(text)
+        whole = find_references(text, context, self._by_title)
         topics: dict[Intent, list[str]] = {"more_like": [], "less_like": []}
         posts: list[str] = []
         first: Intent | None = None
         search: Request | None = None
         direction: Intent | None = None
+        aside = ""  # a clause before that asks for nothing by itself
         for clause in (_peel(part) for part in _CLAUSE.split(text) if part and part.strip()):
             if match := EXCHANGE.search(clause):
                 wanted, unwanted = (
@@ -254,18 +290,22 @@ class Understander:
                 first = first or "less_like"
             elif step := _first(STEER, clause):
                 references = find_references(step[1], context, self._by_title)
-                if references.spoken and not self._content(references.rest):
-                    posts.extend(references.posts)
-                elif found := split_topics(step[1]):
-                    topics[step[0]].extend(found)
-                else:
+                found = split_topics(step[1])
+                if not references.exact and (references.only or not found) and (earlier := self._topic(aside)):
+                    found = split_topics(earlier)  # "jazz is everywhere, stop showing it"
+                elif references.spoken and not self._content(references.rest):
+                    found = ()  # "that one was superb, more of those": the place that was named is meant
+                    posts.extend((references if references.exact or not whole.exact else whole).posts)
+                elif not found:
                     continue
+                topics[step[0]].extend(found)
                 direction = step[0]
                 first = first or direction
             elif direction and len(words(clause)) <= 4 and not SMALLTALK.fullmatch(clause):
                 topics[direction].extend(split_topics(clause))
-            elif search is None:
-                search = self._searched(clause)
+            elif direction is None:
+                search = search or self._searched(clause) or self._named(clause)
+                aside = clause
         if first is None:
             return None
         request = (search or Request(first)).with_(
@@ -294,9 +334,9 @@ class Understander:
     # --- parts ------------------------------------------------------------------------------------
 
     def _by_title(self, topic: str, context: Context) -> str | None:
-        """The shown post whose title is meant: most of its words, else the nearest by meaning."""
-        if not topic or not context.shown:
-            return None
+        """The shown post whose title is meant: by its words, else the nearest by meaning; see `find_references`."""
+        if not topic or not any(word not in self._edges for word in words(topic)):
+            return ""  # "the same post", 你选这个: nothing is named
         if post := title_by_words(topic, context):
             return post
         titles = [context.titles.get(post, "") for post in context.shown[:MAX_TITLES]]
@@ -307,6 +347,33 @@ class Understander:
         cosines = vectors[1:] @ vectors[0]
         second, best = np.sort([-1.0, *cosines])[-2:]
         return context.shown[int(np.argmax(cosines))] if best >= max(TITLE_COSINE, second + TITLE_MARGIN) else None
+
+    def _trimmed(self, request: Request, text: str) -> Request:
+        """The request with topics of whole words that neither begin nor end with words of the frame."""
+        tokens = _tokens(text)
+
+        def trim(topic: str) -> str:
+            start = text.find(topic)
+            end = start + len(topic)
+            inside = [token for token in tokens if token[2] > start and token[1] < end]
+            if start < 0 or not inside:
+                return topic
+            last = inside[-1]
+            while inside and inside[0][0].lower() in self._edges:
+                inside = inside[1:]
+            while inside and inside[-1][0].lower() in self._edges:
+                inside = inside[:-1]
+            if not inside:
+                return ""
+            # Signs after the last word belong to it: C++, C#. A word that was cut in two stays so.
+            return tidy_topic(text[max(start, inside[0][1]) : end if inside[-1] == last else inside[-1][2]])
+
+        include, exclude = (
+            tuple(dict.fromkeys(filter(None, map(trim, topics)))) for topics in (request.include, request.exclude)
+        )
+        return request.with_(
+            include=include, exclude=exclude, query=request.query and (trim(request.query) or request.query)
+        )
 
     def _content(self, text: str) -> list[str]:
         """Words that no sentence to the system uses outside its topics."""
@@ -349,8 +416,8 @@ class Understander:
 
 
 def _normal(text: str) -> str:
-    """At most 2,000 characters on one line, without control characters, full-width forms made plain."""
-    return " ".join(clean_text(text, MAX_TEXT).translate(_FULL_WIDTH).split())
+    """At most 2,000 characters on one line, without control characters, full-width forms and floods made plain."""
+    return _FLOOD.sub(r"\1\1", " ".join(clean_text(text, MAX_TEXT).translate(_FULL_WIDTH).split()))
 
 
 def _peel(text: str) -> str:

@@ -101,7 +101,7 @@ def check(agent: Agent, item: dict[str, Any], own: dict[str, Any], acted: set[st
             elif evidence["type"] == "event" and own[evidence["id"]].post != evidence["post"]:
                 faults.append(f"event {evidence['id']} is about another post")
             elif evidence["type"] == "span":
-                text = getattr(agent.post(evidence["post"]), evidence.get("field", "text"), "")
+                text = agent.post(evidence["post"]).words_of(evidence["field"])
                 if evidence["post"] not in (post.id, *acted):
                     faults.append(f"span of a post {evidence['post']} that is neither this one nor the user's")
                 elif not 0 <= evidence["start"] < evidence["end"] <= len(text):

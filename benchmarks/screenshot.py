@@ -138,7 +138,7 @@ def main() -> int:
     from agent import Agent
 
     try:
-        with Agent.open(options.home) as agent, served(agent) as url, chromium() as browser:
+        with chromium() as browser, Agent.open(options.home) as agent, served(agent) as url:
             made = take(browser, url, options.out, wait=options.wait, member=options.member)
     except NoBrowser as exc:
         print(exc, file=sys.stderr)

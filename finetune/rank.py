@@ -55,6 +55,9 @@ def fit(
     train = [group for group in found if group.window < last - 2]
     choose = [group for group in found if group.window == last - 2]
     test = [group for group in found if group.window > last - 2]
+    if not train or not choose:
+        why = "there are examples of the last days alone: the hand-set weights stay"
+        return Outcome(False, why, {"groups": len(found)})
     penalty = max(PENALTIES, key=lambda value: float(np.mean(_ndcg(_solve(train, value), choose))))
     before = _ndcg(np.array([HAND_SET[name] for name in FITTED]), test)
     after = _ndcg(_solve(train + choose, penalty), test)

@@ -7,7 +7,6 @@ gives exactly the state of never having seen what is gone.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import threading
@@ -41,7 +40,8 @@ class Community:
 
     `as_of` leaves out every post and event after that time, and "now" is then: nothing here reads
     the wall clock. `events_until` leaves out events alone: training looks at posts of the near
-    future with the statistics of the past. Build it with `Community.load`.
+    future with the statistics of the past. Follow edges, which have no time, are left out with either.
+    Build it with `Community.load`.
     """
 
     def __init__(
@@ -59,6 +59,8 @@ class Community:
         self.nums: Rows = np.array([row[0] for row in rows], dtype=np.int64)
         self.ids: list[str] = [row[1] for row in rows]
         self.row_of: dict[str, int] = {id: place for place, id in enumerate(self.ids)}
+        # Numbers of posts that the index holds and this community does not: they came after `as_of`.
+        self.later: Rows = np.array(sorted(set(index.digests()).difference(self.nums.tolist())), dtype=np.int64)
         self.kinds: list[str] = [row[2] for row in rows]
         self.authors: list[str] = [row[3] for row in rows]
         self.created: npt.NDArray[np.float64] = np.array(
@@ -91,7 +93,8 @@ class Community:
         self.event_counts: Counter[str] = Counter()
         self.reached: dict[str, Counter[str]] = defaultdict(Counter)  # user -> author -> acts on their posts
         self.following: dict[str, dict[str, float]] = defaultdict(dict)
-        for follower, followed, weight in store.follows():
+        # Edges carry no time, and those of an archive are often counted from all its replies: the past knows none.
+        for follower, followed, weight in store.follows() if self._events_until is None else ():
             self.following[follower][followed] = weight
         self._add([item for item in store.events() if _known_by(item[1], self._events_until)])
         self._neighbours: object = None
@@ -131,12 +134,15 @@ class Community:
             index.save(path)
         places = {num: place for place, num in enumerate(nums)}
         community = cls(store, index, np.zeros((0, embedder.dimension), dtype=np.float16), as_of, events_until)
+        if community.digests != [there.get(num) for num in community.nums.tolist()]:
+            # Another process has imported meanwhile: once more, with what it brought.
+            return cls.load(store, embedder, factory=factory, as_of=as_of, events_until=events_until, progress=progress)
         community._vectors = vectors[[places[num] for num in community.nums.tolist()]].astype(np.float16)
         if progress:
             progress("relating posts", 0, len(community.ids))
         community._neighbours = _neighbours(store.home / NEIGHBOURS_FILE, community, as_of is None)
         community._count()
-        community.tag_vectors = _tag_vectors(store.home / TAGS_FILE, community.common_tags, embedder)
+        community.tag_vectors = _tag_vectors(store.home / TAGS_FILE, community.common_tags, embedder, as_of is None)
         return community
 
     def take_in(self, store: Store) -> None:
@@ -225,10 +231,12 @@ class Community:
             self._users.append(code)
             self._rows.append(row)
             self._weights.append(event.weight)
-            # Undated events come in the order in which they arrived.
-            self._times.append(float(num) if event.time is None else event.time)
+            # Undated events come in the order in which they arrived. Not by their number: that has gaps
+            # where something was forgotten.
+            self._times.append(float(len(self._times)) if event.time is None else event.time)
         if items and hasattr(self, "_popular"):
-            self._measure_popularity()
+            # Where posts have no dates, "now" is the newest event.
+            self._measure_time() if self._undated else self._measure_popularity()
 
     def _count(self) -> None:
         _, users, rows, _, _ = self.sequences()
@@ -239,12 +247,14 @@ class Community:
         size = max(len(self.community_names), 1)
         self._now = np.zeros(size)
         self._half_life = np.ones(size)
+        self._undated = False
         times = np.array(self._times)
         rows = np.array(self._rows, dtype=np.int64)
         for code in range(len(self.community_names)):
             created = self.created[self.community_codes == code]
             created = created[~np.isnan(created)]
-            if not len(created) and len(rows):
+            if not len(created):
+                self._undated = True
                 created = times[self.community_codes[rows] == code]
             if len(created):
                 early, late = np.quantile(created, [0.02, 0.98])
@@ -294,34 +304,41 @@ def _neighbours(path: Path, community: Community, keep: bool) -> object:
         made = text_neighbours(community.vectors(range(len(community))))
         return {"data": made.data, "indices": made.indices, "indptr": made.indptr}
 
-    parts = _made_once(path, community.index.digest, make) if keep else make()
+    digest = community.index.digest
+    parts = _kept_arrays(path, digest) if keep else None
+    if parts is None:
+        parts = make()
+        if keep:
+            _keep_arrays(path, digest, parts)
     return sparse.csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=(len(community),) * 2)
 
 
-def _tag_vectors(path: Path, tags: Sequence[str], embedder: Embedder) -> Vectors:
-    """Vectors of the community's tags (n, d), read from the file when the tags are the same."""
+def _tag_vectors(path: Path, tags: Sequence[str], embedder: Embedder, keep: bool) -> Vectors:
+    """Vectors of the community's tags (n, d); only those that the file does not hold are made."""
     texts = [tag.replace("-", " ").replace("_", " ") for tag in tags]
-    digest = hashlib.sha256(json.dumps([embedder.name, *sorted(texts)]).encode()).hexdigest()
-    made = _made_once(
-        path, digest, lambda: {"texts": np.array(sorted(texts)), "vectors": embedder.encode(sorted(texts))}
-    )
-    places = {text: place for place, text in enumerate(made["texts"].tolist())}
-    return np.asarray(made["vectors"], dtype=np.float32)[[places[text] for text in texts]]
+    made = _kept_arrays(path, embedder.name) or {}
+    vector_of = dict(zip(made["texts"].tolist(), made["vectors"], strict=True)) if made else {}
+    missing = sorted(set(texts).difference(vector_of))
+    vector_of.update(zip(missing, embedder.encode(missing), strict=True))
+    vectors = np.array([vector_of[text] for text in texts], dtype=np.float32).reshape(-1, embedder.dimension)
+    if keep and missing:
+        _keep_arrays(path, embedder.name, {"texts": np.array(texts), "vectors": vectors})
+    return vectors
 
 
-def _made_once(path: Path, digest: str, make: Callable[[], dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    """Arrays kept in a file beside the digest of what they were made from; made again when it differs."""
+def _kept_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]] | None:
+    """Arrays of a file, or None when it is missing, damaged, or was made from something else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["digest"]) == digest:
-                return dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays) if str(arrays["digest"]) == digest else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        pass
-    arrays = make()
+        return None
+
+
+def _keep_arrays(path: Path, digest: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, digest=np.array(digest), **arrays)
     write_whole(path, buffer.getvalue())
-    return arrays
 
 
 def _known_by(event: Event, as_of: float | None) -> bool:

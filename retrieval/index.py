@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from retrieval.arrays import Rows, Vectors
 from retrieval.errors import HomeError
 
 _GPU_MAX_K = 2048  # FAISS's own limit on a GPU
+_WORTH_THREADS = 1_000_000  # cosines of one search, tens of milliseconds on one core
 
 
 class PostIndex:
@@ -70,7 +71,12 @@ class PostIndex:
             self.remove([num for num in nums if num in self._digests])
             array = np.ascontiguousarray(vectors, dtype=np.float32)
             if not self._index.is_trained:
-                self._index.train(array)
+                try:
+                    self._index.train(array)
+                except RuntimeError as exc:
+                    raise HomeError(
+                        f"{len(nums)} posts are too few to train an index {self.factory!r}; use 'IDMap2,Flat' for now"
+                    ) from exc
             self._index.add_with_ids(array, np.asarray(nums, dtype=np.int64))
             self._digests.update(zip(nums, digests, strict=True))
             self._gpu = None
@@ -115,7 +121,8 @@ class PostIndex:
                 nums = np.where(np.isin(nums, hidden), -1, nums)
             else:
                 parameters = self._parameters(hidden) if len(hidden) else None
-                scores, nums = self._index.search(array, min(k, self._index.ntotal), params=parameters)
+                with _threads(len(array) * self._index.ntotal):
+                    scores, nums = self._index.search(array, min(k, self._index.ntotal), params=parameters)
         return [
             [(int(num), float(score)) for num, score in zip(row, row_scores, strict=True) if num >= 0][:k]
             for row, row_scores in zip(nums, scores, strict=True)
@@ -187,6 +194,19 @@ class PostIndex:
 
         outer = faiss.downcast_index(self._index)
         return faiss.downcast_index(outer.index) if hasattr(outer, "index") else outer
+
+
+@contextlib.contextmanager
+def _threads(cosines: int) -> Iterator[None]:
+    """One thread for a small search. Waiting for a second costs 40 ms where something else keeps the cores busy."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before if cosines > _WORTH_THREADS else 1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def write_whole(path: Path, data: bytes) -> None:

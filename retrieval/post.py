@@ -78,6 +78,13 @@ class Post:
             row["created_at"] = format_time(self.created_at)
         return {**row, **self.attributes}
 
+    def words_of(self, field: str) -> str:
+        """The text that spans of `field` count characters in; tags are joined by ", ". "" for an unknown field."""
+        if field == "tags":
+            return ", ".join(self.tags)
+        value = getattr(self, field, None) or self.attributes.get(field)
+        return value if isinstance(value, str) else ""
+
     @property
     def label(self) -> str:
         """What to call the post on one line: its title, else the start of its text, else its id."""

@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -174,14 +175,14 @@ def _rules(timeline: Sequence[Event]) -> tuple[SteeringRule, ...]:
     rules: dict[str, SteeringRule] = {}
     for event in timeline:
         if event.kind in ("include", "exclude"):
-            detail = json.loads(event.text) if event.text.startswith("{") else {"topic": event.text}
-            topic = str(detail.get("topic", ""))
+            detail = _detail(event.text)
+            topic = str(detail.get("topic") or "")
             for id, rule in list(rules.items()):
                 if rule.topic.casefold() == topic.casefold():
                     del rules[id]
             rules[event.id] = SteeringRule(
-                event.id, event.kind, topic, detail.get("horizon", "always"), True, event.value,
-                detail.get("conversation", ""),
+                event.id, event.kind, topic, str(detail.get("horizon") or "always"), True, event.value,
+                str(detail.get("conversation") or ""),
             )  # fmt: skip
         elif event.kind in ("rule-on", "rule-off") and event.text in rules:
             old = rules[event.text]
@@ -189,3 +190,12 @@ def _rules(timeline: Sequence[Event]) -> tuple[SteeringRule, ...]:
                 old.id, old.kind, old.topic, old.horizon, event.kind == "rule-on", old.until, old.conversation
             )
     return tuple(rules.values())
+
+
+def _detail(text: str) -> dict[str, Any]:
+    """What a rule's text says. One that came by import may say anything: what is no JSON object is the topic."""
+    try:
+        detail = json.loads(text)
+    except (ValueError, RecursionError):
+        detail = None
+    return detail if isinstance(detail, dict) else {"topic": text}

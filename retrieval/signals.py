@@ -72,7 +72,7 @@ def measure(
     vectors = community.vectors(rows)
     columns = [
         _nearest(vectors, [group.vector for group in reader.groups]),
-        vectors @ reader.recent,
+        _cosines(vectors, reader.recent),
         on_log_scale(spread_values),
         np.array([_tag_cosine(community, int(row), reader.tags) for row in rows]),
         np.array([_edge(reader.people.get(community.authors[row], 0.0)) for row in rows]),
@@ -89,7 +89,12 @@ def measure(
 def _nearest(vectors: Floats, others: Sequence[Floats]) -> Floats:
     if not len(others):
         return np.zeros(len(vectors), dtype=np.float32)
-    return np.asarray((vectors @ np.stack(others).T).max(axis=1), dtype=np.float32)
+    return np.asarray(np.max([_cosines(vectors, other) for other in others], axis=0), dtype=np.float32)
+
+
+def _cosines(vectors: Floats, other: Floats) -> Floats:
+    # Not a matrix product: BLAS adds up a row differently with how many rows there are.
+    return np.asarray((vectors * other).sum(axis=1), dtype=np.float32)
 
 
 def _tag_cosine(community: Community, row: int, profile: Mapping[str, float]) -> float:

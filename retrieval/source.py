@@ -56,8 +56,8 @@ class InterestSource:
         if not reader.groups:
             return
         vectors = np.stack([group.vector for group in reader.groups])
-        seen = self._community.nums[list(reader.seen)] if reader.seen else None
-        found = self._community.index.search(vectors, limit, seen)
+        seen = self._community.nums[sorted(reader.seen)]
+        found = self._community.index.search(vectors, limit, np.concatenate([seen, self._community.later]))
         for group, hits in zip(reader.groups, found, strict=True):
             for num, cosine in hits[: max(10, round(limit * (0.3 + group.weight)))]:
                 if num in self._rows:
@@ -85,12 +85,13 @@ class TextSource:
     def __init__(self, store: Store, topics: Topics) -> None:
         self._store = store
         self._rows = topics.row_of_num
+        self._until = topics.as_of
 
     def find(self, reader: Reader, limit: int) -> Iterable[tuple[int, float]]:
         """See `Source`."""
         telling = sorted(reader.tags, key=lambda tag: -reader.tags[tag])[:6]
         words = " ".join([*(topic for _, topic in reader.named), *telling])
-        for num, score in self._store.search(words, limit):
+        for num, score in self._store.search(words, limit, self._until):
             if num in self._rows:
                 yield self._rows[num], score
 

@@ -118,15 +118,20 @@ class Store:
             "SELECT num, id, kind, author, community, created_at, language, tags, digest FROM posts ORDER BY num"
         )
 
-    def search(self, text: str, limit: int) -> list[tuple[int, float]]:
-        """Posts that share words with the text: (num, BM25 score, larger is better), best first."""
+    def search(self, text: str, limit: int, until: float | None = None) -> list[tuple[int, float]]:
+        """Posts that share words with the text: (num, BM25 score, larger is better), best first.
+
+        `until` leaves out the posts that were created after that time.
+        """
         query = match_query(text)
         if not query:
             return []
         # Titles and tags say what a post is about; its text mentions much else.
         rows = self._all(
-            "SELECT rowid, -bm25(search, 4.0, 4.0, 1.0) FROM search WHERE search MATCH ? ORDER BY rank LIMIT ?",
-            [query, limit],
+            "SELECT rowid, -bm25(search, 4.0, 4.0, 1.0) AS score FROM search WHERE search MATCH ? AND (? IS NULL OR"
+            " coalesce((SELECT created_at FROM posts WHERE num = search.rowid), ?) <= ?)"
+            " ORDER BY score DESC, rowid LIMIT ?",
+            [query, until, until, until, limit],
         )
         return [(int(num), float(score)) for num, score in rows]
 

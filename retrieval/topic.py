@@ -35,6 +35,7 @@ class Topics:
             for tag in tags:
                 self._rows_of_tag.setdefault(tag, []).append(row)
         self.row_of_num = {num: row for row, num in enumerate(community.nums.tolist())}
+        self.as_of = community.as_of
         self._vector_of: dict[str, Vectors] = {}
 
     def vector(self, topic: str) -> Vectors:
@@ -69,12 +70,12 @@ class Topics:
                 found[row] = max(found.get(row, 0.0), cosine)
         spoken = set(_stems(topic))
         if spoken:
-            for num, _ in self._store.search(topic, 500):
+            for num, _ in self._store.search(topic, 500, self.as_of):
                 place = self.row_of_num.get(num)
                 if place is not None and spoken <= set(_stems(self._head(place))):
                     found[place] = max(found.get(place, 0.0), 0.9)
         if len(self._community):
-            for num, cosine in self._community.index.search(self.vector(topic)[None, :], 200)[0]:
+            for num, cosine in self._nearest(topic, 200):
                 place = self.row_of_num.get(num)
                 if place is not None and cosine >= POST_COSINE:
                     found[place] = max(found.get(place, 0.0), cosine)
@@ -85,10 +86,10 @@ class Topics:
 
         Where no word matches, as with a Chinese query over English posts, meaning alone decides.
         """
-        lexical = self._store.search(query, limit)
+        lexical = self._store.search(query, limit, self.as_of)
         meaning = 0.45 if lexical else 0.85
         scores: dict[int, float] = {}
-        for num, cosine in self._community.index.search(self.vector(query)[None, :], limit)[0]:
+        for num, cosine in self._nearest(query, limit):
             row = self.row_of_num.get(num)
             if row is not None:
                 scores[row] = meaning * max(cosine, 0.0)
@@ -101,6 +102,9 @@ class Topics:
             for row in self._rows_of_tag[tag]:
                 scores[row] = scores.get(row, 0.0) + 0.15 * cosine
         return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:limit])
+
+    def _nearest(self, text: str, limit: int) -> list[tuple[int, float]]:
+        return self._community.index.search(self.vector(text)[None, :], limit, self._community.later)[0]
 
     def _head(self, row: int) -> str:
         post = self._store.posts([self._community.ids[row]]).get(self._community.ids[row])

@@ -37,7 +37,7 @@ def check_items(agent: Agent, user: str, items: list[dict[str, Any]]) -> None:
                     assert own[evidence["id"]].post == evidence["post"]
                 elif evidence["type"] == "span":
                     assert evidence["post"] in {post.id, *acted}
-                    text = getattr(agent.post(evidence["post"]), evidence["field"])
+                    text = agent.post(evidence["post"]).words_of(evidence["field"])
                     assert 0 <= evidence["start"] < evidence["end"] <= len(text)
                 elif evidence["type"] == "signal":
                     assert evidence["id"] in item["signals"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -18,6 +19,7 @@ from agent.view import View
 from retrieval import exchange
 from retrieval.community import Community
 from retrieval.embedder import HashEmbedder
+from retrieval.reader import Reader, read
 from retrieval.store import Store
 from retrieval.topic import Topics
 from tests.world import NOW, World, make_world
@@ -31,7 +33,8 @@ RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # Timings on a busy machine say nothing about the code, and fixtures are not changed by examples.
 settings.register_profile(
-    "whyfeed", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    "whyfeed", deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 settings.load_profile("whyfeed")
 
@@ -138,7 +141,61 @@ def run_cli(home: Path) -> RunCli:
         return subprocess.run(
             [sys.executable, "-m", "ui.cli", *arguments],
             input=input, capture_output=True, text=True, cwd=ROOT, timeout=120,
-            env={**os.environ, "WHYFEED_HOME": str(home), "WHYFEED_EMBEDDER": EMBEDDER, "WHYFEED_NO_LLM": "1", **environment},
+            env={
+                **os.environ, "WHYFEED_HOME": str(home), "WHYFEED_EMBEDDER": EMBEDDER, "WHYFEED_NO_LLM": "1",
+                **environment,
+            },
         )  # fmt: skip
 
     return run
+
+
+# ---- what is computed from a store, to the bit
+
+
+def arrays(community: Community) -> dict[str, object]:
+    users, codes, rows, weights, times = community.sequences()
+    every = np.arange(len(community), dtype=np.int64)
+    assert community.cooccurrence is not None
+    reach = community.cooccurrence.reach(every)
+    return {
+        "ids": community.ids,
+        "users": users,
+        "codes": codes.tobytes(),
+        "rows": rows.tobytes(),
+        "weights": weights.tobytes(),
+        "times": times.tobytes(),
+        "popularity": community.popularity(every).tobytes(),
+        "freshness": community.freshness(every).tobytes(),
+        "now": [community.now(code) for code in range(len(community.community_names))],
+        "reach": reach.toarray().tobytes(),
+        "spread": community.cooccurrence.spread(reach, np.ones(len(every), dtype=np.float32)).tobytes(),
+        "active": community.active_users(),
+        "communities": [community.communities_of(user) for user in users],
+        "reached": {user: dict(counts) for user, counts in community.reached.items() if counts},
+        "following": {user: dict(edges) for user, edges in community.following.items() if edges},
+        "vectors": community.vectors(every).tobytes(),
+        "tags": community.tag_vectors.tobytes(),
+    }
+
+
+def of_reader(reader: Reader) -> dict[str, object]:
+    return {
+        "events": [(event.post, event.kind, event.time) for event in reader.events],
+        "rows": reader.rows.tobytes(),
+        "weights": reader.weights.tobytes(),
+        "recent": reader.recent.tobytes(),
+        "groups": [(group.vector.tobytes(), group.weight, group.rows, group.topic) for group in reader.groups],
+        "rest": (reader.seen, reader.hidden, reader.tags, reader.people, reader.communities),
+    }
+
+
+def state(store: Store, *users: str) -> dict[str, object]:
+    """What is computed from the store: the community and some readers, to the bit."""
+    embedder = HashEmbedder(64)
+    community = Community.load(store, embedder)
+    found = arrays(community)
+    for user in users:
+        events = [event for _, event in store.events(user=user)]
+        found[user] = of_reader(read(user, events, community, embedder))
+    return found

@@ -336,7 +336,7 @@ def test_several_threads_may_ask_at_once(engine: Engine) -> None:
         lambda: engine.complete(HELLO, max_tokens=8).text,
         lambda: engine.judge(PREFIX, POSTS),
     ]
-    threads = [threading.Thread(target=lambda way=way: found.append(way())) for way in ways * 3]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda way=way: found.append(way())) for way in ways * 3]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -137,9 +137,9 @@ def _let_read(world: World, rng: random.Random) -> None:
         for number in range(AUTHORS)
     ]
     by_topic = {
-        topic: [post for post in world.posts if world.topic_of.get(post["id"]) == topic and post.get("language") == "en"]
+        topic: [post for post in world.posts if post.get("community") == topic and post.get("language") == "en"]
         for topic in TOPICS
-    }  # fmt: skip
+    }
     for number in range(24):
         user = f"u{number}"
         taste = (TOPICS[number % 3],) if number < 18 else (TOPICS[number % 3], TOPICS[(number + 1) % 3])
@@ -149,7 +149,7 @@ def _let_read(world: World, rng: random.Random) -> None:
             # Nobody has read the twins: they are there to be found.
             known = [post for post in by_topic[topic] if "twin" not in post["id"]]
             for post in rng.sample(known, 7):
-                moment = max(float(post["created_at"]), START + 50 * DAY) + rng.random() * 20 * DAY
+                moment = max(float(post["created_at"]), START + 40 * DAY) + rng.random() * 20 * DAY
                 kind = rng.choice(("answer", "comment", "like", "save"))
                 world.interactions.append({"user": user, "post": post["id"], "kind": kind, "time": moment})
             for author in {post["author"] for post in known[:3]}:

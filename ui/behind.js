@@ -42,9 +42,7 @@ function drawTrace(node, trace) {
     const total = Math.round(stages.reduce((sum, stage) => sum + stage.ms, 0));
     find(".trace-sum", node).textContent = total + " ms";
     const request = trace.request ?? {};
-    find(".trace-intent", node).textContent = request.intent
-      ? t("behind.intent", { intent: request.intent, by: request.by ?? "rules" })
-      : "";
+    find(".trace-intent", node).textContent = request.intent ? t("behind.intent", { intent: request.intent }) : "";
     const rows = stages.map((stage) => {
       const row = document.createElement("tr");
       const removed = Object.entries(stage.removed ?? {}).map(([reason, count]) => reason + " " + count).join(", ");

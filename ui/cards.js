@@ -208,8 +208,11 @@ function drawWhy(node, open, found) {
     return;
   }
   const inside = make("why");
-  find(".why-text", inside).textContent = found.text;
-  find(".why-text", inside).hidden = !found.text;
+  // The sentence says what the bars show; it is needed where there are none.
+  const words = find(".why-text", inside);
+  words.textContent = found.text;
+  words.hidden = !found.text || found.bars.length > 0;
+  for (const title of findAll("h4:not(.why-other-title)", inside)) title.hidden = found.bars.length === 0;
   const sources = find(".tags", inside);
   for (const source of found.sources) {
     const tag = document.createElement("li");

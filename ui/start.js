@@ -14,6 +14,16 @@ function draw() {
     find("h1", hello).textContent = t("hello", { name });
     find(".lead", hello).textContent = t(events > 0 ? "hello.lead" : "hello.lead.new");
   });
+  part(hello, "quick", [view.profile?.interests.map((each) => each.label), view.topics], ([labels, topics]) => {
+    // One topic that this reader knows well, and one that they have not touched.
+    const known = (labels ?? []).flatMap((each) => each.split(", "));
+    const first = known[0] ?? topics[0];
+    const wanted = [first, topics.find((topic) => topic !== first && !known.includes(topic))];
+    findAll(".quick-topic", hello).forEach((button, place) => {
+      button.hidden = !wanted[place];
+      button.textContent = t("quick.topic", { topic: wanted[place] ?? "" });
+    });
+  });
   drawTurns();
   drawFoot();
   drawBehind();
@@ -97,8 +107,8 @@ root.addEventListener("keydown", (event) => {
 });
 
 function grow() {
-  box.style.height = "auto";
-  box.style.height = Math.min(box.scrollHeight, 180) + "px";
+  box.style.height = "";
+  if (box.scrollHeight > box.clientHeight) box.style.height = Math.min(box.scrollHeight, 180) + "px";
   draft.set(box.value);
 }
 function write(text) {
