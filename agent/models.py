@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,16 +36,24 @@ class Models:
         """The LLM that judges a reader and a post, or None while there is none."""
         return self._engine("ranker")
 
-    def fetch(self) -> None:
-        """Download missing weights in the background; `status` follows it, `close` stops it."""
+    def fetch(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+        """Download missing weights in the background; `status` follows it, `close` stops it.
+
+        `progress` is called with a file's name, the bytes that are there and those that it has.
+        """
         wanted = [weights for role in ("ranker", "writer") if (weights := self._missing(role)) is not None]
         if not wanted or self._fetching is not None:
             return
 
+        def report(name: str, done: int, total: int) -> None:
+            self._progress[name] = (done, total)
+            if progress is not None:
+                progress(name, done, total)
+
         def run() -> None:
             for weights in wanted:
                 try:
-                    weight_files.pull(weights, self._report, self._stop)
+                    weight_files.pull(weights, report, self._stop)
                 except WhyfeedError as exc:
                     if not self._stop.is_set():
                         self._failed[weights.role] = str(exc)  # type: ignore[index]
@@ -105,9 +114,6 @@ class Models:
         except ValueError:
             return None  # a path or a URL of the operator's own
         return None if weights.state() == "ready" else weights
-
-    def _report(self, name: str, done: int, total: int) -> None:
-        self._progress[name] = (done, total)
 
     def _status(self, role: Role) -> dict[str, Any]:
         name = self._settings.llm_model or self._settings.llm_url or self._spec(role)

@@ -20,11 +20,10 @@ def describe(view: View, reader: Reader, now: float | None = None) -> Profile:
     wanted = [community.ids[row] for group in reader.groups for row in group.rows[:SHOWN_POSTS]]
     hidden = [community.ids[row] for row in reader.hidden]
     posts = view.store.posts([*wanted, *hidden])
-    labels: set[str] = set()
+    taken: set[str] = set()
     interests = []
     for group in reader.groups:
-        label = label_of(group, view, labels)
-        labels.add(label)
+        label = label_of(group, view, taken)
         ids = [community.ids[row] for row in group.rows[:SHOWN_POSTS]]
         interests.append(Interest(label, group.weight, tuple(posts[id] for id in ids if id in posts)))
     running = {rule.id for rule in in_force(reader.rules, "", now)}
@@ -43,7 +42,10 @@ def describe(view: View, reader: Reader, now: float | None = None) -> Profile:
 
 
 def label_of(group: InterestGroup, view: View, taken: set[str]) -> str:
-    """One or two tags (else words of titles) that tell this group from the rest of the community."""
+    """One or two tags (else words of titles) that tell this group from the rest, none of them `taken`.
+
+    The words that are used are added to `taken`, so that two interests never carry the same name.
+    """
     if group.topic:
         return group.topic
     community = view.community
@@ -57,12 +59,9 @@ def label_of(group: InterestGroup, view: View, taken: set[str]) -> str:
         for post in titles.values():
             for word in set(content_words(post.label)):
                 scores[word] += 1
-    best = [name for name, _ in sorted(scores.items(), key=lambda item: (-item[1], item[0]))]
-    for first in range(len(best)):
-        label = ", ".join(best[first : first + 2])
-        if label not in taken:
-            return label
-    return best[0] if best else community.communities[group.rows[0]] or "…"
+    best = [name for name, _ in sorted(scores.items(), key=lambda item: (-item[1], item[0])) if name not in taken]
+    taken.update(best[:2])
+    return ", ".join(best[:2]) or view.store.post(community.ids[group.rows[0]]).label[:40]
 
 
 def _over(until: float | None, now: float | None) -> bool:

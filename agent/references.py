@@ -49,11 +49,11 @@ _THING = (
     r"choice)"
 )
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
-# An ordinal right before another word is part of a name: the second world war, the last supper.
+# Before these an ordinal is part of a name or a time: the second world war, the last supper, last week.
 _ALONE = (
-    r"(?:(?= (?:and|or|to|with|vs|versus|against|from|for|please|is|was|are|can|could|has|have|does|did|do|say|says|"
-    r"in|on|off|out|up|down|away|about|again|here|too|then|over|because|i|you|it|that|this|the|than|but|so|if|not|"
-    r"instead|now|as|at|of|by|into|aside|apart|differ|compare|really|actually|just)\b)|(?! ?\w))"
+    r"(?! (?:world|war|aid|class|lady|amendment|law|party|wave|supper|call|mile|principles?|week|night|month|year|time|"
+    r"hand|century|edition|generation|order|degree|person|language|half|quarter|minute|place|thing|chance|stage|day|"
+    r"days|summer|winter|season|name|date|fermentation|temple|empire|republic|dynasty)\b)"
 )
 _N = r"(\d{1,3}|one|two|three|four|five|six|seven|eight|nine|ten)"
 _ZN = r"([一二两三四五六七八九十]|\d{1,3})"
@@ -114,12 +114,12 @@ _POINTERS: tuple[tuple[re.Pattern[str], _Finder], ...] = tuple(
             rf"pair\b|[这那](?:两{_M}?|俩){_ZH_THING}|两{_M}(?!月)|两者|二者",
             _pair,
         ),
-        (
-            rf"\b(?:all|any|each|none)(?: of)? (?:them|these|those|the (?:{_THING}s))\b|\bthem(?: all)?\b|"
-            rf"\b(?:these|those)\b(?: {_THING}s?\b)?|它们|[这那](?:几{_M}|些){_ZH_THING}|全部",
-            lambda _, s: s,
-        ),
     )
+)
+_GROUP = re.compile(
+    rf"\b(?:all|any|each|none)(?: of)? (?:them|these|those|the (?:{_THING}s))\b|\bthem(?: all)?\b|"
+    rf"\b(?:these|those)\b(?: {_THING}s?\b)?|它们|[这那](?:几{_M}|些){_ZH_THING}|全部",
+    re.IGNORECASE,
 )
 _DEICTIC = re.compile(
     r"\b(?:this|that)\b(?! (?:week|month|year|morning|evening|afternoon|night|time|way|much|many|"
@@ -181,6 +181,9 @@ def find_references(
             found.extend([post] if post else [])
             rest, spoken = f"{rest[: match.start()]} {rest[match.end() :]}", True
     exact = spoken
+    if _GROUP.search(rest):
+        found.extend(() if exact else context.shown)
+        rest, spoken = _GROUP.sub(" ", rest), True
     if _DEICTIC.search(rest):
         if not spoken:
             only = context.shown[0] if len(context.shown) == 1 else None

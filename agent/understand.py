@@ -117,6 +117,10 @@ class Understander:
         request = self._trimmed(self._combined(text, context), text)
         return request.with_(language=detect_language(text, context.language))
 
+    def prepare(self) -> None:
+        """Train the classifier now (some seconds) instead of with the first message that needs it."""
+        self._classifier.prepare()
+
     def by_rules(self, text: str, context: Context = _NOTHING) -> Request | None:
         """What the written rules alone say; None when none knows the sentence."""
         text = _normal(text)
@@ -142,7 +146,7 @@ class Understander:
     def _guess(self, text: str) -> Guess | None:
         try:
             return self._classifier.guess(text)
-        except ModelError:  # without the embedder a sentence can still be searched with
+        except ModelError:  # the rules know most sentences, and any can be searched with
             return None
 
     def _cut(self, text: str, context: Context, guess: Guess | None) -> Request:
@@ -193,6 +197,8 @@ class Understander:
             return Request("search", query=text[:QUERY].strip())
         if SMALLTALK.fullmatch(text):
             return Request("smalltalk")
+        if any(pattern.search(text) for intent, pattern in POINTED if intent != "summarise"):
+            return None
         references = find_references(text, context, self._by_title)
         return Request("summarise", posts=references.posts) if references.only else None
 

@@ -25,7 +25,7 @@ def write_community(folder: Path, posts: int, users: int, events: int, seed: int
             words = rng.sample(vocabulary[topic], 5)
             row = {
                 "id": f"p{number}", "title": f"How does {' '.join(words[:3])} compare with {words[3]}?",
-                "text": " ".join(rng.choices(vocabulary[topic], k=40)), "author": f"u{rng.randrange(users)}",
+                "text": " ".join(rng.choices(vocabulary[topic], k=8)), "author": f"u{rng.randrange(users)}",
                 "community": f"c{topic % 10}", "tags": [words[0], words[4]], "language": "en",
                 "created_at": START + number * 1000 * DAY / posts,
             }  # fmt: skip

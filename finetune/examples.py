@@ -52,9 +52,13 @@ def groups(
     windows: int = 8,
     start: float = 0.4,
     seed: int = 0,
+    as_fresh: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Group]:
-    """Yield the groups of each window in order; `start` is the share of events before the first one."""
+    """Yield the groups of each window in order; `start` is the share of events before the first one.
+
+    With `as_fresh` false, negatives are drawn whatever their age.
+    """
     times = np.array(sorted(event.time for _, event in store.events() if event.time is not None and event.weight > 0))
     if len(times) < 2 * windows:
         return
@@ -62,13 +66,20 @@ def groups(
     for window, (before, until) in enumerate(pairwise(edges)):
         if until <= before:
             continue
-        yield from _window(store, embedder, window, float(before), float(until), np.random.default_rng([seed, window]))
+        rng = np.random.default_rng([seed, window])
+        yield from _window(store, embedder, window, float(before), float(until), as_fresh, rng)
         if progress:
             progress("replaying the past", window + 1, windows)
 
 
 def _window(
-    store: Store, embedder: Embedder, window: int, before: float, until: float, rng: np.random.Generator
+    store: Store,
+    embedder: Embedder,
+    window: int,
+    before: float,
+    until: float,
+    as_fresh: bool,
+    rng: np.random.Generator,
 ) -> Iterator[Group]:
     community = Community.load(store, embedder, as_of=until, events_until=before)
     topics = Topics(store, community, embedder)
@@ -86,7 +97,8 @@ def _window(
             continue
         new = [row for row in rows if row not in reader.seen and community.authors[row] != user]
         if new:
-            yield _group(store, community, topics, reader, np.array(sorted(new), dtype=np.int64), window, rng)
+            positives = np.array(sorted(new), dtype=np.int64)
+            yield _group(store, community, topics, reader, positives, window, as_fresh, rng)
 
 
 def _group(
@@ -96,6 +108,7 @@ def _group(
     reader: Reader,
     positives: Rows,
     window: int,
+    as_fresh: bool,
     rng: np.random.Generator,
 ) -> Group:
     spread = signals.spread(reader, community, signals.reach(reader, community))
@@ -112,11 +125,7 @@ def _group(
     own = {row for row in range(len(community)) if community.authors[row] == reader.user}
     free = np.array(sorted(set(range(len(community))) - taken - own), dtype=np.int64)
     hard = np.array(sorted(brought & set(free.tolist())), dtype=np.int64)
-    negatives = np.unique(
-        np.concatenate(
-            [_as_fresh(community, positives, pool, NEGATIVES // 2 // len(positives) + 1, rng) for pool in (hard, free)]
-        )
-    )
+    negatives = np.unique(np.concatenate([_drawn(community, positives, pool, as_fresh, rng) for pool in (hard, free)]))
     rows = np.concatenate([positives, negatives])
     measured = signals.measure(rows, reader, community, spread[rows])[:, : len(signals.CORE)]
     return Group(
@@ -129,10 +138,13 @@ def _group(
     )
 
 
-def _as_fresh(community: Community, positives: Rows, pool: Rows, each: int, rng: np.random.Generator) -> Rows:
-    """For each positive `each` rows of the pool drawn among those nearest in freshness."""
+def _drawn(community: Community, positives: Rows, pool: Rows, as_fresh: bool, rng: np.random.Generator) -> Rows:
+    """Half of the negatives from one pool: for each positive some among those nearest in freshness."""
     if not len(pool):
         return pool
+    if not as_fresh:
+        return rng.choice(pool, min(NEGATIVES // 2, len(pool)), replace=False)
+    each = NEGATIVES // 2 // len(positives) + 1
     freshness = community.freshness(pool)
     drawn = []
     for fresh in community.freshness(positives):

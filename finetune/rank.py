@@ -58,10 +58,10 @@ def fit(
     if not train or not choose:
         why = "there are examples of the last days alone: the hand-set weights stay"
         return Outcome(False, why, {"groups": len(found)})
-    penalty = max(PENALTIES, key=lambda value: float(np.mean(_ndcg(_solve(train, value), choose))))
-    before = _ndcg(np.array([HAND_SET[name] for name in FITTED]), test)
-    after = _ndcg(_solve(train + choose, penalty), test)
-    low, high = _interval(after - before, [group.user for group in test], seed)
+    penalty = max(PENALTIES, key=lambda value: float(np.mean(ndcg(solve(train, value), choose))))
+    before = ndcg(np.array([HAND_SET[name] for name in FITTED]), test)
+    after = ndcg(solve(train + choose, penalty), test)
+    low, high = interval(after - before, [group.user for group in test], seed)
     recall = _recall(test)
     card: dict[str, Any] = {
         "groups": len(found), "tested": len(test), "penalty": penalty, "seed": seed,
@@ -72,7 +72,7 @@ def fit(
         return Outcome(
             False, f"fitted is not surely better ({low:+.3f} to {high:+.3f}): the hand-set weights stay", card
         )
-    weights = _solve(found, penalty)
+    weights = solve(found, penalty)
     bias = _bias(found, weights)
     card["weights"] = {name: float(value) for name, value in zip(FITTED, weights, strict=True)}
     fitted = {**HAND_SET, **card["weights"]}
@@ -87,7 +87,7 @@ def fit_agent(agent: Agent, progress: Callable[[str, int, int], None] | None = N
     return outcome
 
 
-def _solve(found: Sequence[Group], penalty: float) -> Floats:
+def solve(found: Sequence[Group], penalty: float, names: Sequence[str] = FITTED) -> Floats:
     """Weights per unit of each raw signal that minimise the mean conditional log loss within groups.
 
     Comparing posts within one reader's group (a conditional logit, McFadden 1974) leaves out what
@@ -95,7 +95,7 @@ def _solve(found: Sequence[Group], penalty: float) -> Floats:
     """
     from scipy.optimize import minimize
 
-    places = [CORE.index(name) for name in FITTED]
+    places = [CORE.index(name) for name in names]
     stacked = np.concatenate([group.signals[:, places] for group in found]).astype(np.float64)
     scale = stacked.std(axis=0) + 1e-6
     batches = []
@@ -141,9 +141,9 @@ def _bias(found: Sequence[Group], weights: Floats) -> float:
     return float(brentq(surplus, -100, 100))
 
 
-def _ndcg(weights: Floats, found: Sequence[Group], k: int = 10) -> Floats:
+def ndcg(weights: Floats, found: Sequence[Group], names: Sequence[str] = FITTED, k: int = 10) -> Floats:
     """nDCG@k of each group; ties are broken against the positives."""
-    places = [CORE.index(name) for name in FITTED]
+    places = [CORE.index(name) for name in names]
     discounts = 1 / np.log2(np.arange(2, k + 2))
     values = []
     for group in found:
@@ -155,7 +155,7 @@ def _ndcg(weights: Floats, found: Sequence[Group], k: int = 10) -> Floats:
     return np.array(values, dtype=np.float64)
 
 
-def _interval(differences: Floats, users: Sequence[str], seed: int, rounds: int = 2000) -> tuple[float, float]:
+def interval(differences: Floats, users: Sequence[str], seed: int, rounds: int = 2000) -> tuple[float, float]:
     """95 % bootstrap interval of the mean difference, resampling users (their windows stay together)."""
     names, codes = np.unique(np.array(users), return_inverse=True)
     sums = np.bincount(codes, weights=differences, minlength=len(names))

@@ -127,8 +127,7 @@ class Cards:
         if evidence["type"] == "span":
             post = self._post(evidence["post"])
             field = evidence.get("field", "text")
-            whole = "" if post is None else getattr(post, field, None) or post.attributes.get(field, "")
-            quote = str(whole)[evidence["start"] : evidence["end"]]
+            quote = "" if post is None else post.words_of(field)[evidence["start"] : evidence["end"]]
             return {"type": "span", "quote": short(quote, _QUOTE), "field": field}
         if evidence["type"] == "signal":
             return {"type": "signal", "signal": evidence["id"], "value": evidence.get("value")}

@@ -78,18 +78,31 @@ def demo(home: Home = None, as_json: Json = False) -> None:
 @app.command()
 def ui(
     home: Home = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's own need --login.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; default: the first free one from 7860 on.")
+    ] = None,
+    login: Annotated[
+        str | None,
+        typer.Option(envvar="WHYFEED_LOGIN", help="NAME:PASSWORD that visitors must give.", show_default=False),
+    ] = None,
     no_llm: NoLlm = False,
 ) -> None:
     """Open the page; prints its address once it answers. Missing weights download meanwhile."""
     from ui.page import serve
 
-    with _agent(home, no_llm=no_llm) as agent:
-        with _bars() as progress:
-            agent.build(progress)
-        agent.models.fetch()
-        serve(agent, host, port, lambda url: typer.echo(f"whyfeed is ready: {url}"))
+    name, _, password = (login or "").partition(":")
+    if login is not None and not (name and password):
+        raise ValueError("--login must be NAME:PASSWORD")
+    with _agent(home, no_llm=no_llm) as agent, _bars() as progress, _bars(unit="bytes") as fetched:
+        agent.build(progress)
+        agent.models.fetch(fetched)
+        serve(
+            agent, host, port, lambda url: typer.echo(f"whyfeed is ready: {url}"),
+            login=(name, password) if login else None,
+        )  # fmt: skip
 
 
 @app.command()

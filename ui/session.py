@@ -12,9 +12,10 @@ import queue
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, StageStarted
+from agent.answer import Answer, ChatEvent, ItemsReady, Member, ReasonReady, StageStarted
 from retrieval.errors import WhyfeedError
 from retrieval.event import Event
 from ui.cards import EVENTS_READ, Cards, explanation, link, moment, said, short
@@ -29,6 +30,7 @@ _TURNS_SHOWN = 60
 _ECHO = 2000  # characters of one's own message that are shown again
 _LEDGER_SHOWN = 60
 _MEMBERS_SHOWN = 30
+_MEMBERS_MIXED = 400  # the most active that are looked through for some of every community
 _LOOKS = 30
 
 
@@ -267,7 +269,7 @@ class Session:
 
     def _find_members(self, data: dict[str, Any]) -> None:
         text = str(data.get("text", ""))[:200]
-        found = self._agent.members(text, _MEMBERS_SHOWN)
+        found = self._agent.members(text, _MEMBERS_SHOWN) if text else _mixed(self._agent.members(limit=_MEMBERS_MIXED))
         self._members = {"text": text, "found": [_member(member) for member in found]}
 
     def _choose(self, data: dict[str, Any]) -> None:
@@ -414,3 +416,12 @@ def _member(member: Any) -> dict[str, Any]:
         "events": member.events,
         "communities": [short(each, 40) for each in communities][:3],
     }
+
+
+def _mixed(members: Sequence[Member]) -> list[Member]:
+    """Members of the communities in turns, the most active of each first, so that all communities are seen."""
+    by_community: dict[str, list[Member]] = {}
+    for member in members:
+        by_community.setdefault(member.communities[0] if member.communities else "", []).append(member)
+    turns = zip_longest(*by_community.values())
+    return [member for turn in turns for member in turn if member is not None][:_MEMBERS_SHOWN]
