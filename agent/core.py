@@ -34,7 +34,7 @@ class Core:
         self.models = Models(settings)
         self._book = ClauseBook(self.store, self.models.writer)
         self._worker = ClauseWorker(self._book)
-        self.explainer = Explainer(self._book, self._worker)
+        self.explainer = Explainer(self._book, self._worker, lambda: self.models.describe("writer"))
         self._understander: Understander | None = None
         self._opening = threading.Lock()
 
@@ -66,7 +66,7 @@ class Core:
         ranking = run(view, view.reader(user), task, judge)
         if llm_rank and judge is None:
             with ranking.trace.stage("judge") as record:
-                record.status = f"off: the ranker LLM is {self.models.status()['ranker']['state']}"
+                record.status = f"off: the ranker LLM is {self.models.describe('ranker')}"
         return ranking
 
     def append(self, event: Event) -> Event:

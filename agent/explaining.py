@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from agent.answer import Item
@@ -20,9 +20,10 @@ from retrieval.post import Post
 class Explainer:
     """Joins the reader's half of a reason, made here and now, with the post's half, which is kept."""
 
-    def __init__(self, book: ClauseBook, worker: ClauseWorker) -> None:
+    def __init__(self, book: ClauseBook, worker: ClauseWorker, writer_state: Callable[[], str]) -> None:
         self._book = book
         self._worker = worker
+        self._writer_state = writer_state
 
     def items(self, view: View, ranking: Ranking, request: Request, *, write: bool) -> tuple[Item, ...]:
         """Items with reasons. Clauses that are not kept yet are written now (`write`), or quoted for the time being.
@@ -47,8 +48,10 @@ class Explainer:
                 items.append(self._item(view, ranking, request, candidate, post, rank, clause))
             record.left = len(items)
             record.note = f"{ready} ready"
-        writer = self._book.writer_name()
-        ranking.trace.models["writer"] = writer or "none: extracts and templates"
+            writer = self._book.writer_name()
+            if writer is None:
+                record.note += f"; the writer is {self._writer_state()}: quotes serve"
+        ranking.trace.models["writer"] = writer or "none"
         ranking.trace.prompts["clause"] = self._book.version(request.language)
         return tuple(items)
 

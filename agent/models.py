@@ -67,6 +67,11 @@ class Models:
         """By role: name, state (off, missing, downloading, ready, failed), bytes done and total, and why."""
         return {role: self._status(role) for role in ("writer", "ranker")}
 
+    def describe(self, role: Role) -> str:
+        """The state of a role in a few words, with the cause when it failed."""
+        status = self._status(role)
+        return f"{status['state']} ({status['why']})" if "why" in status else str(status["state"])
+
     def close(self) -> None:
         """Stop a download and unload the engines."""
         self._stop.set()

@@ -482,7 +482,8 @@ SEARCH: tuple[tuple[Intent, str], ...] = (
 OUT: tuple[tuple[Intent, str], ...] = (
     (
         "out_of_scope",
-        r"\b(?:(?:how|what)(?:'s| is| will)? the weather|weather (?:today|tomorrow|like|here|forecast)|temperature outside|my homework|what time is it|the time now|tell me a (?:joke|"
+        r"\b(?:(?:how|what)(?:'s| is| will)? the weather|weather (?:today|tomorrow|like|here|forecast)|"
+        r"temperature outside|my homework|what time is it|the time now|tell me a (?:joke|"
         r"story)|(?:set|start) (?:a|an|the|my) (?:timer|alarm|reminder)|remind me to|translate|stock price|exchange "
         r"rate|capital (?:city )?of|who won|password|(?:write|draft|compose|type)(?: me| up)? (?:my|a|an|the|"
         r"some)|(?:book|order|buy)(?: me)? (?:a|an|some|two|tickets)|(?:turn|switch) (?:on|off)|call (?:my|a|"

@@ -97,6 +97,11 @@ _CLAUSE = re.compile(
     re.IGNORECASE,
 )
 
+# Where a clause stops naming and starts saying something: "jazz | is everywhere".
+_PREDICATE = re.compile(
+    r"\s+(?:is|are|was|were|has|have|seems?|looks?|gets?|keeps?)\b|太|很|真|都|已经|老是|到处|实在|是|被"
+)
+
 
 class Understander:
     """Understands one message at a time; keeps nothing of it, and is safe to call from several threads."""
@@ -297,7 +302,11 @@ class Understander:
             elif step := _first(STEER, clause):
                 references = find_references(step[1], context, self._by_title)
                 found = split_topics(step[1])
-                if not references.exact and (references.only or not found) and (earlier := self._topic(aside)):
+                if (
+                    not references.exact
+                    and (references.only or not found)
+                    and (earlier := self._topic(_PREDICATE.split(aside)[0]))
+                ):
                     found = split_topics(earlier)  # "jazz is everywhere, stop showing it"
                 elif references.spoken and not self._content(references.rest):
                     found = ()  # "that one was superb, more of those": the place that was named is meant

@@ -6,6 +6,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,10 +92,15 @@ class HashEmbedder:
         rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             for word in re.findall(r"\w", text) if not text.isascii() else re.findall(r"\w+", text.lower()):
-                digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
-                rng = np.random.default_rng(int.from_bytes(digest, "little"))
-                row += rng.standard_normal(self.dimension).astype(np.float32)
+                row += _direction(word, self.dimension)
         return unit(rows)
+
+
+@lru_cache(maxsize=20_000)
+def _direction(word: str, dimension: int) -> Vectors:
+    digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "little"))
+    return rng.standard_normal(dimension).astype(np.float32)
 
 
 def open_embedder(name: str) -> Embedder:

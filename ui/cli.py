@@ -156,6 +156,7 @@ def recommend(
             user, k, query, kind, as_of=moment, llm_rank=llm_rank, language=language,  # type: ignore[arg-type]
         )  # fmt: skip
         _json(answer.to_json()) if as_json else _print_answer(answer, agent)
+        _mind_the_writer(agent)
 
 
 @app.command("import")
@@ -380,6 +381,13 @@ def _explain(home: Path | None, as_json: bool, ask: Callable[[Agent], Explanatio
         typer.echo(explanation.reason.text)
     typer.echo(explanation.text)
     typer.echo(explanation.would_change)
+
+
+def _mind_the_writer(agent: Agent) -> None:
+    """Say why there are quotes where sentences could be, unless that was asked for."""
+    state = agent.models.describe("writer")
+    if state not in ("ready", "off"):
+        typer.echo(f"the writer is {state}, so posts are quoted; `whyfeed models pull` fetches it", err=True)
 
 
 def _print_answer(answer: Answer, agent: Agent) -> None:

@@ -1,0 +1,117 @@
+"""How often is a sentence understood? Rules only, classifier only, and both, beside the majority intent.
+
+python -m benchmarks.understand
+
+The held-out sentences were worded after the rules and the training sentences and apart from them, by
+the same hand; people's own sentences will be harder. Intervals are 95 % bootstrap intervals over
+sentences. "topics" asks for query, include, exclude and posts to be exactly right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.intents import INTENTS, IntentClassifier, load_utterances
+from agent.request import Request
+from agent.understand import Context, Understander
+from retrieval.embedder import open_embedder
+
+HELD_OUT = Path("tests/data/utterances-heldout.jsonl")
+CONTEXT = Context(
+    shown=("p1", "p2", "p3", "p4", "p5"),
+    titles={
+        "p1": "Can I keep an opened bottle of port in the fridge?",
+        "p2": "How does the surface code correct errors?",
+        "p3": "Which yeast suits a dry mead?",
+        "p4": "Is quantum annealing faster than simulated annealing?",
+        "p5": "What glass should a stout be served in?",
+    },
+    focus="p2",
+)
+Row = dict[str, Any]
+
+
+def load(path: Path = HELD_OUT) -> list[Row]:
+    """The held-out sentences with the request that each asks for."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def topics_right(request: Request, row: Row) -> bool:
+    """Query, include, exclude and posts are as expected, upper and lower case aside."""
+
+    def lower(values: Any) -> list[str]:
+        return [value.lower() for value in values]
+
+    return (
+        (request.query or "").lower() == row.get("query", "").lower()
+        and lower(request.include) == lower(row.get("include", []))
+        and lower(request.exclude) == lower(row.get("exclude", []))
+        and list(request.posts) == row.get("posts", [])
+    )
+
+
+def interval(right: list[bool]) -> str:
+    """A share with its 95 % bootstrap interval."""
+    sample = np.random.default_rng(0).choice(np.array(right, float), (2000, len(right))).mean(1)
+    low, high = np.quantile(sample, [0.025, 0.975])
+    return f"{np.mean(right):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embedder", default="use-multilingual-v3")
+    parser.add_argument("--data", type=Path, default=HELD_OUT)
+    arguments = parser.parse_args()
+    rows = load(arguments.data)
+    utterances = load_utterances()
+    majority = Counter(row["intent"] for row in rows).most_common(1)[0][0]
+    understander = Understander(open_embedder(arguments.embedder))
+    start = time.perf_counter()
+    understander.prepare()
+    print(f"{len(rows)} sentences; trained on {len(utterances)} in {time.perf_counter() - start:.1f} s")
+    ways: dict[str, Callable[[str], Request]] = {
+        f"majority ({majority})": lambda text: Request(majority),
+        "rules only": lambda text: understander.by_rules(text, CONTEXT) or Request(),
+        "classifier only": lambda text: understander.by_classifier(text, CONTEXT),
+        "both": lambda text: understander.understand(text, CONTEXT),
+    }
+    answers = {way: [ask(row["text"]) for row in rows] for way, ask in ways.items()}
+    for language in ("en", "zh"):
+        chosen = [place for place, row in enumerate(rows) if row["language"] == language]
+        print(f"\n{language}, {len(chosen)} sentences{'':10}intent{'':18}topics")
+        for way, requests in answers.items():
+            intents = [requests[place].intent == rows[place]["intent"] for place in chosen]
+            topics = [topics_right(requests[place], rows[place]) for place in chosen]
+            print(f"{way:26} {interval(intents):23} {interval(topics)}")
+    print(f"\n{'intent accuracy':16}{'n':>4}" + "".join(f"{way.split()[0]:>12}" for way in ways))
+    for intent in INTENTS:
+        for language in ("en", "zh"):
+            chosen = [
+                place for place, row in enumerate(rows) if row["intent"] == intent and row["language"] == language
+            ]
+            shares = [np.mean([requests[place].intent == intent for place in chosen]) for requests in answers.values()]
+            print(f"{intent:13}{language:3}{len(chosen):>4}" + "".join(f"{share:>12.2f}" for share in shares))
+    classifier = IntentClassifier(open_embedder(arguments.embedder), utterances)
+    pairs = list(zip(classifier.leave_one_out(), utterances, strict=True))
+    for language in ("en", "zh"):
+        right = [guess.intent == utterance.intent for guess, utterance in pairs if utterance.language == language]
+        print(f"training sentences, leave one out, {language}: {interval(right)}")
+    times = []
+    for row in rows:
+        start = time.perf_counter()
+        understander.understand(row["text"], CONTEXT)
+        times.append((time.perf_counter() - start) * 1000)
+    print(f"median {np.median(times):.1f} ms a sentence, 95th percentile {np.quantile(times, 0.95):.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
