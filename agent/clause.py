@@ -8,16 +8,20 @@ What the checks refuse twice becomes an extract: the post's own best sentence, q
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import prompts
-from agent.faithfulness import Fault, find_fault, plain, sentences, supporting_spans, tidy
+from agent.faithfulness import OPENERS, Fault, across, asks, find_fault, plain, sentences, supporting_spans, tidy
 from retrieval.embedder import Embedder
 from retrieval.errors import ModelError
 from retrieval.post import Post
@@ -27,9 +31,8 @@ if TYPE_CHECKING:
     from agent.engine import Engine
 
 KIND = "clause"  # under which clauses are kept
-# Characters of a text that the writer reads: 200 tokens, 3 s on two cores. When its first words fail their
-# checks, it tries once more with less before it: that keeps it to the main thing.
-READ = (800, 200)
+READ = 800  # characters of a text that the writer reads: 200 tokens, 3 s on two cores
+KEY, LESS = 260, 130  # and when it reads only the sentences that matter most
 TOKENS = {"en": 44, "zh": 52}  # 20 words, 30 characters, and room to see that it is too long
 QUOTE = {"en": 140, "zh": 70}  # characters of an extract
 Span = tuple[str, int, int]  # field of the post ("title" or "text"), start, end
@@ -124,7 +127,7 @@ class ClauseBook:
     def extract(self, post: Post, language: str) -> Clause:
         """The post's own best sentence, quoted; its title when it has no text."""
         noun = _noun(post, language)
-        found = _best_sentence(post)
+        found = next(iter(_ranked_sentences(post)), None)
         if found is None and not post.title.strip():
             text = f"{noun}还没有文字可以引用" if language == "zh" else f"{noun} has no words of its own to quote"
             return Clause(post.id, language, text, "extract", ())
@@ -150,20 +153,23 @@ class ClauseBook:
         """A checked clause, the extract when all tries fail, None when cancelled."""
         prompt = prompts.load("clause", language)
         topic = post.tags[0].replace("-", " ") if post.tags else post.community or "?"
-        title, text = plain(post.title), plain(post.text)
-        # Terms that only the text has would be forced upon a sentence that is about something else.
-        spoken = title if len(content_words(title)) >= 3 else f"{title} {text[:200]}"
+        terms = _terms_of(post) if language == "zh" else []
+        texts = [shorten(plain(post.text), READ), _key_sentences(post)]
+        if across(OPENERS[language], post):
+            # To summarise and to translate at once is more than a small writer can: it gets what matters only.
+            texts = [texts[1], shorten(texts[1], LESS)]
         fault = Fault("")
-        for limit in READ:
-            part = shorten(text, limit)
+        for text in texts:
             messages = prompt.render(
-                topic=plain(topic), title=title, text=part, words=", ".join(fault.words[:5]),
-                spoken=f" {' '.join(words(spoken))} ",
+                topic=plain(topic), title=plain(post.title), text=text, asks=asks(post), terms=terms,
+                fault=fault.code, words=", ".join(fault.words[:5]),
             )  # fmt: skip
             done = engine.complete(messages, max_tokens=TOKENS[language], temperature=0.0, stop=("\n",), cancel=cancel)
             if cancel is not None and cancel.is_set():
                 return None
             attempt = tidy(done.text, post, language)
+            for term, meaning in terms:
+                attempt = re.sub(rf"(?<![A-Za-z]){re.escape(term)}s?(?![A-Za-z]) ?", meaning, attempt)
             fault = find_fault(attempt, post, language, done.finish_reason == "stop", prompt.source, self._embedder)
             if not fault:
                 spans = supporting_spans(attempt, post, self._embedder)
@@ -292,24 +298,44 @@ def _noun(post: Post, language: str) -> str:
     return NOUNS.get(post.kind, NOUNS["post"])[language == "zh"]
 
 
-def _best_sentence(post: Post) -> Span | None:
-    """The sentence of the text that says most of what title and tags announce; early ones first."""
+@cache
+def _terms() -> dict[str, str]:
+    """English terms with their Chinese names: a small writer does not know the words of every field."""
+    terms: dict[str, str] = json.loads(Path(__file__).with_name("terms.json").read_text(encoding="utf-8"))
+    return terms
+
+
+def _terms_of(post: Post) -> list[tuple[str, str]]:
+    """The terms in the title, longer ones first; one that only the text has would be forced upon the clause."""
+    spoken = f" {' '.join(words(post.title))} "
+    found = []
+    for term, meaning in sorted(_terms().items(), key=lambda item: -len(item[0])):
+        for form in (term, term + "s", term[:-1] + "ies"):
+            if f" {form} " in spoken:
+                found.append((form, meaning))
+                spoken = spoken.replace(f" {form} ", "  ")
+    return found[:8]
+
+
+def _ranked_sentences(post: Post) -> list[Span]:
+    """Sentences of the text, first those that say most of what title and tags announce; early ones before late."""
     announced = set(content_words(f"{post.title} {' '.join(post.tags)}"))
-    best: tuple[float, Span] | None = None
+    ranked: list[tuple[float, Span]] = []
     for place, (start, end) in enumerate(sentences(post.text)[:30]):
         sentence = post.text[start:end]
-        found = set(content_words(sentence))
-        if not found:
+        if not (found := set(content_words(sentence))):
             continue
-        score = len(found & announced) + 0.5 * sentence.endswith(("?", "？")) - 0.15 * place
-        score -= (
-            2.0 * (len(found) < 4)
-            + 0.5 * (len(sentence) > 180)
-            + 3.0 * (plain(sentence) != " ".join(sentence.split()) or "\\" in sentence)
-        )
-        if best is None or score > best[0]:
-            best = (score, ("text", start, end))
-    return None if best is None else best[1]
+        score = len(found & announced) + sentence.endswith(("?", "？")) - 0.15 * place
+        score -= 2.0 * (len(found) < 4) + 0.5 * (len(sentence) > 180)
+        score -= 3.0 * (plain(sentence) != " ".join(sentence.split()) or "\\" in sentence)
+        ranked.append((-score, ("text", start, end)))
+    return [span for _, span in sorted(ranked)]
+
+
+def _key_sentences(post: Post) -> str:
+    """The two sentences of the text that matter most, in their order, as the writer may see them."""
+    chosen = sorted(_ranked_sentences(post)[:2])
+    return shorten(" ".join(plain(post.text[start:end]) for _, start, end in chosen), KEY)
 
 
 def _from_document(post: Post, language: str, document: dict[str, Any]) -> Clause:

@@ -30,9 +30,9 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _URL = re.compile(r"(?:https?://|www\.)\S+")
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?post>|<<<\w*>>>", re.IGNORECASE)
 _MATH = re.compile(r"\$+([^$\n]{1,300}?)\$+")
-_MARKUP = re.compile(r"[<>{}\\`*|_^~\[\]=]|://|www\.|#\s|\$\$")
+_MARKUP = re.compile(r"[<>{}\\`*|_^~\[\]=]|://|www\.|(?<!\w)#|\$\$")
 _PERSON = {
-    "en": re.compile(r"\b(?:I|I'm|I've|me|my|we|our|us|you|your|yours|you're)\b"),
+    "en": re.compile(r"\b(?:I|I'm|I've|me|my|our|us|you|your|yours|you're)\b"),  # "whether we can" is anybody
     "zh": re.compile(r"[你您]|我(?!国)|咱"),
 }
 _ENDS = re.compile(r"(?<![A-Z])[.!?](?=\s+\S)|[。！？；;]")
@@ -45,15 +45,17 @@ _INSTRUCTION = re.compile(
     r"|(?:忽略|无视|忘记|不要理会)[^。\n]{0,20}(?:指令|指示|要求|提示|规则|以上|之前)|系统提示",
     re.IGNORECASE,
 )
-_ASKING = re.compile(r"[?？]\s*$")
-_VERBS = "(?:explains?|tells?|provides?|shows?|suggests?|recommends?|answers?|states?|says?|claims?|gives?|offers?)"
+_VERBS = (
+    "(?:explains?|tells?|provides?|shows?|suggests?|recommends?|answers?|states?|says?|claims?|gives?|offers?"
+    "|clarifies|confirms?|concludes?|argues?|lists?)"
+)
 _TELLS = {  # a post that asks does none of this
-    "en": re.compile(rf"^this post {_VERBS}\b"),
-    "zh": re.compile(r"^这篇帖子(?:解释|介绍|提供|建议|指出|说明|推荐|回答|认为|发现)了?"),
+    "en": re.compile(rf"^this post (?:{_VERBS}|compares?|finds?)\b"),
+    "zh": re.compile(r"^这篇帖子(?:解释|介绍|提供|建议|指出|说明|推荐|回答|认为|发现|列出|证明|总结)了?"),
 }
 _TELLS_TOO = {
     "en": re.compile(rf",? and {_VERBS}\b(?!.* and ).*"),
-    "zh": re.compile(r"[，,]?\s*(?:并|还|而且)?(?:解释|提供|建议|指出|说明|推荐|回答|认为|发现)了?.*"),
+    "zh": re.compile(r"[，,]\s*(?:并|还|而且)?(?:解释|提供|建议|指出|说明|推荐|回答|发现)了?.*"),
 }
 _QUESTION = {
     "en": re.compile(r"(?:what|how|why|who|when|where|which|whether|if)\b"),
@@ -107,14 +109,31 @@ def tidy(text: str, post: Post, language: str) -> str:
         text = re.sub(r"(?<=[A-Za-z0-9])\s*(?=[\u4e00-\u9fff])", " ", text).replace("这篇帖子 ", "这篇帖子")
     else:
         text = re.sub(r"^This\b", "this", text)
-    if "?" in post.title + post.text or "？" in post.title + post.text:
+    # One sentence is asked for; what comes after it is more of the same.
+    text = (
+        re.sub(r"(?<=[a-z0-9)”]{2})[.?!]\s+[A-Z].*", "", text) if language == "en" else re.sub(r"[。？！].*", "", text)
+    )
+    if asks(post):
         head = len(OPENERS[language]) + 4
         text = text[:head] + _TELLS_TOO[language].sub("", text[head:])
-        if _ASKING.search(post.title) and (told := _TELLS[language].match(text)):
+        if told := _TELLS[language].match(text):
             rest = text[told.end() :].lstrip()
             if _QUESTION[language].match(rest):
                 text = OPENERS[language] + ("asks " if language == "en" else "问") + rest
     return text
+
+
+def asks(post: Post) -> bool:
+    """Is the post a question, in its title or anywhere in its text?"""
+    return "?" in post.title + post.text or "？" in post.title + post.text
+
+
+def across(clause: str, post: Post) -> bool:
+    """Are clause and post written in different scripts?"""
+    text = f"{post.title} {post.text[:300]}"
+    return (len(_HAN.findall(clause)) > len(_LATIN.findall(clause))) != (
+        len(_HAN.findall(text)) > len(_LATIN.findall(text))
+    )
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -158,7 +177,7 @@ def find_fault(
     shape = _shape(body, language)
     if shape:
         return shape
-    if _ASKING.search(post.title or post.text) and _TELLS[language].search(clause):
+    if asks(post) and _TELLS[language].search(clause):
         return Fault("tells")
     if leaked := _leaked(body, source, examples):
         return Fault("example", leaked)
@@ -176,7 +195,7 @@ def supporting_spans(clause: str, post: Post, embedder: Embedder | None = None) 
     texts = [(post.title if field == "title" else post.text)[start:end] for field, start, end in places]
     wanted = _stems(clause)
     overlaps = [_stems(text) & wanted for text in texts]
-    if embedder is not None and _across(clause, post):
+    if embedder is not None and across(clause, post):
         scores = (embedder.encode(texts) @ embedder.encode([clause])[0]).tolist()
         first = max(range(len(places)), key=lambda place: scores[place])
         return (places[first],)
@@ -274,7 +293,7 @@ def _unknown(body: str, source: str, post: Post, language: str) -> tuple[str, ..
     missing += [word for word in strange if re.search(r"[A-Z0-9]", word)]
     if len(strange) > max(1.0, UNKNOWN * len(content)):
         missing += strange
-    if _across(body, post):
+    if across(body, post):
         return tuple(missing) if any(char.isdigit() for word in missing for char in word) else ()
     return tuple(dict.fromkeys(missing))
 
@@ -296,17 +315,9 @@ def _is_name(word: str, post: Post) -> bool:
     )
 
 
-def _across(clause: str, post: Post) -> bool:
-    """Are clause and post written in different scripts?"""
-    text = f"{post.title} {post.text[:300]}"
-    return (len(_HAN.findall(clause)) > len(_LATIN.findall(clause))) != (
-        len(_HAN.findall(text)) > len(_LATIN.findall(text))
-    )
-
-
 def _unrelated(body: str, post: Post, language: str, embedder: Embedder | None) -> Fault:
-    across = _across(body, post)
-    if not across:
+    foreign = across(body, post)
+    if not foreign:
         mine = _stems(body) - _REPORTING_STEMS
         theirs = _stems(f"{post.title} {post.text} {' '.join(post.tags)}")
         if len(mine & theirs) < min(2, max(1, len(mine))):
@@ -317,4 +328,4 @@ def _unrelated(body: str, post: Post, language: str, embedder: Embedder | None) 
         return Fault("")
     vectors = embedder.encode([body, post.title or post.text[:300], f"{post.title} {post.text[:400]}"])
     cosine = float((vectors[1:] @ vectors[0]).max())
-    return Fault("unrelated") if cosine < (COSINE_ACROSS if across else COSINE) else Fault("")
+    return Fault("unrelated") if cosine < (COSINE_ACROSS if foreign else COSINE) else Fault("")

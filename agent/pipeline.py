@@ -20,7 +20,7 @@ from retrieval import signals, source
 from retrieval.arrays import Floats, Rows
 from retrieval.candidate import Because, Candidate
 from retrieval.errors import ModelError
-from retrieval.reader import Reader, SteeringRule, read
+from retrieval.reader import Reader, SteeringRule
 
 NAMES = signals.CORE + signals.ASKED
 QUERY_LIMIT = 200
@@ -139,7 +139,7 @@ class Leaving:
         return tuple(
             Because(event.id, event.post, drop, via)
             for drop, row, via in found[:most]
-            for event in reader.events_on(row, community)
+            for event in reader.acts[row]
             if event.weight > 0
         )
 
@@ -147,9 +147,7 @@ class Leaving:
         """The candidate's score had the reader never acted on `row`; what was asked stays as it was."""
         community, ranker = self._view.community, self._view.ranker
         if row not in self._without:
-            reader = self._ranking.reader
-            kept = [event for event in reader.events if community.row_of.get(event.post) != row]
-            self._without[row] = read(reader.user, kept, community, self._view.embedder)
+            self._without[row] = self._ranking.reader.without(row, community, self._view.embedder)
         left = self._without[row]
         # A history at its full length lets one older post in, with a weight below .05: it counts as nothing.
         weighted = [shares.get(own, 0.0) * weight for own, weight in zip(left.rows.tolist(), left.weights, strict=True)]

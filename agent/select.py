@@ -61,7 +61,7 @@ def keep_allowed(
     if reader.hidden and len(rows):
         nearest = (community.vectors(rows) @ community.vectors(reader.hidden).T).max(axis=1)
         twins = {int(row) for row in rows[nearest >= TWIN_COSINE]}
-    hidden, kept = set(reader.hidden), []
+    hidden, seen, kept = set(reader.hidden), reader.seen, []
     for candidate in candidates:
         row = candidate.row
         if limits.kinds and community.kinds[row] not in limits.kinds:
@@ -70,7 +70,7 @@ def keep_allowed(
             code = "own"
         elif row in hidden:
             code = "hidden"
-        elif row in reader.seen:
+        elif row in seen:
             code = "seen"
         elif row in twins:
             code = "twin"

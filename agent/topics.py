@@ -101,7 +101,9 @@ def tidy_topic(text: str) -> str:
             topic = _strip(pattern.sub("", topic, count=1)) or topic
         if topic == before:
             break
-    if re.fullmatch(rf"{NOUN}|{ZH_NOUN}|[的吗呢吧啊了点些]+|一些|一下|几[篇个条]", topic, re.IGNORECASE):
+    if re.fullmatch(
+        rf"{NOUN}|{ZH_NOUN}|[的吗呢吧啊了点些]+|一些|一下|更多|任何|所有|全部|几[篇个条]", topic, re.IGNORECASE
+    ):
         return ""
     return "" if topic.lower() in _EMPTY else topic[:200]
 

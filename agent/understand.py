@@ -96,6 +96,7 @@ _CLAUSE = re.compile(
     r"给|一点|一些|点)[^，,]{3,})",
     re.IGNORECASE,
 )
+_NUMBERED = re.compile(r"(?<![\w.#])\d{1,2}(?:\s*(?:,|and|or|和|跟|与|、)\s*\d{1,2})*\W*$", re.IGNORECASE)
 
 # Where a clause stops naming and starts saying something: "jazz | is everywhere".
 _PREDICATE = re.compile(
@@ -258,6 +259,8 @@ class Understander:
         return None
 
     def _pointed(self, text: str, references: References, context: Context) -> Request | None:
+        if not references.spoken and _NUMBERED.search(text) and not self._content(text):  # "hide 2"
+            references = References(find_numbers(text, context), spoken=True)
         for intent, pattern in POINTED:
             if not pattern.search(text):
                 continue
@@ -365,6 +368,8 @@ class Understander:
 
     def _trimmed(self, request: Request, text: str) -> Request:
         """The request with topics of whole words that neither begin nor end with words of the frame."""
+        if len(text) > LONG:
+            return request
         tokens = _tokens(text)
 
         def trim(topic: str) -> str:

@@ -91,7 +91,6 @@ class Community:
         self.last_event = 0
         self._counted = 0
         self.event_counts: Counter[str] = Counter()
-        self.reached: dict[str, Counter[str]] = defaultdict(Counter)  # user -> author -> acts on their posts
         self.following: dict[str, dict[str, float]] = defaultdict(dict)
         # Edges carry no time, and those of an archive are often counted from all its replies: the past knows none.
         for follower, followed, weight in store.follows() if self._events_until is None else ():
@@ -224,8 +223,6 @@ class Community:
             if event.weight <= 0:
                 continue
             self.event_counts[event.user] += 1
-            if self.authors[row] and self.authors[row] != event.user:
-                self.reached[event.user][self.authors[row]] += 1
             code = self._user_codes.setdefault(event.user, len(self._user_codes))
             self._active_in[code].add(self.communities[row])
             self._users.append(code)

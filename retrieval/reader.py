@@ -9,9 +9,9 @@ still likes what they liked.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,80 +56,130 @@ class SteeringRule:
 class Reader:
     """One user as the ranking sees them.
 
-    rows/weights: what they acted on, oldest first, once a post (weights decay with later events).
-    seen: every row they acted on in any way; hidden: rows they pushed away.
+    rows/weights: the latest of what they liked, oldest first (weights decay with later events);
+    hidden: rows they pushed away; people: acts on the posts of others, or the edge to them.
     """
 
     user: str
     events: tuple[Event, ...]
+    acts: Mapping[int, Sequence[Event]]  # row -> own acts on it, oldest first
+    past: Mapping[int, float]  # row -> weight of what they liked, the latest act last
+    replied: Mapping[str, int]  # author -> acts on their posts
     rows: Rows
     weights: Floats
     recent: Vectors
     groups: tuple[InterestGroup, ...]
-    seen: frozenset[int]
     hidden: tuple[int, ...]
     rules: tuple[SteeringRule, ...]
     named: tuple[tuple[Event, str], ...]
-    tags: dict[str, float] = field(default_factory=dict)
-    people: dict[str, float] = field(default_factory=dict)
-    communities: dict[int, float] = field(default_factory=dict)
+    tags: dict[str, float]
+    people: dict[str, float]
+    communities: dict[int, float]
 
-    def events_on(self, row: int, community: Community) -> list[Event]:
-        """This reader's own acts on one post, oldest first."""
-        return [event for event in self.events if community.row_of.get(event.post) == row]
+    @property
+    def seen(self) -> frozenset[int]:
+        """Every row that the reader acted on in any way."""
+        return frozenset(self.acts)
+
+    def without(self, row: int, community: Community, embedder: Embedder) -> Reader:
+        """The same reader had they never acted on that post."""
+        if row not in self.acts:
+            return self
+        gone = self.acts[row]
+        left = {event.id for event in gone}
+        replied = dict(self.replied)
+        author = community.authors[row]
+        if author in replied:
+            replied[author] -= sum(event.weight > 0 for event in gone)
+        return _compose(
+            self.user,
+            tuple(event for event in self.events if event.id not in left),
+            {other: events for other, events in self.acts.items() if other != row},
+            {other: weight for other, weight in self.past.items() if other != row},
+            replied,
+            tuple(other for other in self.hidden if other != row),
+            self.rules,
+            self.named,
+            community,
+            embedder,
+        )
 
 
 def read(user: str, events: Sequence[Event], community: Community, embedder: Embedder) -> Reader:
     """Build a reader from their own events, in the order of arrival."""
     ordered = sorted(enumerate(events), key=lambda item: (item[1].time is not None, item[1].time or 0.0, item[0]))
-    timeline = [event for _, event in ordered]
-    positive: dict[int, float] = {}
+    timeline = tuple(event for _, event in ordered)
+    acts: dict[int, list[Event]] = defaultdict(list)
+    past: dict[int, float] = {}
     pushed: dict[int, bool] = {}
-    seen: set[int] = set()
     for event in timeline:
         row = community.row_of.get(event.post)
         if row is None:
             continue
-        seen.add(row)
-        if event.weight > 0:
-            weight = max(positive.pop(row, 0.0), event.weight)
-            positive[row] = weight  # moves to the end: the latest act counts
+        acts[row].append(event)
+        weight = event.weight
+        if weight > 0:
+            past[row] = max(past.pop(row, 0.0), weight)  # moves to the end: the latest act counts
             pushed.pop(row, None)
-        elif event.weight < 0:
-            positive.pop(row, None)
+        elif weight < 0:
+            past.pop(row, None)
             pushed[row] = True
-    rows = np.array(list(positive)[-LONGEST:], dtype=np.int64)
-    age = np.arange(len(rows))[::-1]
-    weights = (np.array([positive[row] for row in rows.tolist()], dtype=np.float32) * DECAY**age).astype(np.float32)
-    vectors = community.vectors(rows)
-    named = _named(timeline)
-    recent = (vectors * (weights * RECENT_DECAY**age)[:, None]).sum(axis=0) if len(rows) else np.zeros(0)
-    groups = _groups(rows, weights, vectors, named, embedder)
-    if not len(rows) and groups:
-        recent = np.sum([group.vector for group in groups], axis=0)
+    replied: dict[str, int] = defaultdict(int)
+    for row in past:
+        if community.authors[row] not in ("", user):
+            replied[community.authors[row]] += sum(event.weight > 0 for event in acts[row])
+    rules, named = _rules(timeline), _named(timeline)
+    return _compose(user, timeline, acts, past, replied, tuple(pushed), rules, named, community, embedder)
 
-    tags: Counter[str] = Counter()
+
+def _compose(
+    user: str,
+    events: tuple[Event, ...],
+    acts: Mapping[int, Sequence[Event]],
+    past: Mapping[int, float],
+    replied: Mapping[str, int],
+    hidden: tuple[int, ...],
+    rules: tuple[SteeringRule, ...],
+    named: tuple[tuple[Event, str], ...],
+    community: Community,
+    embedder: Embedder,
+) -> Reader:
+    rows = np.array(list(past)[-LONGEST:], dtype=np.int64)
+    age = np.arange(len(rows))[::-1]
+    weights = (np.array([past[row] for row in rows.tolist()], dtype=np.float32) * DECAY**age).astype(np.float32)
+    vectors = community.vectors(rows)
+    groups = _groups(rows, weights, vectors, named, embedder)
+    if len(rows):
+        recent = unit((vectors * (weights * RECENT_DECAY**age)[:, None]).sum(axis=0))
+    elif groups:
+        recent = unit(np.sum([group.vector for group in groups], axis=0))
+    else:
+        recent = np.zeros(community.index.dimension, dtype=np.float32)
+
+    tags: dict[str, float] = defaultdict(float)
+    counts: dict[int, float] = defaultdict(float)
     for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
+        counts[int(community.community_codes[row])] += weight
         for tag in community.tags[row]:
             tags[tag] += weight * community.idf(tag)
     norm = sum(value * value for value in tags.values()) ** 0.5 or 1.0
-    people = {author: float(acts) for author, acts in community.reached.get(user, {}).items()}
+    total = sum(counts.values())
+
+    people = {author: float(acts_on) for author, acts_on in replied.items() if acts_on}
     for followed, weight in community.following.get(user, {}).items():
         people[followed] = max(people.get(followed, 0.0), weight)
-    counts: Counter[int] = Counter()
-    for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
-        counts[int(community.community_codes[row])] += weight
-    total = sum(counts.values())
     return Reader(
         user=user,
-        events=tuple(timeline),
+        events=events,
+        acts=acts,
+        past=past,
+        replied=replied,
         rows=rows,
         weights=weights,
-        recent=unit(recent) if len(recent) else np.zeros(community.index.dimension, dtype=np.float32),
+        recent=recent,
         groups=groups,
-        seen=frozenset(seen),
-        hidden=tuple(pushed),
-        rules=_rules(timeline),
+        hidden=hidden,
+        rules=rules,
         named=named,
         tags={tag: value / norm for tag, value in tags.items()},
         people=people,

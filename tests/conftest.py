@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 settings.load_profile("whyfeed")
+
+
+@pytest.fixture(scope="session")
+def processes() -> BaseContext:
+    """Starts processes within milliseconds: forks of a server that has imported things once and has no threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["tests.test_kill", "tests.test_store", "agent.agent", "scipy.sparse", "scipy.cluster.hierarchy", "faiss"]
+    )
+    return context
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +184,6 @@ def arrays(community: Community) -> dict[str, object]:
         "spread": community.cooccurrence.spread(reach, np.ones(len(every), dtype=np.float32)).tobytes(),
         "active": community.active_users(),
         "communities": [community.communities_of(user) for user in users],
-        "reached": {user: dict(counts) for user, counts in community.reached.items() if counts},
         "following": {user: dict(edges) for user, edges in community.following.items() if edges},
         "vectors": community.vectors(every).tobytes(),
         "tags": community.tag_vectors.tobytes(),

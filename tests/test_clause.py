@@ -270,7 +270,7 @@ def test_a_post_cannot_end_its_own_quotation() -> None:
 def test_terms_of_the_field_come_with_their_translation() -> None:
     book, engine = book_of("这篇帖子问世涛啤酒为什么起泡沫")
     assert book.write(STOUT, "zh").source == "llm"
-    assert "stout＝世涛啤酒" in engine.history[0].messages[-1]["content"]
+    assert "stouts＝世涛啤酒" in engine.history[0].messages[-1]["content"]
 
 
 def test_worked_examples_come_first_so_that_their_reading_is_shared() -> None:

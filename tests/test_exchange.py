@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.clock import format_time, parse_time
@@ -522,6 +522,7 @@ _acts = st.lists(
 
 
 @given(_posts, _acts)
+@settings(max_examples=50)
 def test_whatever_is_imported_comes_back_out_the_same(
     tmp_path_factory: pytest.TempPathFactory, posts: list[dict[str, Any]], acts: list[dict[str, Any]]
 ) -> None:
@@ -560,13 +561,13 @@ class _opened:
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_whatsoever_stop_an_import(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    tmp_path = tmp_path_factory.mktemp("bytes")
-    folder = write_lines(tmp_path / "in", "users", '{"id": "u"}')
+def test_no_bytes_whatsoever_stop_an_import(
+    empty_store: Store, tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    folder = write_lines(tmp_path_factory.getbasetemp() / "bytes", "users", '{"id": "u"}')
     (folder / "posts.jsonl").write_bytes(data)
     (folder / "interactions.jsonl.gz").write_bytes(gzip.compress(data)[: len(data)])
-    with _opened(tmp_path / "home") as store:
-        report = import_folder(store, folder)
-        assert report.counts["users"].kept == 1
-        assert all(count.read == count.kept + count.rejected for count in report.counts.values())
-    shutil.rmtree(tmp_path)
+    report = import_folder(empty_store, folder)
+    assert report.counts["users"].kept == 1
+    assert all(count.read == count.kept + count.rejected for count in report.counts.values())
+    assert (report.rejects is None) == (sum(count.rejected for count in report.counts.values()) == 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -71,16 +70,6 @@ def confirm(log: str, line: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.write(descriptor, f"{line}\n".encode())
     os.close(descriptor)
-
-
-@pytest.fixture(scope="module")
-def processes() -> BaseContext:
-    """Forks of a server that has imported what is needed once, and has no threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tests.test_kill", "agent.agent", "scipy.sparse", "scipy.cluster.hierarchy", "faiss"]
-    )
-    return context
 
 
 @pytest.fixture

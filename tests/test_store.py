@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,19 +26,12 @@ from retrieval.exchange import import_folder
 from retrieval.post import Post
 from retrieval.store import Store
 from retrieval.user import User
-from tests.conftest import ROOT, state
+from tests.conftest import state
 from tests.world import NOW, START, World, write_rows
 
 
 def like(user: str, post: str = "sailing-0", kind: str = "like", time: float | None = NOW) -> Event:
     return Event("", user, post, kind, time)
-
-
-def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
 
 
 # ---- writing
@@ -66,39 +59,35 @@ def test_threads_lose_no_events(empty_store: Store) -> None:
     assert {(event.id, event.user, event.post) for _, event in empty_store.events()} == confirmed
 
 
-_APPEND = """
-import sys
-from pathlib import Path
-from retrieval.event import Event
-from retrieval.store import Store
-print("ready", flush=True)
-sys.stdin.readline()
-store = Store(Path(sys.argv[1]))
-for place in range(int(sys.argv[3])):
-    print(store.append(Event("", sys.argv[2], f"p{place}", "like", 1.0)).id, flush=True)
-"""
+def append_at_once(home: str, user: str, count: int, barrier: Any, confirmed: Any) -> None:
+    """What one process does: open the home when all are ready, and append."""
+    barrier.wait()
+    store = Store(Path(home))
+    confirmed.send([store.append(like(user, f"p{place}")).id for place in range(count)])
+    store.close()
 
 
-def test_two_processes_that_make_and_fill_a_home_at_once_lose_nothing(tmp_path: Path) -> None:
-    for attempt in range(2):
+def test_processes_that_make_and_fill_a_home_at_once_lose_nothing(processes: BaseContext, tmp_path: Path) -> None:
+    for attempt in range(5):
         home = tmp_path / f"home-{attempt}"
-        processes = [start(_APPEND, home, user, 15) for user in ("a", "b", "c")]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        outputs = []
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            output, errors = process.communicate(timeout=60)
-            assert process.returncode == 0, errors
-            outputs.append(output.split())
-        store = Store(home)
-        assert {event.id for _, event in store.events()} == {id for ids in outputs for id in ids}
-        assert len(store.events()) == 45
-        store.close()
+        barrier = processes.Barrier(3)
+        pipes = [processes.Pipe(duplex=False) for _ in range(3)]
+        workers = [
+            processes.Process(target=append_at_once, args=(str(home), f"u{number}", 15, barrier, sender))  # type: ignore[attr-defined]
+            for number, (_, sender) in enumerate(pipes)
+        ]
+        for worker in workers:
+            worker.start()
+        ids = [id for receiver, _ in pipes for id in (receiver.recv() if receiver.poll(60) else [])]
+        for worker in workers:
+            worker.join(60)
+            assert worker.exitcode == 0
+        for pipe in pipes:
+            for end in pipe:
+                end.close()
+        with contextlib.closing(Store(home)) as store:
+            assert len(ids) == len(set(ids)) == 45
+            assert {event.id for _, event in store.events()} == set(ids)
 
 
 def test_a_reader_goes_on_while_another_connection_writes(home: Path, store: Store) -> None:
