@@ -310,7 +310,7 @@ class Agent:
         ranking = run(view, reader, Task(Request(), 10, now=self._core.clock()))
         posts = self._store.posts([candidate.post for candidate in ranking.chosen])
         self._core.explainer.ahead([posts[candidate.post] for candidate in ranking.chosen], language)
-        self._core.understander()
+        self._core.understander().prepare()
         judge = self._core.judge(view, llm_rank)
         if judge is not None:
             judge.warm(reader, self._store.posts([event.post for event in reader.events]))

@@ -134,13 +134,13 @@ class ClauseBook:
         field, start, end = found or ("title", 0, len(post.title))
         quote = shorten(" ".join((post.text if field == "text" else post.title)[start:end].split()), QUOTE[language])
         quote = quote.translate(_INNER)
-        asks = quote.rstrip("”\"')").endswith(("?", "？"))
+        question = quote.rstrip("”\"')").endswith(("?", "？"))
         if field == "title":
             text = f"{noun}叫“{quote}”" if language == "zh" else f"{noun} is called “{quote}”"
         elif language == "zh":
-            text = f"{noun}{'问道' if asks else '写道'}：“{quote}”"
+            text = f"{noun}{'问道' if question else '写道'}：“{quote}”"
         else:
-            text = f"{noun} {'asks' if asks else 'says'}, “{quote}”"
+            text = f"{noun} {'asks' if question else 'says'}, “{quote}”"
         return Clause(post.id, language, text, "extract", ((field, start, end),))
 
     # ---- inside ----
@@ -156,8 +156,10 @@ class ClauseBook:
         terms = _terms_of(post) if language == "zh" else []
         texts = [shorten(plain(post.text), READ), _key_sentences(post)]
         if across(OPENERS[language], post):
-            # To summarise and to translate at once is more than a small writer can: it gets what matters only.
-            texts = [texts[1], shorten(texts[1], LESS)]
+            # To summarise and to translate at once is more than a small writer can: it gets what matters only,
+            # and that is the title where the title asks a whole question.
+            whole = post.title.rstrip("\"'”’) ").endswith("?") and len(content_words(post.title)) >= 3
+            texts = ["" if whole else texts[1], shorten(texts[1], LESS)]
         fault = Fault("")
         for text in texts:
             messages = prompt.render(
@@ -167,10 +169,14 @@ class ClauseBook:
             done = engine.complete(messages, max_tokens=TOKENS[language], temperature=0.0, stop=("\n",), cancel=cancel)
             if cancel is not None and cancel.is_set():
                 return None
-            attempt = tidy(done.text, post, language)
+            said = done.text
             for term, meaning in terms:
-                attempt = re.sub(rf"(?<![A-Za-z]){re.escape(term)}s?(?![A-Za-z]) ?", meaning, attempt)
+                said = re.sub(rf" ?(?<![A-Za-z]){re.escape(term)}(?![A-Za-z]) ?", meaning, said, flags=re.IGNORECASE)
+            attempt = tidy(said, post, language)
             fault = find_fault(attempt, post, language, done.finish_reason == "stop", prompt.source, self._embedder)
+            lost = tuple(f"{term}＝{meaning}" for term, meaning in terms if meaning not in attempt)
+            if not fault and len(lost) > len(terms) / 2:
+                fault = Fault("terms", lost)
             if not fault:
                 spans = supporting_spans(attempt, post, self._embedder)
                 opener = NOUNS["post"][language == "zh"]

@@ -52,7 +52,7 @@ class Core:
         """Made at the first message: its classifier takes a second to read its examples."""
         with self._opening:
             if self._understander is None:
-                self._understander = Understander(self.embedder)
+                self._understander = Understander(self.embedder, self.models.writer, self.store.home / "intents.npz")
             return self._understander
 
     def judge(self, view: View, wanted: bool) -> Judge | None:

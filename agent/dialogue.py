@@ -58,6 +58,7 @@ class Dialogue:
         trace = Trace()
         with trace.stage("understand") as record:
             request = self._core.understander().understand(text, self._context())
+            request = self._pending(request)
             record.note = request.by
         self._core.conversations.add(self._conversation, "user", text, self._core.clock())
         intents: dict[str, Callable[[Request], Iterator[ChatEvent]]] = {
@@ -217,10 +218,12 @@ class Dialogue:
         if topics:
             rows = {row for topic in topics for row in self._view.topics.match(topic)}
             posts |= {self._view.community.ids[row] for row in rows}
+            spoken = [topic.casefold() for topic in topics]
             wanted = [
-                event for event in events
-                if event.post in posts or (not event.post and any(topic.casefold() in event.text.casefold() for topic in topics))
-            ]  # fmt: skip
+                event
+                for event in events
+                if event.post in posts or (not event.post and any(topic in event.text.casefold() for topic in spoken))
+            ]
         elif posts:
             wanted = [event for event in events if event.post in posts]
         else:
@@ -365,6 +368,15 @@ class Dialogue:
 
     def _ask_which(self, request: Request) -> Iterator[ChatEvent]:
         yield from self._say(request, say("which" if self._last else "no_list", request.language))
+
+    def _pending(self, request: Request) -> Request:
+        """ "The second one", said after whyfeed asked which one was meant, answers that question."""
+        last = self._turns[-1] if self._turns else None
+        if last is None or last.answer is None or last.text not in (say("which", "en"), say("which", "zh")):
+            return request
+        if request.intent != "summarise" or not request.posts:
+            return request
+        return request.with_(intent=last.answer["request"]["intent"])
 
     def _context(self) -> Context:
         items = self._last["items"] if self._last else []

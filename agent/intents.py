@@ -7,19 +7,21 @@ needed on agent/utterances.jsonl: about 1,400 sentences, three seconds. Topics t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.request import Intent
 from retrieval.embedder import Embedder
+from retrieval.files import keep_arrays, kept_arrays
 from retrieval.words import STOPWORDS, words
 
 INTENTS: tuple[Intent, ...] = get_args(Intent)
@@ -85,9 +87,11 @@ class Guess:
 class IntentClassifier:
     """Trains itself when first needed; safe to call from several threads."""
 
-    def __init__(self, embedder: Embedder, utterances: Sequence[Utterance]) -> None:
+    def __init__(self, embedder: Embedder, utterances: Sequence[Utterance], file: Path | None = None) -> None:
+        """`file` keeps what was trained: reading 2,000 sentences takes some seconds, reading the file none."""
         self._embedder = embedder
         self._utterances = utterances
+        self._file = file
         self._lock = threading.Lock()
         self._vectors: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
         self._weights: npt.NDArray[np.float64] = np.zeros((0, len(INTENTS)))
@@ -114,14 +118,25 @@ class IntentClassifier:
         with self._lock:
             if self._left_out:
                 return
-            self._vectors = self._encode([utterance.text for utterance in self._utterances])
-            targets = np.array([[utterance.intent == intent for intent in INTENTS] for utterance in self._utterances])
-            inverse = np.linalg.inv(_kernel(self._vectors, self._vectors) + RIDGE * np.eye(len(targets)))
-            self._weights = inverse @ targets
-            residuals = self._weights / np.diag(inverse)[:, None]
-            self._left_out = tuple(_guess(row) for row in targets - residuals)
-            pairs = zip(self._left_out, self._utterances, strict=True)
-            self.accuracy = sum(guess.intent == utterance.intent for guess, utterance in pairs) / len(targets)
+            content = [self._embedder.name, RIDGE, GAMMA, [[each.text, each.intent] for each in self._utterances]]
+            digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+            trained = kept_arrays(self._file, digest) if self._file else None
+            if trained is None:
+                trained = self._train()
+                if self._file:
+                    keep_arrays(self._file, digest, trained)
+            self._vectors, self._weights = trained["vectors"], trained["weights"]
+            left_out = tuple(_guess(row) for row in trained["left_out"])
+            pairs = zip(left_out, self._utterances, strict=True)
+            self.accuracy = sum(guess.intent == utterance.intent for guess, utterance in pairs) / len(left_out)
+            self._left_out = left_out
+
+    def _train(self) -> dict[str, npt.NDArray[Any]]:
+        vectors = self._encode([utterance.text for utterance in self._utterances])
+        targets = np.array([[utterance.intent == intent for intent in INTENTS] for utterance in self._utterances])
+        inverse = np.linalg.inv(_kernel(vectors, vectors) + RIDGE * np.eye(len(targets)))
+        weights = inverse @ targets
+        return {"vectors": vectors, "weights": weights, "left_out": targets - weights / np.diag(inverse)[:, None]}
 
     def _encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         return self._embedder.encode([text[:300] for text in texts])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from agent import patterns_en as en
+from agent import patterns_en_wishes as wishes
 from agent import patterns_zh as zh
 from agent.request import Intent
 
@@ -29,13 +30,21 @@ SMALLTALK = _either(en.SMALLTALK, zh.SMALLTALK)
 ASKED = _rules(en.ASKED, zh.ASKED)
 POINTED = _rules(en.POINTED, zh.POINTED)
 STEER = _rules(en.STEER, zh.STEER)
-OTHERS = _either(en.OTHERS, zh.OTHERS)
-RECOMMEND = _rules(en.RECOMMEND, zh.RECOMMEND)
-SEARCH = _rules(en.SEARCH, zh.SEARCH)
-OUT = _rules(en.OUT, zh.OUT)
-EXCHANGE = _either(en.EXCHANGE, zh.EXCHANGE)
-EXCEPT = _either(en.EXCEPT, zh.EXCEPT)
-COMPARE = _either(en.COMPARE, zh.COMPARE)
-NOT_OTHERS = _either(en.NOT_OTHERS, zh.NOT_OTHERS)
-WHY_NOT_TAIL = _either(en.WHY_NOT_TAIL, zh.WHY_NOT_TAIL)
-LIKE = _either(en.LIKE, zh.LIKE)
+OTHERS = _either(wishes.OTHERS, zh.OTHERS)
+RECOMMEND = _rules(wishes.RECOMMEND, zh.RECOMMEND)
+SEARCH = _rules(wishes.SEARCH, zh.SEARCH)
+OUT = _rules(wishes.OUT, zh.OUT)
+EXCHANGE = _either(wishes.EXCHANGE, zh.EXCHANGE)
+EXCEPT = _either(wishes.EXCEPT, zh.EXCEPT)
+COMPARE = _either(wishes.COMPARE, zh.COMPARE)
+NOT_OTHERS = _either(wishes.NOT_OTHERS, zh.NOT_OTHERS)
+WHY_NOT_TAIL = _either(wishes.WHY_NOT_TAIL, zh.WHY_NOT_TAIL)
+LIKE = _either(wishes.LIKE, zh.LIKE)
+
+
+def first_match(rules: Rules, text: str) -> tuple[Intent, str] | None:
+    """The intent and the argument of the first rule that matches."""
+    for intent, pattern in rules:
+        if match := pattern.search(text):
+            return intent, next((value for value in match.groups() if value), "")
+    return None

@@ -200,7 +200,7 @@ def _asked(view: View, request: Request, like: Sequence[int]) -> dict[int, float
     if like:
         vectors = view.community.vectors(like)
         found: dict[int, float] = {}
-        for hits in view.community.index.search(vectors, QUERY_LIMIT):
+        for hits in view.community.index.search(vectors, QUERY_LIMIT, view.community.later):
             for num, cosine in hits:
                 row = view.topics.row_of_num.get(num)
                 if row is not None and row not in like:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.arrays import Floats
-from retrieval.index import write_whole
+from retrieval.files import write_whole
 from retrieval.signals import SIGNALS
 
 MODEL_FILE = "ranker.json"
@@ -27,7 +27,7 @@ HAND_SET: Mapping[str, float] = {
     "recent": 1.5,
     "cooccurrence": 2.0,
     "tags": 1.5,
-    "people": 2.5,
+    "people": 1.0,
     "community": 1.5,
     "fresh": 0.7,
     "popular": 0.5,
@@ -88,7 +88,8 @@ class Ranker:
         try:
             document = json.loads((home / MODEL_FILE).read_bytes())
             weights = {**HAND_SET, **{name: float(value) for name, value in document["weights"].items()}}
-            if any(not math.isfinite(value) for value in weights.values()) or set(weights) != set(SIGNALS):
+            numbers = [*weights.values(), float(document["bias"])]
+            if not all(map(math.isfinite, numbers)) or set(weights) != set(SIGNALS):
                 return cls(origin="hand-set (the fitted model is damaged: fit it again)")
             return cls(weights, float(document["bias"]), bool(document["calibrated"]), str(document["origin"]))
         except FileNotFoundError:

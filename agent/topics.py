@@ -139,6 +139,18 @@ def cut_words(text: str) -> list[str]:
     return list(rjieba.cut(text, True))
 
 
+def tokenise(text: str) -> list[tuple[str, int, int]]:
+    """Words with their places; Chinese runs are cut into words that do not overlap."""
+    tokens = []
+    for run in re.finditer(r"[^\W_]+", text):
+        place = run.start()
+        for piece in re.split(f"({HAN.pattern}+)", run[0]):
+            for word in cut_words(piece) if HAN.match(piece) else [piece]:
+                tokens.append((word, place, place + len(word)))
+                place += len(word)
+    return [token for token in tokens if token[0]]
+
+
 # --- horizon, count, kinds ------------------------------------------------------------------------
 
 _DAYS = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +33,7 @@ from agent.patterns import (
     SMALLTALK,
     STEER,
     WHY_NOT_TAIL,
-    Rules,
+    first_match,
 )
 from agent.references import Context, References, find_numbers, find_references, title_by_words
 from agent.request import Intent, Request
@@ -39,11 +41,11 @@ from agent.topics import (
     HAN,
     cut_horizon,
     cut_kinds,
-    cut_words,
     detect_language,
     find_count,
     split_topics,
     tidy_topic,
+    tokenise,
 )
 from retrieval.embedder import Embedder
 from retrieval.errors import ModelError
@@ -107,11 +109,14 @@ _PREDICATE = re.compile(
 class Understander:
     """Understands one message at a time; keeps nothing of it, and is safe to call from several threads."""
 
-    def __init__(self, embedder: Embedder, writer: Engine | None = None) -> None:
+    def __init__(
+        self, embedder: Embedder, writer: Callable[[], Engine | None] = lambda: None, file: Path | None = None
+    ) -> None:
+        """`writer` is asked each time, since it may come later; `file` keeps the trained classifier."""
         self._embedder = embedder
         self._writer = writer
         utterances = load_utterances()
-        self._classifier = IntentClassifier(embedder, utterances)
+        self._classifier = IntentClassifier(embedder, utterances, file)
         self._frame, self._edges = frame_words(utterances)
 
     def understand(self, text: str, context: Context = _NOTHING) -> Request:
@@ -130,12 +135,13 @@ class Understander:
     def by_rules(self, text: str, context: Context = _NOTHING) -> Request | None:
         """What the written rules alone say; None when none knows the sentence."""
         text = _normal(text)
-        return self._plainly(text, context) or self._surely(text, context) or self._loosely(text, context)
+        rule = self._plainly(text, context) or self._surely(text, context) or self._loosely(text, context)
+        return rule and self._trimmed(rule, text)
 
     def by_classifier(self, text: str, context: Context = _NOTHING) -> Request:
         """What the classifier alone says; a search or a plain wish when it is unsure."""
         text = _normal(text)
-        return self._cut(text, context, self._guess(text))
+        return self._trimmed(self._cut(text, context, self._guess(text)), text)
 
     def _combined(self, text: str, context: Context) -> Request:
         """A rule stands unless the classifier is sure of something else, the surer the better the rule."""
@@ -169,7 +175,7 @@ class Understander:
         intent = intent or ("search" if content else "recommend")
         request = Request(intent, by="classifier")
         if intent == "search":
-            loose = _first(SEARCH, _peel(text))
+            loose = first_match(SEARCH, _peel(text))
             query = tidy_topic(text) if bare else tidy_topic(loose[1]) if loose else topic
             kinds = cut_kinds(text)[0]
             return request.with_(query=query or tidy_topic(text) or text[:QUERY], kinds=kinds, k=find_count(text))
@@ -217,19 +223,19 @@ class Understander:
             or self._others(text)
             or self._pointed(bare, references, context)
             or self._steered(text, context)
-            or (Request("out_of_scope") if _first(OUT, text) else None)
+            or (Request("out_of_scope") if first_match(OUT, text) else None)
         )
 
     def _named(self, text: str) -> Request | None:
         """A clause that only names a topic, as the first in "beer, but nothing about hops"."""
-        topic, tokens = tidy_topic(text), _tokens(text)
+        topic, tokens = tidy_topic(text), tokenise(text)
         named = topic and len(tokens) <= 4 and all(word.lower() not in self._frame for word, _, _ in tokens)
         return Request("search", query=topic) if named else None
 
     def _loosely(self, text: str, context: Context) -> Request | None:
         """Rules for plain wishes and searches, which look like much else."""
         bare = _peel(text)
-        if _first(RECOMMEND, bare) and not self._content(bare):
+        if first_match(RECOMMEND, bare) and not self._content(bare):
             return Request("recommend", kinds=cut_kinds(bare)[0], k=find_count(bare))
         return self._searched(bare)
 
@@ -242,7 +248,7 @@ class Understander:
             if intent in ("undo", "profile"):
                 return Request(intent)
             if intent in ("people", "groups"):
-                arguments = (_first(((intent, other),), text) for name, other in ASKED if name == intent)
+                arguments = (first_match(((intent, other),), text) for name, other in ASKED if name == intent)
                 topics = (tidy_topic(argument[1]) for argument in arguments if argument)
                 return Request(intent, query=next(filter(self._content, topics), None), k=find_count(text))
             inner = find_references(topic, context, self._by_title)
@@ -252,10 +258,10 @@ class Understander:
             if intent == "why" and not self._content(topic):
                 posts = find_numbers(text, context) or ((context.focus,) if context.focus else ())
                 return Request("why", posts=posts)
-            if content_words(topic):
-                return Request(intent, query=topic)
-            if intent == "forget":
-                return Request("forget")
+            if intent == "forget" and not content_words(topic):  # what names nothing would forget everything
+                topic = self._topic(text)
+            if content_words(topic) or intent == "forget":
+                return Request(intent, query=topic or None)
         return None
 
     def _pointed(self, text: str, references: References, context: Context) -> Request | None:
@@ -302,7 +308,7 @@ class Understander:
                 topics["more_like"].extend(split_topics(wanted))
                 topics["less_like"].extend(split_topics(unwanted))
                 first = first or "less_like"
-            elif step := _first(STEER, clause):
+            elif step := first_match(STEER, clause):
                 references = find_references(step[1], context, self._by_title)
                 found = split_topics(step[1])
                 if (
@@ -334,7 +340,7 @@ class Understander:
         return request if search else request.with_(posts=tuple(dict.fromkeys(posts)))
 
     def _searched(self, text: str) -> Request | None:
-        step = _first(SEARCH, text)
+        step = first_match(SEARCH, text)
         if step is None:
             return None
         argument, *without = EXCEPT.split(step[1], maxsplit=1)
@@ -370,7 +376,7 @@ class Understander:
         """The request with topics of whole words that neither begin nor end with words of the frame."""
         if len(text) > LONG:
             return request
-        tokens = _tokens(text)
+        tokens = tokenise(text)
 
         def trim(topic: str) -> str:
             start = text.find(topic)
@@ -403,7 +409,7 @@ class Understander:
         """The longest run of content words; a single word between two of them (of, the, 的) belongs to the run."""
         runs: list[list[tuple[int, int]]] = [[]]
         gap = 0
-        for word, start, end in _tokens(text):
+        for word, start, end in tokenise(text):
             if word.lower() in self._frame or word.isdigit():
                 gap += 1
                 continue
@@ -416,11 +422,12 @@ class Understander:
 
     def _written(self, text: str, request: Request, topic: str) -> Request:
         """The request with the topics that the writer cuts; as it was when there is none or it fails."""
-        if self._writer is None or (topic and len(words(topic)) <= 3):
+        writer = None if topic and len(words(topic)) <= 3 else self._writer()
+        if writer is None:
             return request
         try:
             messages = prompts.load("understand", detect_language(text, "en")).render(text=text, intent=request.intent)
-            answer = json.loads(self._writer.complete(messages, max_tokens=60, schema=_SCHEMA).text)
+            answer = json.loads(writer.complete(messages, max_tokens=60, schema=_SCHEMA).text)
             copied = [tidy_topic(str(item)) for item in answer["topics"]]
         except Exception:  # whatever goes wrong in a model or its answer, the rules' answer stands
             return request
@@ -448,23 +455,3 @@ def _peel(text: str) -> str:
             break
         text = shorter
     return text.strip()
-
-
-def _first(rules: Rules, text: str) -> tuple[Intent, str] | None:
-    """The intent and the argument of the first rule that matches."""
-    for intent, pattern in rules:
-        if match := pattern.search(text):
-            return intent, next((value for value in match.groups() if value), "")
-    return None
-
-
-def _tokens(text: str) -> list[tuple[str, int, int]]:
-    """Words with their places; Chinese runs are cut into words that do not overlap."""
-    tokens = []
-    for run in re.finditer(r"[^\W_]+", text):
-        place = run.start()
-        for piece in re.split(f"({HAN.pattern}+)", run[0]):
-            for word in cut_words(piece) if HAN.match(piece) else [piece]:
-                tokens.append((word, place, place + len(word)))
-                place += len(word)
-    return [token for token in tokens if token[0]]

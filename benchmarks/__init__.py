@@ -1,0 +1,1 @@
+"""Measurements: every figure that the project states is printed by one of these."""

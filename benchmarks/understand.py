@@ -3,8 +3,11 @@
 python -m benchmarks.understand
 
 The held-out sentences were worded after the rules and the training sentences and apart from them, by
-the same hand; people's own sentences will be harder. Intervals are 95 % bootstrap intervals over
-sentences. "topics" asks for query, include, exclude and posts to be exactly right.
+the same hand; people's own sentences will be harder. Batch 1 showed faults of the rules, which were
+then mended (at its first reading: intent 0.950 and topics 0.912 in English, 0.914 and 0.827 in
+Chinese). Batch 2 was written after that; nothing was changed for it but that "forget" looks for its
+topic with more care. Intervals are 95 % bootstrap intervals over sentences. "topics" asks for query,
+include, exclude and posts to be exactly right.
 """
 
 from __future__ import annotations
@@ -92,6 +95,15 @@ def main() -> None:
             intents = [requests[place].intent == rows[place]["intent"] for place in chosen]
             topics = [topics_right(requests[place], rows[place]) for place in chosen]
             print(f"{way:26} {interval(intents):23} {interval(topics)}")
+    for language in ("en", "zh"):
+        pairs = [
+            (request, row)
+            for request, row in zip(answers["both"], rows, strict=True)
+            if (row["language"], row["batch"]) == (language, 2)
+        ]
+        intents = [request.intent == row["intent"] for request, row in pairs]
+        topics = [topics_right(request, row) for request, row in pairs]
+        print(f"both, batch 2 {language} ({len(pairs)}){'':6} {interval(intents):23} {interval(topics)}")
     print(f"\n{'intent accuracy':16}{'n':>4}" + "".join(f"{way.split()[0]:>12}" for way in ways))
     for intent in INTENTS:
         for language in ("en", "zh"):
@@ -101,9 +113,9 @@ def main() -> None:
             shares = [np.mean([requests[place].intent == intent for place in chosen]) for requests in answers.values()]
             print(f"{intent:13}{language:3}{len(chosen):>4}" + "".join(f"{share:>12.2f}" for share in shares))
     classifier = IntentClassifier(open_embedder(arguments.embedder), utterances)
-    pairs = list(zip(classifier.leave_one_out(), utterances, strict=True))
+    left_out = list(zip(classifier.leave_one_out(), utterances, strict=True))
     for language in ("en", "zh"):
-        right = [guess.intent == utterance.intent for guess, utterance in pairs if utterance.language == language]
+        right = [guess.intent == utterance.intent for guess, utterance in left_out if utterance.language == language]
         print(f"training sentences, leave one out, {language}: {interval(right)}")
     times = []
     for row in rows:

@@ -7,11 +7,8 @@ gives exactly the state of never having seen what is gone.
 
 from __future__ import annotations
 
-import io
 import json
 import threading
-import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,7 +21,8 @@ from retrieval.arrays import Floats, Rows, Vectors
 from retrieval.cooccurrence import Cooccurrence, text_neighbours
 from retrieval.embedder import Embedder
 from retrieval.event import Event
-from retrieval.index import PostIndex, write_whole
+from retrieval.files import keep_arrays, kept_arrays
+from retrieval.index import PostIndex
 from retrieval.store import Store, embedding_text
 
 INDEX_FILE = "index.faiss"
@@ -302,40 +300,25 @@ def _neighbours(path: Path, community: Community, keep: bool) -> object:
         return {"data": made.data, "indices": made.indices, "indptr": made.indptr}
 
     digest = community.index.digest
-    parts = _kept_arrays(path, digest) if keep else None
+    parts = kept_arrays(path, digest) if keep else None
     if parts is None:
         parts = make()
         if keep:
-            _keep_arrays(path, digest, parts)
+            keep_arrays(path, digest, parts)
     return sparse.csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=(len(community),) * 2)
 
 
 def _tag_vectors(path: Path, tags: Sequence[str], embedder: Embedder, keep: bool) -> Vectors:
     """Vectors of the community's tags (n, d); only those that the file does not hold are made."""
     texts = [tag.replace("-", " ").replace("_", " ") for tag in tags]
-    made = _kept_arrays(path, embedder.name) or {}
+    made = kept_arrays(path, embedder.name) or {}
     vector_of = dict(zip(made["texts"].tolist(), made["vectors"], strict=True)) if made else {}
     missing = sorted(set(texts).difference(vector_of))
     vector_of.update(zip(missing, embedder.encode(missing), strict=True))
     vectors = np.array([vector_of[text] for text in texts], dtype=np.float32).reshape(-1, embedder.dimension)
     if keep and missing:
-        _keep_arrays(path, embedder.name, {"texts": np.array(texts), "vectors": vectors})
+        keep_arrays(path, embedder.name, {"texts": np.array(texts), "vectors": vectors})
     return vectors
-
-
-def _kept_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]] | None:
-    """Arrays of a file, or None when it is missing, damaged, or was made from something else."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays) if str(arrays["digest"]) == digest else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def _keep_arrays(path: Path, digest: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, digest=np.array(digest), **arrays)
-    write_whole(path, buffer.getvalue())
 
 
 def _known_by(event: Event, as_of: float | None) -> bool:

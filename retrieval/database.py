@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
 from retrieval.errors import HomeError
+
+_PATIENCE = 30  # seconds to wait for other processes
 
 migrations = Migrations("whyfeed")
 
@@ -93,7 +96,7 @@ class Database:
         self._lock = threading.Lock()
         with self.translated():
             db = self.connection
-            db.enable_wal()
+            _write_ahead(db)
             known = {migration.name for migration in migrations.pending(db)}
             applied = {migration.name for migration in migrations.applied(db)}
             names = {name for name in globals() if name.startswith("m0")}
@@ -111,7 +114,7 @@ class Database:
         """This thread's connection."""
         db: SqliteDatabase | None = getattr(self._local, "db", None)
         if db is None:
-            conn = sqlite3.connect(self.path, timeout=30, check_same_thread=False, isolation_level=None)
+            conn = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None)
             conn.execute("PRAGMA foreign_keys = ON")
             conn.execute("PRAGMA synchronous = FULL")  # a confirmed event survives a power cut
             db = self._local.db = SqliteDatabase(conn)
@@ -168,3 +171,16 @@ class Database:
                 db.conn.close()
             self._open.clear()
         self._local = threading.local()
+
+
+def _write_ahead(db: SqliteDatabase) -> None:
+    """Switch to write-ahead logging. Unlike all else, this does not wait by itself when others open the file too."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            db.enable_wal()
+            return
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from retrieval.arrays import Rows, Vectors
 from retrieval.errors import HomeError
+from retrieval.files import write_whole
 
 _GPU_MAX_K = 2048  # FAISS's own limit on a GPU
 _WORTH_THREADS = 1_000_000  # cosines of one search, tens of milliseconds on one core
@@ -207,19 +207,3 @@ def _threads(cosines: int) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it there, so that a reader never sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as exc:
-        raise HomeError(f"cannot write {str(path)!r}: {exc.strerror or exc}; free some space and try again") from exc
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)

@@ -89,7 +89,7 @@ class Reader:
         left = {event.id for event in gone}
         replied = dict(self.replied)
         author = community.authors[row]
-        if author in replied:
+        if row in self.past and author in replied:
             replied[author] -= sum(event.weight > 0 for event in gone)
         return _compose(
             self.user,

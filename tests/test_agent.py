@@ -233,7 +233,15 @@ def test_a_new_post_is_shown_after_an_import(agent: Agent, world: World, tmp_pat
     user = readers(world, "sailing")[0]
     write_rows(
         tmp_path / "more" / "posts.jsonl",
-        [{"id": "fresh", "title": "keel mast rudder jib regatta", "tags": ["keel"], "community": "sailing", "created_at": NOW}],
+        [
+            {
+                "id": "fresh",
+                "title": "keel mast rudder jib regatta",
+                "tags": ["keel"],
+                "community": "sailing",
+                "created_at": NOW,
+            }
+        ],
     )
     agent.import_folder(tmp_path / "more")
     assert "fresh" in ids(agent, user, 5, "keel mast rudder jib regatta")

@@ -155,7 +155,8 @@ def test_other_kinds_are_called_what_they_are() -> None:
         ("this post asks why your stouts foam over ice cream.", "person"),
         ("this post asks why stouts foam, see https://example.org.", "markup"),
         ("this post asks why **stouts** foam over ice cream.", "markup"),
-        ("this post asks why stouts foam. It is about ice cream.", "long"),
+        ("this post asks why stouts foam; it is about a stout float!  and foam.", "long"),
+        ("this post compares stouts and ice cream.", "tells"),
         ("this post asks " + "why stouts foam so much over ice cream " * 5, "long"),
         ("this post explains why stouts foam over ice cream.", "tells"),
         ("this post 问为什么世涛啤酒会起泡", "language"),
@@ -271,6 +272,31 @@ def test_terms_of_the_field_come_with_their_translation() -> None:
     book, engine = book_of("这篇帖子问世涛啤酒为什么起泡沫")
     assert book.write(STOUT, "zh").source == "llm"
     assert "stouts＝世涛啤酒" in engine.history[0].messages[-1]["content"]
+
+
+def test_a_term_that_was_left_in_english_is_put_into_chinese() -> None:
+    book, _ = book_of("这篇帖子问 stouts 为什么会起这么多 foam")
+    assert book.write(STOUT, "zh").text == "这篇帖子问世涛啤酒为什么会起这么多泡沫"
+
+
+def test_a_clause_that_loses_the_terms_is_written_again() -> None:
+    book, engine = book_of("这篇帖子问某种啤酒为什么会起这么多气", "这篇帖子问世涛啤酒为什么起泡沫")
+    assert book.write(STOUT, "zh").text == "这篇帖子问世涛啤酒为什么起泡沫"
+    assert "stouts＝世涛啤酒" in engine.history[1].messages[-1]["content"].split("要求")[1]
+
+
+def test_a_question_is_announced_as_one() -> None:
+    book, engine = book_of(GOOD, "this post lists five breweries in Lyon.")
+    book.write(STOUT, "en")
+    book.write(GUIDE, "en")
+    asking, telling = (call.messages[-1]["content"] for call in engine.history)
+    assert "Form: question" in asking
+    assert "Form: statement" in telling
+
+
+def test_what_comes_after_the_first_sentence_is_cut() -> None:
+    book, _ = book_of("this post asks why stouts foam over ice cream. If so, how much?")
+    assert book.write(STOUT, "en").text == "this post asks why stouts foam over ice cream"
 
 
 def test_worked_examples_come_first_so_that_their_reading_is_shared() -> None:

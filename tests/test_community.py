@@ -287,6 +287,24 @@ def test_later_acts_weigh_more(view: View) -> None:
     assert float(np.linalg.norm(reader.recent)) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_without_a_post_is_never_having_acted_on_it(store: Store, view: View) -> None:
+    rng = random.Random(7)
+    for step in range(40):
+        kind = rng.choice(["like", "hide", "comment", "view", "dislike", "odd"])
+        store.append(act("u7", rng.choice(view.community.ids[:20]), kind, NOW + step))
+    store.append(Event("", "u7", "", "interest", NOW, None, "escapement"))
+    store.append(Event("", "u7", "", "exclude", NOW, None, "rudder"))
+    reader = view.reader("u7")
+    assert len(reader.hidden) > 2
+    for row in range(len(view.community)):
+        events = [event for event in reader.events if event.post != view.community.ids[row]]
+        left = reader.without(row, view.community, view.embedder)
+        never = read("u7", events, view.community, view.embedder)
+        assert of_reader(left) == of_reader(never), view.community.ids[row]
+        assert (left.rules, left.named) == (never.rules, never.named)
+        assert {author: acts for author, acts in left.replied.items() if acts} == never.replied
+
+
 def test_acts_on_posts_that_are_gone_are_no_part_of_the_reader(store: Store) -> None:
     store.append(act("u0", "never-imported"))
     view = view_of(store)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from retrieval.arrays import Vectors, unit
 from retrieval.errors import HomeError
-from retrieval.index import PostIndex, write_whole
+from retrieval.files import write_whole
+from retrieval.index import PostIndex
 
 DIMENSION = 16
 FLAT, IVF, HNSW = "IDMap2,Flat", "IVF4,SQ8", "IDMap2,HNSW16"
