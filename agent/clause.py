@@ -21,7 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import prompts
-from agent.faithfulness import OPENERS, Fault, across, asks, find_fault, plain, sentences, supporting_spans, tidy
+from agent.faithfulness import (
+    OPENERS,
+    Fault,
+    across,
+    asks,
+    find_drift,
+    find_fault,
+    is_whole_question,
+    plain,
+    sentences,
+    supporting_spans,
+    tidy,
+)
 from retrieval.embedder import Embedder
 from retrieval.errors import ModelError
 from retrieval.post import Post
@@ -155,16 +167,16 @@ class ClauseBook:
         topic = post.tags[0].replace("-", " ") if post.tags else post.community or "?"
         terms = _terms_of(post) if language == "zh" else []
         texts = [shorten(plain(post.text), READ), _key_sentences(post)]
-        if across(OPENERS[language], post):
+        foreign = across(OPENERS[language], post)
+        if foreign:
             # To summarise and to translate at once is more than a small writer can: it gets what matters only,
             # and that is the title where the title asks a whole question.
-            whole = post.title.rstrip("\"'”’) ").endswith("?") and len(content_words(post.title)) >= 3
-            texts = ["" if whole else texts[1], shorten(texts[1], LESS)]
+            texts = ["" if is_whole_question(post.title) else texts[1], shorten(texts[1], LESS)]
         fault = Fault("")
         for text in texts:
             messages = prompt.render(
                 topic=plain(topic), title=plain(post.title), text=text, asks=asks(post), terms=terms,
-                fault=fault.code, words=", ".join(fault.words[:5]),
+                fault=fault.code, words=", ".join(fault.words[:5]), back="",
             )  # fmt: skip
             done = engine.complete(messages, max_tokens=TOKENS[language], temperature=0.0, stop=("\n",), cancel=cancel)
             if cancel is not None and cancel.is_set():
@@ -175,13 +187,25 @@ class ClauseBook:
             attempt = tidy(said, post, language)
             fault = find_fault(attempt, post, language, done.finish_reason == "stop", prompt.source, self._embedder)
             lost = tuple(f"{term}＝{meaning}" for term, meaning in terms if meaning not in attempt)
-            if not fault and len(lost) > len(terms) / 2:
+            if not fault and lost and 2 * len(lost) >= len(terms):
                 fault = Fault("terms", lost)
+            if not fault and foreign:
+                fault = self._round_trip(engine, attempt, post, language, cancel)
             if not fault:
                 spans = supporting_spans(attempt, post, self._embedder)
                 opener = NOUNS["post"][language == "zh"]
                 return Clause(post.id, language, _noun(post, language) + attempt[len(opener) :], "llm", spans)
         return self.extract(post, language)
+
+    def _round_trip(
+        self, engine: Engine, attempt: str, post: Post, language: str, cancel: threading.Event | None
+    ) -> Fault:
+        """Is the clause, translated back by the same writer behind the same (cached) examples, still about the post?"""
+        messages = prompts.load("clause", language).render(
+            topic="", title="", text="", asks=False, terms=[], fault="", words="", back=attempt
+        )
+        done = engine.complete(messages, max_tokens=TOKENS[language], temperature=0.0, stop=("\n",), cancel=cancel)
+        return find_drift(done.text, post, self._embedder)
 
 
 class ClauseWorker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from agent.answer import Answer
 from agent.clause import ClauseBook, ClauseWorker
@@ -63,7 +64,9 @@ class Core:
     def rank(self, view: View, user: str, task: Task, *, llm_rank: bool) -> Ranking:
         """Run one request; the LLM judges when asked to, or when a fitted model gives it weight."""
         judge = self.judge(view, llm_rank)
-        ranking = run(view, view.reader(user), task, judge)
+        # Two engines at once would both be slow: while one judges, no clause is made ahead.
+        with self._worker.foreground() if judge else nullcontext():
+            ranking = run(view, view.reader(user), task, judge)
         if llm_rank and judge is None:
             with ranking.trace.stage("judge") as record:
                 record.status = f"off: the ranker LLM is {self.models.describe('ranker')}"

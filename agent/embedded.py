@@ -52,12 +52,15 @@ def available_memory() -> int | None:
         return free
 
 
+_IDLE = 0.5  # load average of the last minute
+
+
 class EmbeddedEngine:
     """A GGUF model, loaded when it is first asked. One call runs at a time, the others wait for it.
 
-    `n_ctx` is the context in tokens, prompt and answer together. `threads` leaves one core free by
-    default: threads spin while they wait for each other, so that with as many as cores everything takes
-    ten times longer as soon as another program runs (on two idle cores a second thread is 1.5 times
+    `n_ctx` is the context in tokens, prompt and answer together. `threads` is `free_cores()` by default:
+    threads spin while they wait for each other, so that with as many as cores everything takes ten
+    times longer as soon as another program runs (on two idle cores a second thread is 1.5 times
     faster). An engine belongs to the process that loaded it and does not survive a fork.
 
     `judge` is exact: the same prefix and candidate give the same number to the bit, whatever is judged
@@ -78,7 +81,7 @@ class EmbeddedEngine:
             raise ValueError(f"n_ctx and threads must be at least 1, not {n_ctx} and {threads}")
         self.path = Path(path)
         self.name = self.path.stem
-        self.threads = threads or max(1, _cores() - 1)
+        self.threads = threads or free_cores()
         self.n_ctx = n_ctx
         self._memory = memory
         self._key = secrets.token_urlsafe(32)
@@ -397,12 +400,14 @@ class EmbeddedEngine:
             connection.close()
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
+def free_cores() -> int:
+    """Cores for an engine: all of them on a machine that has been idle for a minute, else all but one."""
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+        idle = os.getloadavg()[0] < _IDLE
+    except (AttributeError, OSError):  # not on Linux
+        return max(1, (os.cpu_count() or 1) - 1)
+    return cores if idle else max(1, cores - 1)
 
 
 def _line(exc: BaseException) -> str:

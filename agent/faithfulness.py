@@ -19,9 +19,12 @@ from retrieval.words import STOPWORDS, content_words
 OPENERS = {"en": "this post ", "zh": "这篇帖子"}
 WORDS = (4, 28)  # of an English clause
 HAN = (6, 46)  # characters of a Chinese clause after the opener
-# Cosine of a clause with its post (title, or title and start of the text), across languages. Unrelated
-# posts of one community reach .5; by eye on demo posts, what is wrong lies mostly below this.
-COSINE, COSINE_ACROSS = 0.30, 0.45
+# Cosine of a clause with its post (title, or title and start of the text), within and across languages. By eye on
+# demo posts: true Chinese clauses go down to .4 and wrong ones up to .6, so this only finds what is far off.
+COSINE, COSINE_ACROSS = 0.30, 0.42
+# Of a clause that was translated back: the share of the title's words that must be in it, what it may add to a post
+# whose title does not ask, and its cosine with the post.
+KEPT_WORDS, BROUGHT_IN, COSINE_BACK = 0.42, 0.33, 0.57
 UNKNOWN = 0.25  # share of an English clause's content words that need not be in the post
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
@@ -35,7 +38,8 @@ _PERSON = {
     "en": re.compile(r"\b(?:I|I'm|I've|me|my|our|us|you|your|yours|you're)\b"),  # "whether we can" is anybody
     "zh": re.compile(r"[你您]|我(?!国)|咱"),
 }
-_ENDS = re.compile(r"(?<![A-Z])[.!?](?=\s+\S)|[。！？；;]")
+_ABBREVIATION = re.compile(r"\b(?:[A-Z][a-z]?|vs|approx|e\.g|i\.e|incl|ca)\.$")  # St. Dr. U.S. are no ends
+_ENDS = re.compile(r"[.!?](?=\s+\S)|[。！？；;]")
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?]+[\"”')\]]*(?=\s|$)|[。！？]+[”」』）]*|$)", re.MULTILINE)
 # A paragraph that speaks to a model instead of to readers. The writer does not see it, nobody quotes it.
 _INSTRUCTION = re.compile(
@@ -43,6 +47,14 @@ _INSTRUCTION = re.compile(
     r"|\bsystem prompt\b|\bas an? (?:AI|language model)\b|\byou are (?:now )?an? (?:AI|assistant|language model)\b"
     r"|\b(?:reply|respond|output|write|print|repeat)\b[^.\n]{0,20}\b(?:only|exactly|the words?)\b[^.\n]{0,12}[\"“':]"
     r"|(?:忽略|无视|忘记|不要理会)[^。\n]{0,20}(?:指令|指示|要求|提示|规则|以上|之前)|系统提示",
+    re.IGNORECASE,
+)
+_ASKING = re.compile(
+    r"[?？]|\b(?:can(?:no|')t|couldn't|could not|trying to) (?:figure|find|understand)"
+    r"|\bI(?:'m| am) (?:wondering|looking for|confused)"
+    r"|\b(?:want|like|curious) to (?:know|ask|understand)|\b(?:please|can|could) (?:any|some)(?:one|body)\b"
+    r"|\bany (?:advice|ideas?|suggestions?|help|tips|pointers)\b|\bwould we\b|\bis it (?:ok|okay|possible|safe|true)\b"
+    r"|请问|求助|想知道|有没有|怎么办",
     re.IGNORECASE,
 )
 _VERBS = (
@@ -124,8 +136,13 @@ def tidy(text: str, post: Post, language: str) -> str:
 
 
 def asks(post: Post) -> bool:
-    """Is the post a question, in its title or anywhere in its text?"""
-    return "?" in post.title + post.text or "？" in post.title + post.text
+    """Is the post a question: by a question mark anywhere, or by how people ask without one?"""
+    return bool(_ASKING.search(f"{post.title}\n{post.text}"))
+
+
+def is_whole_question(title: str) -> bool:
+    """Does the title alone say what the post asks?"""
+    return title.rstrip("\"'”’) ").endswith(("?", "？")) and len(content_words(title)) >= 3
 
 
 def across(clause: str, post: Post) -> bool:
@@ -142,12 +159,16 @@ def sentences(text: str) -> list[tuple[int, int]]:
     for line in re.finditer(r"[^\n]+", text):
         if _INSTRUCTION.search(line[0]):
             continue
+        open_at: int | None = None
         for match in _SENTENCE.finditer(text, line.start(), line.end()):
             start, end = match.span()
-            start += len(match[0]) - len(match[0].lstrip())
+            start = start + len(match[0]) - len(match[0].lstrip()) if open_at is None else open_at
             end -= len(match[0]) - len(match[0].rstrip())
-            if start < end:
+            if _ABBREVIATION.search(text, start, end) and end < line.end():
+                open_at = start
+            elif start < end:
                 found.append((start, end))
+                open_at = None
     return found
 
 
@@ -168,7 +189,7 @@ def find_fault(
         return Fault("long")
     if _MARKUP.search(clause):
         return Fault("markup")
-    if _ENDS.search(clause):
+    if any(not _ABBREVIATION.search(clause[: end.end()]) for end in _ENDS.finditer(clause)):
         return Fault("long")
     if _PERSON[language].search(body):
         return Fault("person")
@@ -184,6 +205,28 @@ def find_fault(
     if unknown := _unknown(body, source, post, language):
         return Fault("unknown", unknown)
     return _unrelated(body, post, language, embedder)
+
+
+def find_drift(back: str, post: Post, embedder: Embedder | None) -> Fault:
+    """What got lost in translation, seen in a clause that was translated back into the post's own language.
+
+    True clauses keep the words of a title that asks (or add none to a post whose title does not),
+    and mean nearly the same; by eye on demo posts this finds two wrong ones in three, and costs one
+    true one in ten.
+    """
+    opener = OPENERS["zh"] if _HAN.search(back) else OPENERS["en"]
+    body = back.strip()[len(opener) :]
+    mine, title = _stems(body) - _REPORTING_STEMS, _stems(post.title) - _REPORTING_STEMS
+    kept = len(mine & title) / max(1, len(title))
+    if not is_whole_question(post.title):
+        own = len(mine & _stems(f"{post.title} {post.text} {' '.join(post.tags)}")) / max(1, len(mine))
+        kept = max(kept, own - BROUGHT_IN)
+    if kept < KEPT_WORDS:
+        return Fault("drift")
+    if embedder is None:
+        return Fault("")
+    vectors = embedder.encode([body, post.title or post.text[:300], f"{post.title} {post.text[:400]}"])
+    return Fault("drift") if float((vectors[1:] @ vectors[0]).max()) < COSINE_BACK else Fault("")
 
 
 def supporting_spans(clause: str, post: Post, embedder: Embedder | None = None) -> tuple[tuple[str, int, int], ...]:
@@ -253,9 +296,8 @@ _REPORTING_STEMS = frozenset(_stem(word) for word in _REPORTING)
 
 @lru_cache(maxsize=8)
 def _example_words(examples: str) -> tuple[frozenset[str], ...]:
-    """Stems of each worked example's post and answer."""
-    parts = re.split(r"<<<assistant>>>|\{\{", examples)
-    answers = [part.split("<<<", 1)[0] for part in parts[1:]]
+    """Stems of each worked example's answer."""
+    answers = [part.split("<<<", 1)[0] for part in examples.split("<<<assistant>>>")[1:]]
     return tuple(frozenset(_stems(answer) - _REPORTING_STEMS) for answer in answers if answer.strip())
 
 
@@ -326,6 +368,8 @@ def _unrelated(body: str, post: Post, language: str, embedder: Embedder | None) 
         return Fault("unrelated")
     if embedder is None:
         return Fault("")
+    # What a post does says nothing about what it is about.
+    body = re.sub(r"^(?:问|想知道|想了解|想找|讨论了?|比较了?)", "", body)
     vectors = embedder.encode([body, post.title or post.text[:300], f"{post.title} {post.text[:400]}"])
     cosine = float((vectors[1:] @ vectors[0]).max())
     return Fault("unrelated") if cosine < (COSINE_ACROSS if foreign else COSINE) else Fault("")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import sys
@@ -58,6 +59,7 @@ def main() -> None:
 
 def measure(name: str, home: Path, embedder: str, args: argparse.Namespace) -> dict[str, Any]:
     """All figures of one home."""
+    _wait_until_idle()
     start = time.perf_counter()
     agent = Agent.open(home, embedder=embedder, no_llm=args.no_llm)
     agent.build()
@@ -105,6 +107,13 @@ def _ask(agent: Agent, reader: str, *, llm_rank: bool = False, wait: bool = Fals
             first = now
     end = time.perf_counter()
     return {"list": listed - start, "first": (first or end) - listed, "last": end - listed}
+
+
+def _wait_until_idle(seconds: float = 150.0) -> None:
+    """Building a home leaves the machine busy, and engines take fewer threads on a busy one."""
+    end = time.monotonic() + seconds
+    while os.getloadavg()[0] >= 0.4 and time.monotonic() < end:
+        time.sleep(5)
 
 
 def _spread(values: list[float]) -> str:

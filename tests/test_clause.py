@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import prompts
 from agent.clause import Clause, ClauseBook, ClauseWorker
 from agent.engine import ScriptedEngine
-from agent.faithfulness import find_fault, supporting_spans
+from agent.faithfulness import find_drift, find_fault, supporting_spans
 from retrieval.arrays import Vectors
 from retrieval.embedder import HashEmbedder
 from retrieval.errors import ModelError
@@ -26,6 +26,7 @@ STOUT = Post(
     tags=("stout", "foam"),
 )
 GOOD = "this post asks why stouts foam so much over ice cream."
+BACK = "This post asks why stouts foam when poured over ice cream."
 GUIDE = Post(
     "p2",
     title="Five breweries in Lyon",
@@ -208,6 +209,11 @@ def test_a_chinese_post_is_checked_by_its_words() -> None:
     assert find_fault("这篇帖子问量子计算机有什么用处", post, "zh", True, examples).code == "unrelated"
 
 
+def test_an_abbreviation_is_not_the_end_of_a_sentence() -> None:
+    post = Post("p", title="Abt", text="How is the Abt of St. Bernardus pronounced in the U.S. today?")
+    assert fault("this post asks how the Abt of St. Bernardus is pronounced in the U.S. today", post) == ""
+
+
 def test_a_post_that_tells_may_be_said_to_tell() -> None:
     assert fault("this post lists five breweries in Lyon and says the Ninkasi bar was the cheapest.", GUIDE) == ""
 
@@ -269,20 +275,43 @@ def test_a_post_cannot_end_its_own_quotation() -> None:
 
 
 def test_terms_of_the_field_come_with_their_translation() -> None:
-    book, engine = book_of("这篇帖子问世涛啤酒为什么起泡沫")
+    book, engine = book_of("这篇帖子问世涛啤酒为什么起泡沫", BACK)
     assert book.write(STOUT, "zh").source == "llm"
     assert "stouts＝世涛啤酒" in engine.history[0].messages[-1]["content"]
 
 
 def test_a_term_that_was_left_in_english_is_put_into_chinese() -> None:
-    book, _ = book_of("这篇帖子问 stouts 为什么会起这么多 foam")
+    book, _ = book_of("这篇帖子问 stouts 为什么会起这么多 foam", BACK)
     assert book.write(STOUT, "zh").text == "这篇帖子问世涛啤酒为什么会起这么多泡沫"
 
 
 def test_a_clause_that_loses_the_terms_is_written_again() -> None:
-    book, engine = book_of("这篇帖子问某种啤酒为什么会起这么多气", "这篇帖子问世涛啤酒为什么起泡沫")
+    book, engine = book_of("这篇帖子问某种啤酒为什么会起这么多气", "这篇帖子问世涛啤酒为什么起泡沫", BACK)
     assert book.write(STOUT, "zh").text == "这篇帖子问世涛啤酒为什么起泡沫"
     assert "stouts＝世涛啤酒" in engine.history[1].messages[-1]["content"].split("要求")[1]
+
+
+def test_what_gets_lost_in_translation_is_refused() -> None:
+    book, engine = book_of(
+        "这篇帖子问世涛啤酒的泡沫为什么卖得好", "This post asks why beer sells well.", "没写好", "没写好"
+    )
+    assert book.write(STOUT, "zh").source == "extract"
+    assert "世涛啤酒的泡沫为什么卖得好" in engine.history[1].messages[-1]["content"]
+    assert engine.history[1].messages[:-1] == engine.history[0].messages[:-1]  # read already
+
+
+@pytest.mark.parametrize(
+    ("back", "code"),
+    [
+        (BACK, ""),
+        ("This post asks why stout foams over ice.", ""),
+        ("This post asks why you buy stouts.", "drift"),
+        ("This post is about trains.", "drift"),
+        ("", "drift"),
+    ],
+)
+def test_drift(back: str, code: str) -> None:
+    assert find_drift(back, STOUT, SameMeaning()).code == code
 
 
 def test_a_question_is_announced_as_one() -> None:
@@ -330,6 +359,11 @@ def test_spans_across_languages_follow_the_meaning() -> None:
         (STOUT, "en", "this post says, “I was making a stout float and my beer foamed up a ton.”"),
         (Post("p", title="Only a title"), "en", "this post is called “Only a title”"),
         (Post("p", title="只有标题"), "zh", "这篇帖子叫“只有标题”"),
+        (
+            Post("p", text="I met St. Bernardus Abt 12 in Dr. Who. Yes."),
+            "en",
+            "this post says, “I met St. Bernardus Abt 12 in Dr. Who.”",
+        ),
         (Post("p"), "en", "this post has no words of its own to quote"),
         (
             Post("p", text='Who said "hello" to the brewer of Lyon?'),
