@@ -25,8 +25,8 @@ from agent.faithfulness import (
     OPENERS,
     Fault,
     across,
+    agree,
     asks,
-    find_drift,
     find_fault,
     is_whole_question,
     plain,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 KIND = "clause"  # under which clauses are kept
 READ = 800  # characters of a text that the writer reads: 200 tokens, 3 s on two cores
-KEY, LESS = 260, 130  # and when it reads only the sentences that matter most
+KEY, LESS = 260, 200  # of the sentences that matter most, and of the start of the text, when it reads only these
 TOKENS = {"en": 44, "zh": 52}  # 20 words, 30 characters, and room to see that it is too long
 QUOTE = {"en": 140, "zh": 70}  # characters of an extract
 Span = tuple[str, int, int]  # field of the post ("title" or "text"), start, end
@@ -166,17 +166,22 @@ class ClauseBook:
         prompt = prompts.load("clause", language)
         topic = post.tags[0].replace("-", " ") if post.tags else post.community or "?"
         terms = _terms_of(post) if language == "zh" else []
-        texts = [shorten(plain(post.text), READ), _key_sentences(post)]
+        key = _key_sentences(post)
         foreign = across(OPENERS[language], post)
         if foreign:
             # To summarise and to translate at once is more than a small writer can: it gets what matters only,
-            # and that is the title where the title asks a whole question.
-            texts = ["" if is_whole_question(post.title) else texts[1], shorten(texts[1], LESS)]
-        fault = Fault("")
+            # first the title where that asks a whole question.
+            texts = ["", key] if is_whole_question(post.title) else [key, ""]
+            texts.append(shorten(plain(post.text), LESS))
+        else:
+            texts = [shorten(plain(post.text), READ), key]
+        fault, sound = Fault(""), dict[str, str]()  # what was read -> what was written, where the checks let it through
         for text in texts:
+            if text in sound:
+                continue
             messages = prompt.render(
                 topic=plain(topic), title=plain(post.title), text=text, asks=asks(post), terms=terms,
-                fault=fault.code, words=", ".join(fault.words[:5]), back="",
+                fault=fault.code, words=", ".join(fault.words[:5]),
             )  # fmt: skip
             done = engine.complete(messages, max_tokens=TOKENS[language], temperature=0.0, stop=("\n",), cancel=cancel)
             if cancel is not None and cancel.is_set():
@@ -189,23 +194,18 @@ class ClauseBook:
             lost = tuple(f"{term}＝{meaning}" for term, meaning in terms if meaning not in attempt)
             if not fault and lost and 2 * len(lost) >= len(terms):
                 fault = Fault("terms", lost)
-            if not fault and foreign:
-                fault = self._round_trip(engine, attempt, post, language, cancel)
-            if not fault:
-                spans = supporting_spans(attempt, post, self._embedder)
-                opener = NOUNS["post"][language == "zh"]
-                return Clause(post.id, language, _noun(post, language) + attempt[len(opener) :], "llm", spans)
+            if fault:
+                continue
+            # What a translator makes up differs with what it has read: two readings must come to the same.
+            twin = next((other for other in sound.values() if agree(attempt, other, self._embedder)), None)
+            sound[text] = attempt
+            if foreign and twin is None:
+                continue
+            chosen = twin or attempt
+            spans = supporting_spans(chosen, post, self._embedder)
+            opener = NOUNS["post"][language == "zh"]
+            return Clause(post.id, language, _noun(post, language) + chosen[len(opener) :], "llm", spans)
         return self.extract(post, language)
-
-    def _round_trip(
-        self, engine: Engine, attempt: str, post: Post, language: str, cancel: threading.Event | None
-    ) -> Fault:
-        """Is the clause, translated back by the same writer behind the same (cached) examples, still about the post?"""
-        messages = prompts.load("clause", language).render(
-            topic="", title="", text="", asks=False, terms=[], fault="", words="", back=attempt
-        )
-        done = engine.complete(messages, max_tokens=TOKENS[language], temperature=0.0, stop=("\n",), cancel=cancel)
-        return find_drift(done.text, post, self._embedder)
 
 
 class ClauseWorker:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from agent.clause import Clause, shorten
+from agent.faithfulness import plain
 from agent.reason import Claim, Evidence, Reason
 from retrieval.candidate import Because
 from retrieval.event import Event
@@ -330,7 +331,7 @@ def _clause_part(post: Post, clause: Clause | None) -> Part:
 
 
 def _title(post: Post, limit: int, zh: bool) -> str:
-    title = shorten(_line(post.label), limit)
+    title = shorten(plain(post.label) or _line(post.label), limit)
     if zh:
         return f"《{title.translate(_BOOK)}》"
     return f"“{title.translate(_INNER)}”"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import prompts
 from agent.clause import Clause, ClauseBook, ClauseWorker
 from agent.engine import ScriptedEngine
-from agent.faithfulness import find_drift, find_fault, supporting_spans
+from agent.faithfulness import agree, find_fault, supporting_spans
 from retrieval.arrays import Vectors
 from retrieval.embedder import HashEmbedder
 from retrieval.errors import ModelError
@@ -26,7 +26,7 @@ STOUT = Post(
     tags=("stout", "foam"),
 )
 GOOD = "this post asks why stouts foam so much over ice cream."
-BACK = "This post asks why stouts foam when poured over ice cream."
+SECOND = "这篇帖子问世涛啤酒的泡沫从哪里来"
 GUIDE = Post(
     "p2",
     title="Five breweries in Lyon",
@@ -275,43 +275,37 @@ def test_a_post_cannot_end_its_own_quotation() -> None:
 
 
 def test_terms_of_the_field_come_with_their_translation() -> None:
-    book, engine = book_of("这篇帖子问世涛啤酒为什么起泡沫", BACK)
+    book, engine = book_of("这篇帖子问世涛啤酒为什么起泡沫", SECOND)
     assert book.write(STOUT, "zh").source == "llm"
     assert "stouts＝世涛啤酒" in engine.history[0].messages[-1]["content"]
 
 
 def test_a_term_that_was_left_in_english_is_put_into_chinese() -> None:
-    book, _ = book_of("这篇帖子问 stouts 为什么会起这么多 foam", BACK)
+    book, _ = book_of("这篇帖子问 stouts 为什么会起这么多 foam", SECOND)
     assert book.write(STOUT, "zh").text == "这篇帖子问世涛啤酒为什么会起这么多泡沫"
 
 
 def test_a_clause_that_loses_the_terms_is_written_again() -> None:
-    book, engine = book_of("这篇帖子问某种啤酒为什么会起这么多气", "这篇帖子问世涛啤酒为什么起泡沫", BACK)
+    book, engine = book_of("这篇帖子问某种啤酒为什么会起这么多气", "这篇帖子问世涛啤酒为什么起泡沫", SECOND)
     assert book.write(STOUT, "zh").text == "这篇帖子问世涛啤酒为什么起泡沫"
     assert "stouts＝世涛啤酒" in engine.history[1].messages[-1]["content"].split("要求")[1]
 
 
-def test_what_gets_lost_in_translation_is_refused() -> None:
-    book, engine = book_of(
-        "这篇帖子问世涛啤酒的泡沫为什么卖得好", "This post asks why beer sells well.", "没写好", "没写好"
-    )
+def test_in_another_language_two_readings_must_come_to_the_same() -> None:
+    first, second = "这篇帖子问世涛啤酒的泡沫为什么多", "这篇帖子问世涛啤酒的泡沫为什么大"
+    assert book_of(first, second)[0].write(STOUT, "zh").text == first
+    book, engine = book_of(first, "没写好", "没写好")
     assert book.write(STOUT, "zh").source == "extract"
-    assert "世涛啤酒的泡沫为什么卖得好" in engine.history[1].messages[-1]["content"]
-    assert engine.history[1].messages[:-1] == engine.history[0].messages[:-1]  # read already
+    assert len(engine.history) == 3
+    title_only, with_text = (call.messages[-1]["content"] for call in engine.history[:2])
+    assert "What causes this?" not in title_only
+    assert "What causes this?" in with_text
 
 
-@pytest.mark.parametrize(
-    ("back", "code"),
-    [
-        (BACK, ""),
-        ("This post asks why stout foams over ice.", ""),
-        ("This post asks why you buy stouts.", "drift"),
-        ("This post is about trains.", "drift"),
-        ("", "drift"),
-    ],
-)
-def test_drift(back: str, code: str) -> None:
-    assert find_drift(back, STOUT, SameMeaning()).code == code
+def test_two_readings_that_differ_are_both_refused() -> None:
+    assert agree("这篇帖子问啤酒为什么起泡", "这篇帖子想知道世涛为什么起泡", SameMeaning())
+    assert not agree("这篇帖子问啤酒为什么起泡", "这篇帖子问火车为什么晚点", SameMeaning())
+    assert not agree("这篇帖子问啤酒为什么起泡", "这篇帖子问火车为什么晚点", None)
 
 
 def test_a_question_is_announced_as_one() -> None:
