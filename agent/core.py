@@ -33,7 +33,7 @@ class Core:
         self.views = Views(self.store, self.embedder, settings.index)
         self.conversations = Conversations(self.store)
         self.models = Models(settings)
-        self._book = ClauseBook(self.store, self.models.writer)
+        self._book = ClauseBook(self.store, self.models.writer, self.embedder)
         self._worker = ClauseWorker(self._book)
         self.explainer = Explainer(self._book, self._worker, lambda: self.models.describe("writer"))
         self._understander: Understander | None = None
