@@ -50,7 +50,7 @@ class Core:
         return self.views.current() if as_of is None else self.views.as_of(as_of)
 
     def understander(self) -> Understander:
-        """Made at the first message: its classifier takes a second to read its examples."""
+        """Made when it is first asked for; its trained classifier is kept in the home."""
         with self._opening:
             if self._understander is None:
                 self._understander = Understander(self.embedder, self.models.writer, self.store.home / "intents.npz")

@@ -179,7 +179,8 @@ class Dialogue:
         lead = []
         for kind, topics in (("exclude", request.exclude), ("include", request.include)):
             for topic in topics:
-                self._rule(kind, topic, request.horizon)
+                if request.horizon != "now":  # what holds for this answer alone is no rule: the request carries it
+                    self._rule(kind, topic, request.horizon)
                 told = say(f"rule.{kind}", language, topic=topic)
                 if not self._view.topics.match(topic):
                     told += say("rule.nothing", language)
@@ -190,7 +191,7 @@ class Dialogue:
         yield from self._list(request, lead=text, receipt=True)
 
     def _rule(self, kind: str, topic: str, horizon: Horizon) -> None:
-        bound = self._conversation if horizon in ("now", "session") else ""
+        bound = self._conversation if horizon == "session" else ""
         until = horizon_end(horizon, self._core.clock())
         self._core.append(Event("", self._user, "", kind, value=until, text=rule_text(topic, horizon, bound)))
 

@@ -66,7 +66,7 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
         reach = signals.reach(reader, community)
         spread = signals.spread(reader, community, reach)
         query = _asked(view, request, task.like)
-        include = _included(view, rules)
+        include = _included(view, rules, request)
         candidates = source.gather(_sources(view, spread, query, include, task.seed), reader, community)
         record.left = len(candidates)
         record.note = _brought(candidates)
@@ -75,7 +75,7 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
     with trace.stage("filter", len(candidates)) as record:
         limits = Limits(
             kinds=request.kinds,
-            excluded=_excluded(view, rules),
+            excluded=_excluded(view, rules, request),
             shown=frozenset(task.shown),
             unrelated=_unrelated(rows, query),
         )
@@ -168,7 +168,7 @@ def in_force(rules: Sequence[SteeringRule], conversation: str, now: float | None
         for rule in rules
         if rule.active
         and (rule.until is None or now is None or now < rule.until)
-        and (rule.horizon not in ("now", "session") or rule.conversation == conversation)
+        and (rule.horizon != "session" or rule.conversation == conversation)
     )
 
 
@@ -216,21 +216,24 @@ def _unrelated(rows: Rows, query: dict[int, float] | None) -> frozenset[int]:
     return frozenset(int(row) for row in rows if query.get(int(row), 0.0) < bar)
 
 
-def _excluded(view: View, rules: Sequence[SteeringRule]) -> dict[int, str]:
+def _excluded(view: View, rules: Sequence[SteeringRule], request: Request) -> dict[int, str]:
+    """Rows that a rule in force leaves out, with the rule's id; "request" where this message alone says so."""
+    topics = [(rule.topic, rule.id) for rule in rules if rule.kind == "exclude"]
+    topics += [(topic, "request") for topic in request.exclude]
     excluded: dict[int, str] = {}
-    for rule in rules:
-        if rule.kind == "exclude":
-            for row in view.topics.match(rule.topic):
-                excluded.setdefault(row, rule.id)
+    for topic, id in topics:
+        for row in view.topics.match(topic):
+            excluded.setdefault(row, id)
     return excluded
 
 
-def _included(view: View, rules: Sequence[SteeringRule]) -> dict[int, float]:
+def _included(view: View, rules: Sequence[SteeringRule], request: Request) -> dict[int, float]:
+    """Rows that a rule in force, or this message, asks for more of, with how surely they are about it."""
+    topics = [rule.topic for rule in rules if rule.kind == "include"]
     included: dict[int, float] = {}
-    for rule in rules:
-        if rule.kind == "include":
-            for row, surely in view.topics.match(rule.topic).items():
-                included[row] = max(included.get(row, 0.0), surely)
+    for topic in dict.fromkeys((*topics, *request.include)):
+        for row, surely in view.topics.match(topic).items():
+            included[row] = max(included.get(row, 0.0), surely)
     return included
 
 

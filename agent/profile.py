@@ -34,7 +34,7 @@ def describe(view: View, reader: Reader, now: float | None = None) -> Profile:
         rules=tuple(
             Rule(rule.id, rule.kind, rule.topic, rule.id in running, rule.until)
             for rule in reader.rules
-            if rule.horizon not in ("now", "session") and not _over(rule.until, now)
+            if rule.horizon != "session" and not _over(rule.until, now)
         ),
         hidden=tuple(posts[id] for id in hidden if id in posts),
         events=len(reader.events),

@@ -19,7 +19,7 @@ _SCORED = 200  # candidates whose score the kept trace holds
 def trace_document(view: View, ranking: Ranking, answer: Answer) -> dict[str, Any]:
     """What is kept of a request so that why and why-not can be answered later, exactly."""
     scored = sorted(ranking.scored, key=lambda candidate: (-candidate.score, candidate.post))[:_SCORED]
-    topics = {rule.id: rule.topic for rule in ranking.reader.rules}
+    topics = {rule.id: rule.topic for rule in ranking.reader.rules} | {"request": ", ".join(answer.request.exclude)}
     return {
         **answer.trace.to_json(),
         "language": answer.request.language,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 class Because:
     """One event of the reader's own that raised a candidate's score.
 
-    `share` is by how much the score falls (in score units) when the event had never happened;
-    `via` names how they are related: "text" (alike), "cooccurrence" (readers of one read the
-    other), "people" (somebody the reader replies to), "community".
+    `share` is by how much the score falls (in score units) had the reader never acted on that post;
+    `via` names how the posts are related: "text" (alike), "cooccurrence" (readers of one read the
+    other), "people" (by the same author).
     """
 
     event: str

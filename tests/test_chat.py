@@ -198,6 +198,22 @@ def test_a_rule_for_this_conversation_ends_with_it(talk: Talk) -> None:
     assert talk.say("What should I read?").receipt.rules == ("tomato",)
 
 
+def test_just_this_once_is_once(talk: Talk) -> None:
+    before = posts(talk.say("What should I read?"))
+    answer = talk.say("no tomato, just this once")
+    assert answer.request.horizon == "now"
+    assert not any("tomato" in item.post.title.lower() for item in answer.items)
+    assert posts(talk.say("What should I read?")) == before
+    assert talk.agent.profile(talk.user).rules == ()
+
+
+def test_a_search_may_leave_something_out(talk: Talk) -> None:
+    answer = talk.say("something about pendulum, but no mainspring")
+    assert answer.request.intent == "search"
+    assert answer.items
+    assert not any("mainspring" in item.post.title.lower() for item in answer.items)
+
+
 def test_a_rule_that_expires_is_over_in_time(home: Path, world: World) -> None:
     now = [1_600_000_000.0]
     user = next(iter(world.tastes))
