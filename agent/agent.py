@@ -13,9 +13,11 @@ from typing import Any
 
 from agent.answer import Answer, ChatEvent, Explanation, Member, Profile
 from agent.core import Core
+from agent.desk import Ask, Desk
 from agent.dialogue import Dialogue
 from agent.pipeline import Task, run
 from agent.profile import describe
+from agent.reply import ReplySuggestion
 from agent.request import Language, Request
 from agent.settings import Settings
 from agent.topics import detect_language
@@ -51,6 +53,7 @@ class Agent:
         self._core = Core(settings, clock)
         self._store = self._core.store
         self.models = self._core.models
+        self.desk = Desk(self._core)
 
     @classmethod
     def open(cls, home: Path | str | None = None, **settings: Any) -> Agent:
@@ -65,6 +68,7 @@ class Agent:
 
     def close(self) -> None:
         """Stop what runs in the background and close the store."""
+        self.desk.shut()
         self._core.close()
 
     def __enter__(self) -> Agent:
@@ -162,6 +166,19 @@ class Agent:
             return explain_presence(user, found, traces[0], language)
         return explain_absence(user, found, traces[0], language)
 
+    def suggest_replies(
+        self, conversation: Ask, k: int = 3, *, draft: str = "", wanted: str = ""
+    ) -> list[ReplySuggestion]:
+        """At most k replies that an agent can send, every fact and promise in them cited, the best first.
+
+        `conversation` is the id of one in the home, or one as in conversations.jsonl. `draft` is what the agent has
+        typed, `wanted` what they ask for in words ("shorter", "in Chinese"). An empty list means that nothing fits;
+        `desk.suggest` says so in words, with a hand-over and posts to send along. Raises UnknownConversation, and
+        ValueError when k is not between 1 and 10 or the conversation is not one.
+        """
+        *_, last = self.desk.suggest(conversation, k, draft=draft, wanted=wanted)
+        return list(last.suggestions)
+
     # ---- users ----
 
     def members(self, text: str = "", limit: int = 50) -> list[Member]:
@@ -233,6 +250,8 @@ class Agent:
     def erase(self, user: str) -> None:
         """Delete everything about a user."""
         self._store.user(user)
+        for conversation in self.desk.store.of_customer(user):
+            self.desk.forget(conversation)
         self._store.erase(user)
 
     def post(self, id: str) -> Post:

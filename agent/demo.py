@@ -11,13 +11,23 @@ from agent.agent import Agent
 from retrieval.exchange import ImportReport
 
 FOLDER = Path(retrieval.__file__).parent / "demo"
+DESK_FOLDER = Path(retrieval.__file__).parent / "demo_desk"
 
 
 def import_demo(agent: Agent, progress: Callable[[str, int], None] | None = None) -> ImportReport | None:
-    """Import the shipped communities, unless this very version of them has been imported before."""
-    content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.jsonl.gz")))).hexdigest()
-    if agent.marked("demo") == content:
+    """Import the shipped communities and the shipped desk, unless these very versions have been imported before.
+
+    Returns the report of the communities, None when they were there.
+    """
+    report = _import(agent, "demo", FOLDER, progress)
+    _import(agent, "demo desk", DESK_FOLDER, progress)
+    return report
+
+
+def _import(agent: Agent, mark: str, folder: Path, progress: Callable[[str, int], None] | None) -> ImportReport | None:
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.jsonl.gz")))).hexdigest()
+    if agent.marked(mark) == content:
         return None
-    report = agent.import_folder(FOLDER, progress)
-    agent.mark("demo", content)
+    report = agent.import_folder(folder, progress)
+    agent.mark(mark, content)
     return report

@@ -127,3 +127,10 @@ def listed(words: list[str], language: Language) -> str:
     if language == "zh":
         return "、".join(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+# At the service desk.
+NOTHING_FITS = {
+    "en": "Nothing that is known here answers this: no past conversation and no article comes near it",
+    "zh": "现有资料无法回答：没有相近的历史对话，也没有相关文章",
+}

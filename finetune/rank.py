@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.ranker import HAND_SET, NOT_FITTED, Ranker
 from finetune.examples import Group, groups
@@ -90,33 +91,41 @@ def fit_agent(agent: Agent, progress: Callable[[str, int, int], None] | None = N
 def solve(found: Sequence[Group], penalty: float, names: Sequence[str] = FITTED) -> Floats:
     """Weights per unit of each raw signal that minimise the mean conditional log loss within groups.
 
-    Comparing posts within one reader's group (a conditional logit, McFadden 1974) leaves out what
-    makes readers differ, which ranking has no use for.
+    Comparing posts within one reader's group leaves out what makes readers differ, which ranking has no use for.
+    """
+    places = [CORE.index(name) for name in names]
+    choices = [(group.signals[:, places], group.labels > 0) for group in found]
+    return conditional_logit(choices, penalty, [(0.0, None)] * len(places))
+
+
+def conditional_logit(
+    choices: Sequence[tuple[Floats, npt.NDArray[np.bool_]]],
+    penalty: float,
+    bounds: Sequence[tuple[float | None, float | None]],
+) -> Floats:
+    """Weights of signals by McFadden's conditional logit (1974), per unit of each raw signal.
+
+    A choice is the signals of what could have been chosen, (n, signals), and which of them was. `penalty` is on
+    the squared weights of signals scaled to a standard deviation of 1.
     """
     from scipy.optimize import minimize
 
-    places = [CORE.index(name) for name in names]
-    stacked = np.concatenate([group.signals[:, places] for group in found]).astype(np.float64)
-    scale = stacked.std(axis=0) + 1e-6
-    batches = []
-    for group in found:
-        values = group.signals[:, places].astype(np.float64) / scale
-        positive = group.labels > 0
-        batches.append((values, positive))
+    scale = np.concatenate([values for values, _ in choices]).astype(np.float64).std(axis=0) + 1e-6
+    batches = [(values.astype(np.float64) / scale, chosen) for values, chosen in choices]
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         total, gradient = 0.0, np.zeros(len(weights))
-        for values, positive in batches:
+        for values, chosen in batches:
             scores = values @ weights
             top = scores.max()
             exponents = np.exp(scores - top)
             share = exponents / exponents.sum()
-            total += float(np.log(exponents.sum()) + top - scores[positive].mean())
-            gradient += share @ values - values[positive].mean(axis=0)
+            total += float(np.log(exponents.sum()) + top - scores[chosen].mean())
+            gradient += share @ values - values[chosen].mean(axis=0)
         count = len(batches)
         return total / count + penalty * float(weights @ weights), gradient / count + 2 * penalty * weights
 
-    result = minimize(loss, np.zeros(len(places)), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(places))
+    result = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B", bounds=bounds)
     return np.asarray(result.x / scale, dtype=np.float64)
 
 

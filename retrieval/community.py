@@ -147,8 +147,8 @@ class Community:
         with self._lock:
             new = [item for item in store.events(after=self.last_event) if _known_by(item[1], self._events_until)]
             self._add(new)
-            small = len(self._rows) < 50_000
-            if (new and small) or len(self._rows) - self._counted > _RECOUNT_SHARE * max(len(self._rows), 1):
+            small, grown = len(self._rows) < 50_000, len(self._rows) - self._counted
+            if (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1):
                 self._count()
 
     # ---- reading ----

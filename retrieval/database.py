@@ -82,6 +82,44 @@ def m003_what_was_said(db: SqliteDatabase) -> None:
     )
 
 
+@migrations()
+def m004_desk(db: SqliteDatabase) -> None:
+    """The service desk. AUTOINCREMENT: whoever holds the number of something removed must find nothing there."""
+    db.executescript(
+        """
+        CREATE TABLE desk_conversations (
+            num INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, language TEXT NOT NULL,
+            status TEXT NOT NULL, customer TEXT NOT NULL, attributes TEXT NOT NULL, digest TEXT NOT NULL,
+            speaker TEXT NOT NULL, since REAL
+        );
+        CREATE INDEX desk_conversations_open ON desk_conversations (status, speaker, since);
+        CREATE TABLE desk_turns (
+            conversation INTEGER NOT NULL REFERENCES desk_conversations (num) ON DELETE CASCADE,
+            place INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (conversation, place)
+        );
+        CREATE TABLE desk_vault (
+            conversation INTEGER NOT NULL REFERENCES desk_conversations (num) ON DELETE CASCADE,
+            place INTEGER NOT NULL, chip TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (conversation, place)
+        );
+        CREATE TABLE desk_cases (
+            num INTEGER PRIMARY KEY AUTOINCREMENT,
+            conversation INTEGER NOT NULL REFERENCES desk_conversations (num) ON DELETE CASCADE,
+            place INTEGER NOT NULL, asked TEXT NOT NULL, before TEXT NOT NULL, text TEXT NOT NULL,
+            reply TEXT NOT NULL, offered TEXT NOT NULL, time REAL, UNIQUE (conversation, place)
+        );
+        CREATE VIRTUAL TABLE desk_search USING fts5 (asked, before, tokenize = 'porter unicode61');
+        CREATE TABLE desk_vectors (
+            num INTEGER NOT NULL REFERENCES desk_cases (num) ON DELETE CASCADE, model TEXT NOT NULL,
+            vector BLOB NOT NULL, PRIMARY KEY (num, model)
+        );
+        CREATE TABLE desk_replies (
+            num INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, intent TEXT NOT NULL,
+            language TEXT NOT NULL, attributes TEXT NOT NULL
+        );
+        """
+    )
+
+
 class Database:
     """One SQLite file, used from many threads: each gets a connection of its own.
 

@@ -4,7 +4,8 @@ WhyfeedError
 ├── DataError      the caller gave something that cannot be used: an unknown user, a broken folder
 │   ├── UnknownUser
 │   ├── UnknownPost
-│   └── UnknownEvent
+│   ├── UnknownEvent
+│   └── UnknownConversation
 ├── HomeError      the operator must act: disk, a newer database, a port in use, broken weights
 │   └── WeightsError
 └── ModelError     a language model failed or is not there; callers fall back and say so
@@ -41,6 +42,13 @@ class UnknownEvent(DataError):
 
     def __init__(self, event: str, user: str) -> None:
         super().__init__(f"user {user!r} has no event {event!r}; `whyfeed export {user}` lists them")
+
+
+class UnknownConversation(DataError):
+    """No such conversation at the service desk."""
+
+    def __init__(self, conversation: str) -> None:
+        super().__init__(f"unknown conversation {conversation!r}; import it first, start it, or check the id")
 
 
 class HomeError(WhyfeedError):

@@ -35,6 +35,9 @@ INTEREST: Mapping[str, float] = {
 }
 # What a user says to whyfeed itself. `text` carries the topic, or the id of the rule that is switched.
 STEERING = ("include", "exclude", "rule-off", "rule-on", "interest")
+# What happened at the service desk. `user` is "desk:" and the conversation, `text` a JSON document without personal
+# data: what was suggested, taken as it was, edited, refused, sent, and which action a person approved or refused.
+DESK = ("suggest", "take", "edit", "refuse", "send", "act")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Event:
         return cls(
             id=id,
             user=row_id(row, "user"),
-            post="" if kind in STEERING else row_id(row, "post"),
+            post="" if kind in STEERING or kind in DESK else row_id(row, "post"),
             kind=kind,
             time=parse_time(row.get("time")),
             value=None if value is None else float(value),

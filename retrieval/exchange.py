@@ -17,19 +17,21 @@ import tempfile
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from retrieval.conversation import Conversations
+from retrieval.desk import DeskStore
 from retrieval.errors import DataError, HomeError
 from retrieval.event import STEERING, Event
 from retrieval.post import Post, row_id
 from retrieval.store import Store
+from retrieval.support import DeskConversation, SavedReply
 from retrieval.user import User
 
-FILES = ("posts", "users", "interactions", "follows", "links")
+FILES = ("posts", "users", "interactions", "follows", "links", "conversations", "replies")
 Row = dict[str, Any]
 T = TypeVar("T")
 _DEEPEST = 50  # brackets within brackets; deeper ones could be written here, and read nowhere else
@@ -140,6 +142,10 @@ def import_folder(store: Store, folder: Path, progress: Callable[[str, int], Non
             store.put_events(rows("interactions", _event_builder(known)))
             store.put_follows(rows("follows", _follow))
             store.put_links(rows("links", _link))
+            desk = DeskStore(store)
+            desk.put_replies(rows("replies", SavedReply.from_row))
+            texts = {reply.id: reply.text for reply in desk.replies()}
+            desk.put_conversations(rows("conversations", _conversation_builder(texts)))
         report.rejects = rejects.finish()
     except OSError as exc:
         raise HomeError(f"import of {str(folder)!r} stopped, nothing was kept: {exc.strerror or exc}") from exc
@@ -247,6 +253,28 @@ def _event_builder(known_posts: set[str]) -> Callable[[Row], Event]:
         if event.kind in STEERING and isinstance(row.get("id"), str):
             ids[row["id"]] = event.id
         return event
+
+    return build
+
+
+def _conversation_builder(replies: Mapping[str, str]) -> Callable[[Row], DeskConversation]:
+    """Of two rows with one id each would replace the other at every import; the first is kept.
+
+    A log may name the saved reply that was sent without repeating its text.
+    """
+    seen: set[str] = set()
+
+    def build(row: Row) -> DeskConversation:
+        conversation = DeskConversation.from_row(row)
+        if any(turn.reply and not turn.text for turn in conversation.turns):
+            turns = [
+                turn if turn.text else replace(turn, text=replies.get(turn.reply, "")) for turn in conversation.turns
+            ]
+            conversation = replace(conversation, turns=tuple(turns))
+        if conversation.id in seen:
+            raise ValueError(f"conversation {conversation.id!r} is in this file already")
+        seen.add(conversation.id)
+        return conversation
 
     return build
 

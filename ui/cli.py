@@ -6,15 +6,29 @@ everything else goes to standard error. Exit codes: 0 done, 1 failed, 2 wrong us
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ui import upkeep
+from ui.terminal import (
+    Home,
+    Json,
+    LlmRank,
+    NoLlm,
+    PostArg,
+    UserArg,
+    bars,
+    fail,
+    imported,
+    open_agent,
+    print_json,
+    read_lines,
+)
 
 if TYPE_CHECKING:
     from agent import Agent
@@ -24,21 +38,9 @@ app = typer.Typer(
     name="whyfeed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Answers “what should I read?” with real posts and reasons that can be checked.",
 )  # fmt: skip
-models_app = typer.Typer(no_args_is_help=True, help="Weights: list, pull and verify them.")
-finetune_app = typer.Typer(
-    no_args_is_help=True, help="Train on the interactions of a home; ends with the gate's decision."
-)
-app.add_typer(models_app, name="models")
-app.add_typer(finetune_app, name="finetune")
-
-Home = Annotated[
-    Path | None, typer.Option("--home", envvar="WHYFEED_HOME", help="The home folder.", show_default=False)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-NoLlm = Annotated[bool, typer.Option("--no-llm", help="Use no language model: rules, quotes and templates.")]
-LlmRank = Annotated[bool, typer.Option("--llm-rank", help="Compute and show the LLM's P(engage).")]
-UserArg = Annotated[str, typer.Argument(metavar="USER", help="A user's id.")]
-PostArg = Annotated[str, typer.Argument(metavar="POST", help="A post's id.")]
+app.add_typer(upkeep.models_app, name="models")
+app.add_typer(upkeep.finetune_app, name="finetune")
+app.command()(upkeep.evaluate)
 
 
 def main() -> None:
@@ -48,29 +50,32 @@ def main() -> None:
     try:
         app()
     except WhyfeedError as exc:
-        _fail(str(exc), 1)
+        fail(str(exc), 1)
     except ValueError as exc:
-        _fail(str(exc), 2)
+        fail(str(exc), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as exc:
-        _fail(f"{exc.filename or 'the machine'}: {exc.strerror or exc}", 1)
+        fail(f"{exc.filename or 'the machine'}: {exc.strerror or exc}", 1)
 
 
 @app.command()
 def demo(home: Home = None, as_json: Json = False) -> None:
-    """Import the communities that whyfeed ships, and build what is needed; doing it again changes nothing."""
+    """Import the communities and the desk that whyfeed ships, and build what is needed; again changes nothing."""
     from agent.demo import import_demo
 
-    with _agent(home, no_llm=True) as agent:
-        report = import_demo(agent, _imported)
-        with _bars() as progress:
+    with open_agent(home, no_llm=True) as agent:
+        report = import_demo(agent, imported)
+        with bars() as progress:
             agent.build(progress)
+            agent.desk.build(progress)
             outcome = _fit(agent, progress) if report else "already there"
         state = agent.status()
     if as_json:
-        _json({"posts": state["posts"], "users": state["users"], "ranker": outcome, "imported": report is not None})
+        print_json(
+            {"posts": state["posts"], "users": state["users"], "ranker": outcome, "imported": report is not None}
+        )
     else:
         typer.echo(f"{state['posts']} posts and {state['users']} readers in {agent.home} ({outcome})")
 
@@ -96,7 +101,7 @@ def ui(
     name, _, password = (login or "").partition(":")
     if login is not None and not (name and password):
         raise ValueError("--login must be NAME:PASSWORD")
-    with _agent(home, no_llm=no_llm) as agent, _bars() as progress, _bars(unit="bytes") as fetched:
+    with open_agent(home, no_llm=no_llm) as agent, bars() as progress, bars(unit="bytes") as fetched:
         agent.build(progress)
         agent.models.fetch(fetched)
         serve(
@@ -117,16 +122,16 @@ def chat(
     """Talk: one line in, one answer out, so that it can be piped."""
     from agent.answer import Answer
 
-    with _agent(home, no_llm=no_llm) as agent:
+    with open_agent(home, no_llm=no_llm) as agent:
         agent.user(user)
         asked = sys.stdin.isatty()
         if asked:
             typer.echo("Ask “What should I read?”, or name a topic. Ctrl-D ends.", err=True)
-        for line in _lines(asked):
+        for line in read_lines(asked):
             for event in agent.chat(user, line, conversation, llm_rank=llm_rank):
                 if isinstance(event, Answer):
                     conversation = event.conversation
-                    _json(event.to_chat_json()) if as_json else _print_answer(event, agent)
+                    print_json(event.to_chat_json()) if as_json else _print_answer(event, agent)
 
 
 @app.command()
@@ -151,11 +156,11 @@ def recommend(
     if language not in (None, "en", "zh"):
         raise ValueError(f"language {language!r} is neither en nor zh")
     moment = parse_time(as_of)
-    with _agent(home, no_llm=no_llm) as agent:
+    with open_agent(home, no_llm=no_llm) as agent:
         answer = agent.recommend(
             user, k, query, kind, as_of=moment, llm_rank=llm_rank, language=language,  # type: ignore[arg-type]
         )  # fmt: skip
-        _json(answer.to_json()) if as_json else _print_answer(answer, agent)
+        print_json(answer.to_json()) if as_json else _print_answer(answer, agent)
         _mind_the_writer(agent)
 
 
@@ -166,12 +171,12 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Import an exchange folder, whole or not at all; bad rows go to a rejects file."""
-    with _agent(home, no_llm=True) as agent:
-        report = agent.import_folder(folder, _imported)
-        with _bars() as progress:
+    with open_agent(home, no_llm=True) as agent:
+        report = agent.import_folder(folder, imported)
+        with bars() as progress:
             agent.build(progress)
     if as_json:
-        _json(report.to_json())
+        print_json(report.to_json())
         return
     for name, count in report.counts.items():
         if count.read:
@@ -188,9 +193,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write everything about a user to a folder in the exchange format."""
-    with _agent(home, no_llm=True) as agent:
+    with open_agent(home, no_llm=True) as agent:
         folder = agent.export(user, out)
-    _json({"user": user, "folder": str(folder)}) if as_json else typer.echo(str(folder))
+    print_json({"user": user, "folder": str(folder)}) if as_json else typer.echo(str(folder))
 
 
 @app.command()
@@ -201,10 +206,10 @@ def users(
     as_json: Json = False,
 ) -> None:
     """Users of the home, the most active first."""
-    with _agent(home, no_llm=True) as agent:
+    with open_agent(home, no_llm=True) as agent:
         members = agent.members(text, limit)
     if as_json:
-        _json([{"id": member.id, "name": member.name, "events": member.events} for member in members])
+        print_json([{"id": member.id, "name": member.name, "events": member.events} for member in members])
     else:
         for member in members:
             typer.echo(f"{member.id}\t{member.events}\t{member.name}")
@@ -219,9 +224,9 @@ def feedback(
     as_json: Json = False,
 ) -> None:
     """Write what a user did with a post into the ledger; prints the event's id."""
-    with _agent(home, no_llm=True) as agent:
+    with open_agent(home, no_llm=True) as agent:
         event = agent.feedback(user, post, kind)
-    _json({"id": event.id, **event.to_row()}) if as_json else typer.echo(event.id)
+    print_json({"id": event.id, **event.to_row()}) if as_json else typer.echo(event.id)
 
 
 @app.command()
@@ -244,17 +249,40 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Delete one event; everything is then as if it had never happened."""
-    with _agent(home, no_llm=True) as agent:
+    with open_agent(home, no_llm=True) as agent:
         agent.forget(user, event)
-    _json({"user": user, "forgotten": event}) if as_json else typer.echo(f"forgotten: {event}")
+    print_json({"user": user, "forgotten": event}) if as_json else typer.echo(f"forgotten: {event}")
 
 
 @app.command()
 def erase(user: UserArg, home: Home = None, as_json: Json = False) -> None:
     """Delete everything about a user."""
-    with _agent(home, no_llm=True) as agent:
+    with open_agent(home, no_llm=True) as agent:
         agent.erase(user)
-    _json({"user": user, "erased": True}) if as_json else typer.echo(f"erased: {user}")
+    print_json({"user": user, "erased": True}) if as_json else typer.echo(f"erased: {user}")
+
+
+@app.command()
+def reply(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Conversations, one a line; default: standard input.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=10, help="How many suggestions.")] = 3,
+    draft: Annotated[str, typer.Option(help="What the agent has typed so far.")] = "",
+    wish: Annotated[str, typer.Option(help="What the agent asks for: “shorter”, “in Chinese”, “offer …”.")] = "",
+    unmask: Annotated[bool, typer.Option("--unmask", help="Put personal data back into what is printed.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+    no_llm: NoLlm = False,
+) -> None:
+    """Suggest replies: one conversation (or a customer's words) a line in, one answer a line out."""
+    from ui.replying import answer_lines
+
+    with open_agent(home, no_llm=no_llm) as agent, bars() as progress:
+        agent.desk.build(progress)
+        failed = answer_lines(agent, file, k, draft=draft, wish=wish, unmask=unmask, as_json=as_json)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -262,10 +290,10 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
     """Health: the home, the weights, memory and disk, each with what to do about it."""
     from agent.doctor import examine
 
-    with _agent(home) as agent:
+    with open_agent(home) as agent:
         checks = examine(agent)
     if as_json:
-        _json([{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks])
+        print_json([{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks])
     else:
         for check in checks:
             typer.echo(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail}")
@@ -273,96 +301,7 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@finetune_app.command("rank")
-def finetune_rank(home: Home = None, as_json: Json = False) -> None:
-    """Fit the small ranking model on the ledger; it goes live only where it beats the hand-set weights."""
-    from finetune.rank import fit_agent
-
-    with _agent(home, no_llm=True) as agent, _bars() as progress:
-        outcome = fit_agent(agent, progress)
-    if as_json:
-        _json({"live": outcome.live, "why": outcome.why, "card": outcome.card})
-    else:
-        typer.echo(outcome.why)
-
-
-@models_app.command("list")
-def models_list(as_json: Json = False) -> None:
-    """The weights that whyfeed knows, and whether they are here."""
-    from agent.weights import WEIGHTS
-
-    rows = [
-        {
-            "name": weights.name, "role": weights.role, "size": weights.size, "sha256": weights.sha256,
-            "licence": weights.licence, "from": [source.name for source in weights.sources],
-            "state": weights.state(), "path": str(weights.path),
-        }
-        for weights in WEIGHTS
-    ]  # fmt: skip
-    if as_json:
-        _json(rows)
-        return
-    for row in rows:
-        typer.echo(
-            f"{row['role']:9} {row['name']:38} {int(str(row['size'])) / 1e6:8.1f} MB  {row['state']:8} {row['licence']}"
-        )
-
-
-@models_app.command("pull")
-def models_pull(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or roles; default: all.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Download weights, verify them, and keep them in the user's cache folder."""
-    from agent.weights import WEIGHTS, find, pull
-
-    chosen = [find(name) for name in names] if names else list(WEIGHTS)
-    paths = {}
-    with _bars(unit="bytes") as progress:
-        for weights in chosen:
-            paths[weights.name] = str(pull(weights, progress))
-    if as_json:
-        _json(paths)
-    else:
-        for name, path in paths.items():
-            typer.echo(f"{name}: {path}")
-
-
-@models_app.command("verify")
-def models_verify(as_json: Json = False) -> None:
-    """Compare every file of weights that is here with its SHA-256."""
-    from agent.weights import WEIGHTS, verify
-    from retrieval.errors import WeightsError
-
-    found = {}
-    for weights in WEIGHTS:
-        if weights.state() == "missing":
-            found[weights.name] = "missing"
-            continue
-        try:
-            verify(weights)
-            found[weights.name] = "ok"
-        except WeightsError as exc:
-            found[weights.name] = str(exc)
-    if as_json:
-        _json(found)
-    else:
-        for name, state in found.items():
-            typer.echo(f"{name}: {state}")
-    if any(state not in ("ok", "missing") for state in found.values()):
-        raise typer.Exit(1)
-
-
 # ---- inside ----
-
-
-@contextmanager
-def _agent(home: Path | None, *, no_llm: bool = False) -> Iterator[Agent]:
-    from agent import Agent
-
-    settings: dict[str, Any] = {"no_llm": True} if no_llm else {}
-    with Agent.open(home, **settings) as agent:
-        yield agent
 
 
 def _fit(agent: Agent, progress: Callable[[str, int, int], None]) -> str:
@@ -372,10 +311,10 @@ def _fit(agent: Agent, progress: Callable[[str, int, int], None]) -> str:
 
 
 def _explain(home: Path | None, as_json: bool, ask: Callable[[Agent], Explanation]) -> None:
-    with _agent(home, no_llm=True) as agent:
+    with open_agent(home, no_llm=True) as agent:
         explanation = ask(agent)
     if as_json:
-        _json(explanation.to_json())
+        print_json(explanation.to_json())
         return
     if explanation.reason is not None:
         typer.echo(explanation.reason.text)
@@ -410,58 +349,6 @@ def _print_answer(answer: Answer, agent: Agent) -> None:
             typer.echo(f"   {item.post.url}")
     if not answer.items and not answer.text:
         typer.echo("nothing to show: everything has been seen, or the home is empty (whyfeed demo fills it)", err=True)
-
-
-def _lines(asked: bool) -> Iterator[str]:
-    while True:
-        if asked:
-            typer.echo("> ", nl=False, err=True)
-        line = sys.stdin.buffer.readline(1_000_000)
-        if not line:
-            return
-        yield line.decode("utf-8", errors="replace").rstrip("\r\n")
-
-
-def _json(document: Any) -> None:
-    print(json.dumps(document, ensure_ascii=False), flush=True)  # noqa: T201
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(f"whyfeed: {' '.join(message.split())}", err=True)
-    sys.exit(code)
-
-
-def _imported(name: str, rows: int) -> None:
-    if sys.stderr.isatty():
-        typer.echo(f"\rimporting {name}: {rows} rows", nl=False, err=True)
-        typer.echo("", err=True) if rows % 1000 else None
-
-
-@contextmanager
-def _bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on standard error; a line a tenth of the way where it is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
-    ) as bars:  # fmt: skip
-        tasks: dict[str, Any] = {}
-        said: dict[str, int] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-            tenth = 10 * done // total if total else 10
-            if not console.is_terminal and tenth > said.get(what, 0):
-                said[what] = tenth
-                typer.echo(f"{what}: {10 * tenth} %", err=True)
-
-        yield progress
 
 
 if __name__ == "__main__":

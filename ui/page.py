@@ -1,10 +1,10 @@
-"""The Gradio page: Read (a member's conversation) and Behind (traces, models, ledger).
+"""The Gradio page: Read (a member's conversation), Desk (customer service) and Behind (traces, models, ledger).
 
 The page is one `gr.HTML` component. Its template is page.html, which never contains data: Gradio
 evaluates what a template renders as a JavaScript template literal, where a title with `${…}` or
 `\\x3c` in it would run, Handlebars' escaping notwithstanding. The scripts fill `<template>` elements
-through `textContent` instead. The browser sends `act`, `ask` and `stop`; the server answers with the
-whole view (`ui.session`).
+through `textContent` instead. The browser sends `act`, `ask`, `desk` and `stop`; the server
+answers with what has changed (`ui.session`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agent import Agent
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("page.js", "cards.js", "rail.js", "behind.js", "start.js")
+_SCRIPTS = ("page.js", "cards.js", "rail.js", "behind.js", "start.js", "desk.js")
 _LOOK_SECONDS = 2.0
 _PORTS = range(7860, 7960)
 # The page needs nothing from anywhere else, and the browser holds it to that. Gradio compiles templates
@@ -64,6 +64,14 @@ def build(agent: Agent, language: str | None = None) -> Any:
             yield session, session.news(event._data["seen"])
         yield session, session.news(event._data["seen"])
 
+    def desk(session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str, Any]]:
+        session = session_of(session, event)
+        # Customers write by themselves: from the first look at the desk on, the page keeps looking.
+        timer = gr.Timer(active=True) if event._data["do"] == "list" else gr.skip()
+        for _ in session.desk(event._data):
+            yield session, session.news(event._data["seen"]), timer
+            timer = gr.skip()
+
     def stop(session: Session | None, event: gr.EventData) -> Any:
         if session is None:
             return gr.skip()
@@ -96,6 +104,7 @@ def build(agent: Agent, language: str | None = None) -> Any:
         }
         reader.act(act, state, [state, reader], **common)
         reader.ask(ask, state, [state, reader], **common)
+        reader.desk(desk, state, [state, reader, timer], **common)
         reader.stop(stop, state, reader, **common)
         timer.tick(tick, state, [reader, timer], **{**common, "trigger_mode": "once"})
     return page
@@ -156,7 +165,7 @@ def launch(page: Any, host: str, port: int | None, login: tuple[str, str] | None
             mcp_server=False,
             pwa=False,
             theme=theme(),
-            head=head(),
+            head=f"{head()}<style>{_read('desk.css')}</style>",
             app_kwargs={"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
         )
     except OSError as exc:

@@ -19,6 +19,7 @@ from agent.answer import Answer, ChatEvent, ItemsReady, Member, ReasonReady, Sta
 from retrieval.errors import WhyfeedError
 from retrieval.event import Event
 from ui.cards import EVENTS_READ, Cards, explanation, link, moment, said, short
+from ui.desk import DeskSession
 from ui.texts import LANGUAGES
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Session:
     def __init__(self, agent: Agent, language: str = "en") -> None:
         self._agent = agent
         self._lock = threading.RLock()
+        self._desk = DeskSession(agent, self._lock)
         self._cards = Cards(agent, "")
         self._cancel: threading.Event | None = None
         self._id = secrets.token_urlsafe(8)
@@ -78,6 +80,7 @@ class Session:
                 "behind": self._behind,
                 "status": self._status,
                 "notice": self._notice,
+                **self._desk.view(),
             }
 
     def news(self, seen: Mapping[str, Any] | None = None) -> str:
@@ -131,6 +134,17 @@ class Session:
             _LOG.warning("the page asked for something odd: %r", exc)
             self._say(str(exc))
 
+    def desk(self, data: Mapping[str, Any]) -> Iterator[None]:
+        """Do one thing at the service desk; yields whenever the view has changed."""
+        try:
+            yield from self._desk.do({str(key): value for key, value in data.items()})
+        except WhyfeedError as exc:
+            self._say(str(exc))
+        except (KeyError, TypeError, ValueError) as exc:
+            _LOG.warning("the desk could not do what it was asked: %r", exc)
+            self._say(str(exc))
+        yield
+
     def stop(self) -> None:
         """Stop the answer that is being made; what is there of it stays."""
         with self._lock:
@@ -175,8 +189,10 @@ class Session:
         yield
 
     def look_again(self) -> bool:
-        """Look for what changes by itself: the models, and an answer begun before a reload. True when it did."""
+        """Look for what changes by itself: models, an answer begun before a reload, the desk. True when it did."""
         changed = self._check_status()
+        if self._desk.watches:
+            changed = self._desk.look() or changed
         with self._lock:
             if self._awaited:
                 self._awaited -= 1
@@ -190,7 +206,11 @@ class Session:
     def waits(self) -> bool:
         """Whether it is worth to look again."""
         parts = [part for part in self._status.values() if isinstance(part, dict)]
-        return bool(self._awaited) or any(part.get("state") in ("downloading", "loading") for part in parts)
+        return (
+            bool(self._awaited)
+            or self._desk.watches
+            or any(part.get("state") in ("downloading", "loading") for part in parts)
+        )
 
     def _check_status(self) -> bool:
         status = self._agent.status()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.phrases import SIGNALS, SOURCES
+from ui.desk_texts import DESK_EN, DESK_ZH
 
 _EN = {
     "brand.line": "what should I read, and why",
@@ -304,7 +305,7 @@ _NAMED = {f"signal.{name}": words for name, words in SIGNALS.items()} | {
     f"source.{name}": words for name, words in SOURCES.items()
 }
 TEXTS: Mapping[str, Mapping[str, str]] = {
-    "en": _EN | {key: words[0] for key, words in _NAMED.items()},
-    "zh": _ZH | {key: words[1] for key, words in _NAMED.items()},
+    "en": _EN | DESK_EN | {key: words[0] for key, words in _NAMED.items()},
+    "zh": _ZH | DESK_ZH | {key: words[1] for key, words in _NAMED.items()},
 }
 LANGUAGES = tuple(TEXTS)

@@ -1,0 +1,180 @@
+"""What could be sent in one conversation, ranked, made ready to send, and cut down to a few that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from agent.grounding import evidence_of, ground, split
+from agent.replies import ReplyCandidate, ReplyRanker, Scored, plain
+from agent.reply import ReplySuggestion, Sentence
+from agent.slots import Filled, SlotBook, templated
+from agent.topics import detect_language
+from agent.trace import StageRecord
+from retrieval.cases import CaseBook, Neighbour
+from retrieval.post import Post
+from retrieval.situation import situation
+from retrieval.support import DeskTurn, SavedReply
+
+FREE = 30  # past replies in an agent's own words that are looked at
+TRIED = 25  # of the best, how many are made ready before whyfeed gives up finding k
+ALIKE = 0.9  # cosine from which two replies say the same
+EDITED = 0.75  # likeness of a situation from which on an agent's own edit is offered first
+QUOTED = 0.4  # likeness of an article's sentence to what was asked, from which on it is offered as it stands
+_LIKELY, _SHARE = 0.01, 0.03  # a probability below the first, or below that share of the best, is not offered
+FITS = 0.45  # likeness of the best case or article below which nothing that is known answers
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Suggestions, and whether anything known comes near this situation at all."""
+
+    suggestions: tuple[ReplySuggestion, ...]
+    fits: bool
+
+
+class Pool:
+    """Candidates of one request. Saved replies compete with each other, replies in an agent's own words too;
+    how often either was sent in like situations decides between them."""
+
+    def __init__(
+        self, book: CaseBook, ranker: ReplyRanker, slots: SlotBook, replies: Mapping[str, SavedReply],
+        turns: Sequence[DeskTurn], neighbours: Sequence[Neighbour], articles: Sequence[Post], language: str,
+        draft: str,
+    ) -> None:  # fmt: skip
+        self._book = book
+        self._ranker = ranker
+        self._slots = slots
+        self._replies = replies
+        self._turns = turns
+        self._neighbours = neighbours
+        self._articles = articles
+        self._language = language
+        self._draft = draft
+        self._cases = {neighbour.case.id: neighbour for neighbour in neighbours}
+
+    def ranked(self, without: Collection[str]) -> list[Scored]:
+        """Every candidate with its probability, the likeliest first; an agent's own edit in a like situation leads."""
+        saved = [
+            ReplyCandidate(reply.id, reply.text)
+            for reply in self._replies.values()
+            if reply.id not in without and (reply.language or "en") == self._language
+        ]
+        free: dict[str, ReplyCandidate] = {}
+        for neighbour in self._neighbours:
+            case = neighbour.case
+            own = case.reply not in self._replies and case.id not in without
+            if own and len(free) < FREE and self._of_language(case.language, case.text):
+                free.setdefault(plain(case.text), ReplyCandidate(case.id, case.text, saved=False))
+        share = sum(each.weight for each in self._neighbours if each.case.reply in self._replies)
+        if not free or not self._neighbours:
+            share = 1.0
+        both = [
+            replace(each, probability=each.probability * part)
+            for candidates, part in ((saved, share), (list(free.values()), 1.0 - share))
+            for each in self._ranker.rank(self._book, self._turns, candidates, self._neighbours, self._draft)
+        ]
+        return sorted(both, key=lambda each: (-self._edit(each), -each.probability, each.candidate.id))
+
+    def choose(self, scored: Sequence[Scored], k: int, record: StageRecord) -> Found:
+        """The best k that can be sent and differ: past replies, an article's own words, a question.
+
+        Fewer where nothing else is likely: an agent has no use for a reply that nobody would send.
+        """
+        likely = scored[0].probability * _SHARE if scored else 0.0
+        ready = self._ready([each for each in scored[:TRIED] if each.probability >= max(likely, _LIKELY)], record)
+        chosen: list[ReplySuggestion] = []
+        spare: list[ReplySuggestion] = []
+        for suggestion in ready:
+            if self._says_the_same(suggestion, [*chosen, *spare]):
+                record.removed["same"] = record.removed.get("same", 0) + 1
+            else:
+                (chosen if len(chosen) < k else spare).append(suggestion)
+        quoted = self._quoted()
+        if quoted is not None:
+            first = not chosen or chosen[0].confidence < quoted.confidence
+            chosen = [quoted, *chosen] if first else [chosen[0], quoted, *chosen[1:]]
+            spare, chosen = [*chosen[k:], *spare], chosen[:k]
+        question = next((each for each in spare if _only_asks(each)), None)
+        if question is not None and k > 1 and not any(_only_asks(each) for each in chosen):
+            chosen[-1] = replace(question, source="question")
+        likeness = max((each.similarity for each in self._neighbours), default=0.0)
+        return Found(tuple(chosen), bool(self._articles) or likeness >= FITS)
+
+    # ---- inside ----
+
+    def _of_language(self, language: str, text: str) -> bool:
+        return (language or detect_language(text, "en")) == self._language
+
+    def _edit(self, scored: Scored) -> float:
+        """How alike the situation is in which an agent wrote these words over what was suggested; else 0."""
+        neighbour = self._cases.get(scored.candidate.id)
+        if neighbour is None or not neighbour.case.offered or neighbour.case.reply:
+            return 0.0
+        return neighbour.similarity if neighbour.similarity >= EDITED else 0.0
+
+    def _ready(self, scored: Sequence[Scored], record: StageRecord) -> Iterator[ReplySuggestion]:
+        for each in scored:
+            suggestion = self._suggestion(each)
+            if suggestion is None:
+                record.removed["ungrounded"] = record.removed.get("ungrounded", 0) + 1
+            else:
+                yield suggestion
+
+    def _suggestion(self, scored: Scored) -> ReplySuggestion | None:
+        """The reply with its placeholders filled and every sentence cited; None when a part of it may not be said."""
+        candidate = scored.candidate
+        saved = self._replies.get(candidate.id)
+        filled: Filled | None
+        if saved is not None:
+            filled = self._slots.fill(saved, self._turns)
+            cases = [each.case for each in self._neighbours if each.case.reply == saved.id][:1]
+        else:
+            filled = templated(candidate.text, self._turns, self._book.frequency)
+            cases = [self._cases[candidate.id].case] if candidate.id in self._cases else []
+        if filled is None:
+            return None
+        evidence = evidence_of(self._turns, cases, self._articles, saved)
+        sentences = ground(filled.text, evidence, self._turns, self._language)
+        text = " ".join(sentence.text for sentence in sentences)
+        if not sentences or len(text) < 0.9 * len(" ".join(filled.text.split())):
+            return None
+        sentences = tuple(self._with(sentence, filled) for sentence in sentences)
+        return ReplySuggestion(
+            candidate.id, filled.text, "case" if saved is None else "saved", sentences,
+            scored.probability, filled.missing, self._language,
+        )  # fmt: skip
+
+    @staticmethod
+    def _with(sentence: Sentence, filled: Filled) -> Sentence:
+        """The citations of values that were filled in, beside those of the sentence."""
+        more = [cite for cite in filled.citations if cite.quote and cite.quote in sentence.text]
+        return replace(sentence, citations=tuple(dict.fromkeys([*sentence.citations, *more])))
+
+    def _says_the_same(self, suggestion: ReplySuggestion, chosen: Sequence[ReplySuggestion]) -> bool:
+        if not chosen:
+            return False
+        if suggestion.text in {each.text for each in chosen}:
+            return True
+        vectors = self._book.encode([plain(suggestion.text), *(plain(each.text) for each in chosen)])
+        return bool((vectors[1:] @ vectors[0]).max() >= ALIKE)
+
+    def _quoted(self) -> ReplySuggestion | None:
+        """The sentence of an article that is nearest to what was asked, word for word."""
+        asked = situation(self._turns).asked
+        pieces = [(article, piece) for article in self._articles for piece in split(article.text, self._language)]
+        if not pieces or not asked:
+            return None
+        likeness = self._book.encode([piece for _, piece in pieces]) @ self._book.encode([asked])[0]
+        article, piece = pieces[int(likeness.argmax())]
+        sentences = ground(piece, evidence_of(self._turns, [], [article], None), self._turns, self._language)
+        if likeness.max() < QUOTED or not sentences or all(each.kind == "courtesy" for each in sentences):
+            return None
+        return ReplySuggestion(
+            f"article-{article.id}", piece, "article", sentences, float(likeness.max()) / 2, (), self._language
+        )
+
+
+def _only_asks(suggestion: ReplySuggestion) -> bool:
+    kinds = {sentence.kind for sentence in suggestion.sentences}
+    return "question" in kinds and kinds <= {"question", "courtesy"}

@@ -1,0 +1,496 @@
+"""Train the writer to say what this desk's agents say: a LoRA adapter (Hu et al. 2021) from replies that were sent.
+
+Only the tokens of the answer are learnt, never those of the conversation before it. A step depends on the seed
+and its own number alone (which examples, which dropout), so a run that was killed goes on from its last
+checkpoint and ends with the adapter, to the bit, that an undisturbed one makes on the same CPU. The adapter is of
+the plain kind that vLLM loads: no DoRA, no bias, no whole modules, a rank that its servers take by default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from agent.completion import checked_messages, defuse
+from agent.weights import WEIGHTS, check
+from finetune.rank import interval
+from retrieval.errors import HomeError, ModelError
+from retrieval.files import write_whole
+from retrieval.support import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
+
+Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
+Render = Callable[[Sequence[DeskTurn], str], list[Mapping[str, str]]]  # turns before the answer, language
+
+DEFAULT_BASE = "smollm2-135m-instruct-f16"
+MAX_RANK = 16  # what vLLM serves unless it is started with a larger --max-lora-rank
+ENOUGH = 10  # held-out conversations; the bootstrap of fewer says more than they know
+CHECKPOINT_EVERY = 20  # steps
+_TAKEN = 0.25  # most that saved replies sent as they are may make up of all pairs
+_HELD_OUT = 0.1  # of the conversations
+_TESTED = 400  # most held-out answers that are measured
+_TURNS = 6  # that the default prompt shows
+_DROPOUT = 0.05
+_WARM_UP = 0.05  # of the steps
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_ROOM_OF_ANSWER = 0.75  # of max_length
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What the writer would have been asked (chat messages), and what the agent of that conversation sent."""
+
+    messages: tuple[Mapping[str, str], ...]
+    answer: str
+    conversation: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOutcome:
+    """What a training found. `live` tells whether the adapter is surely better than the base, `why` says why.
+
+    `card` is the adapter's card.json; of a training that was stopped it only tells `step` and `steps`.
+    """
+
+    live: bool
+    why: str
+    card: dict[str, Any]
+
+
+# ---- what is learnt from
+
+
+def pairs(
+    conversations: Iterable[DeskConversation], replies: Mapping[str, SavedReply], render: Render | None = None
+) -> list[Pair]:
+    """Answers that agents wrote, or edited, at some length; and so many taken saved replies that they stay few.
+
+    Of the taken ones those come first that are the rarest so far, so that a greeting is not learnt a thousand times.
+    """
+    render = render or ask
+    written: list[tuple[int, Pair]] = []
+    taken: list[tuple[int, str, int, Pair]] = []
+    times: Counter[str] = Counter()
+    number = 0
+    for conversation in conversations:
+        for place, turn in enumerate(conversation.turns):
+            before = conversation.turns[:place]
+            if turn.role != "agent" or not any(each.role == "customer" and each.text for each in before):
+                continue
+            if not _long_enough(turn.text):
+                continue
+            language = "zh" if (conversation.language or _language(turn.text)).startswith("zh") else "en"
+            pair = Pair(tuple(render(before, language)), turn.text, conversation.id)
+            number += 1
+            if turn.reply and _as_saved(turn.text, replies.get(turn.reply)):
+                times[turn.reply] += 1
+                taken.append((times[turn.reply], _digest(f"{conversation.id}/{place}"), number, pair))
+            else:
+                written.append((number, pair))
+    most = int(len(written) * _TAKEN / (1 - _TAKEN))
+    written += [(number, pair) for _, _, number, pair in sorted(taken, key=lambda each: each[:3])[:most]]
+    return [pair for _, pair in sorted(written, key=lambda each: each[0])]
+
+
+def ask(turns: Sequence[DeskTurn], language: str) -> list[Mapping[str, str]]:
+    """A plain prompt: what to do, and the last turns, one a line."""
+    lines = []
+    for turn in turns[-_TURNS:]:
+        found = "; ".join(f"{key}: {value}" for key, value in (turn.item or {}).items())
+        if said := " ".join((turn.text or found).split()):
+            lines.append(f"{turn.role}: {said}")
+    system = "写出客服的下一条回复。" if language == "zh" else "Write the agent's next reply."
+    return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(lines)}]
+
+
+def _long_enough(text: str) -> bool:
+    """At least four words, or six Chinese characters: "ok, thanks" teaches nothing."""
+    return len(text.split()) >= 4 or len(_HAN.findall(text)) >= 6
+
+
+def _language(text: str) -> str:
+    return "zh" if 3 * len(_HAN.findall(text)) > len(text) else "en"
+
+
+def _as_saved(text: str, saved: SavedReply | None) -> bool:
+    """Whether the text is the saved reply with its placeholders filled; one that is gone counts as such."""
+    if saved is None:
+        return True
+    first, *middle = (" ".join(part.split()).lower() for part in PLACEHOLDER.split(saved.text)[::2])
+    said = " ".join(text.split()).lower()
+    if not middle:
+        return said == first
+    if not said.startswith(first):
+        return False
+    place, last = len(first), middle.pop()
+    for part in middle:
+        place = said.find(part, place) + len(part)
+        if place < len(part):
+            return False
+    return said.endswith(last) and place <= len(said) - len(last)
+
+
+def split(found: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Nine tenths to train on and one tenth to measure on, by conversation; a lone conversation is all trained on."""
+    names = sorted({pair.conversation for pair in found}, key=lambda name: _digest(f"{seed}/{name}"))
+    held = set(names[: max(1, round(_HELD_OUT * len(names)))]) if len(names) > 1 else set()
+    train = [pair for pair in found if pair.conversation not in held]
+    return train, [pair for pair in found if pair.conversation in held]
+
+
+# ---- training
+
+
+def train(
+    pairs: Sequence[Pair], out: Path, *, base: str | Path, gguf: str | None = None, method: Literal["lora"] = "lora",
+    rank: int = 8, alpha: int = 16, epochs: int = 1, batch: int = 8, lr: float = 2e-4, max_length: int = 512,
+    seed: int = 0, steps: int | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
+) -> WriteOutcome:  # fmt: skip
+    """Train an adapter for `base` and put it, with its card, into the folder `out`, whole or not at all.
+
+    `base` is a model folder (with `gguf` the name of a GGUF file in it), a name on the model hub, or one of
+    whyfeed's own weights such as `DEFAULT_BASE`. The same call after a kill or a `cancel` goes on where it stopped.
+    `steps` replaces `epochs`; one step learns from `batch` pairs. ValueError for bad arguments and for no pairs,
+    ModelError when the extra `train` is not installed or the base is no chat model, HomeError for weights or disk.
+    """
+    if method != "lora":
+        raise ValueError(f"method {method!r} is not known; there is 'lora'")
+    if not 1 <= rank <= MAX_RANK:
+        raise ValueError(f"rank must be between 1 and {MAX_RANK}, not {rank}")
+    smallest = {"alpha": alpha, "epochs": epochs, "batch": batch, "steps": 1 if steps is None else steps}
+    for name, value in {**smallest, "max_length": max_length - 7}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least {8 if name == 'max_length' else 1}")
+    if not lr > 0:
+        raise ValueError(f"lr must be above 0, not {lr}")
+    if not pairs:
+        raise ValueError("there are no pairs to learn from: no agent has written or edited an answer yet")
+    libraries = _libraries()
+    folder, gguf = _base(base, gguf)
+    learn, held = split(pairs, seed)
+    total = steps or epochs * -(-len(learn) // batch)
+    settings = {
+        "method": method, "rank": rank, "alpha": alpha, "batch": batch, "lr": lr, "max_length": max_length,
+        "dropout": _DROPOUT, "seed": seed, "steps": total,
+    }  # fmt: skip
+    described: dict[str, Any] = {
+        "base": {"name": str(base) if isinstance(base, str) else base.name, "gguf": gguf}, "settings": settings,
+        "pairs": len(pairs), "conversations": len({pair.conversation for pair in pairs}),
+        "split": {"train": len(learn), "held_out": len(held)}, "versions": libraries,
+    }  # fmt: skip
+    digest = _digest(json.dumps([described, _state_of(folder), [asdict(pair) for pair in pairs]]))
+    with _alone(out):
+        run = _Run(folder, gguf, described, digest, out, progress or (lambda name, done, total: None), cancel)
+        return run.train(learn, held)
+
+
+class _Run:
+    """One training: the model with its adapter, and where its checkpoint and its result go."""
+
+    def __init__(
+        self, folder: str, gguf: str | None, card: dict[str, Any], digest: str, out: Path, progress: Progress,
+        cancel: threading.Event | None,
+    ) -> None:  # fmt: skip
+        self._card, self._digest, self._out, self._progress = card, digest, out, progress
+        self._settings: dict[str, Any] = card["settings"]
+        self._cancel = cancel or threading.Event()
+        self._checkpoint = _beside(out, "checkpoint")
+        self._tokenizer, self._model = _load(folder, gguf)
+
+    def train(self, learn: Sequence[Pair], held: Sequence[Pair]) -> WriteOutcome:
+        """Go through the steps that are not done yet, measure, and write the result."""
+        import torch
+
+        settings, total = self._settings, int(self._settings["steps"])
+        # Encoded first: what cannot be encoded should not fail after hours.
+        max_length = int(settings["max_length"])
+        examples = [encode(self._tokenizer, pair, max_length) for pair in learn]
+        tested = held[:_TESTED]
+        held_examples = [encode(self._tokenizer, pair, max_length) for pair in tested]
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices):  # the caller's random numbers go on as if nothing had been drawn
+            torch.manual_seed(settings["seed"])
+            self._model = _with_adapter(self._model, settings, self._card["base"]["name"])
+            weights = [weight for weight in self._model.parameters() if weight.requires_grad]
+            optimiser = torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=0.0)
+            done = self._resume(weights, optimiser)
+            self._model.train()
+            for step in range(done, total):
+                if self._cancel.is_set():
+                    return self._stopped(weights, optimiser, step)
+                self._progress("train", step, total)
+                self._step(step, [examples[place] for place in self._order(step, len(examples))], weights, optimiser)
+                if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == total:
+                    self._keep(weights, optimiser, step + 1)
+            self._progress("train", total, total)
+            self._model.eval()
+            differences = []
+            for place, example in enumerate(held_examples):
+                if self._cancel.is_set():
+                    return self._stopped(weights, optimiser, total)
+                self._progress("test", place, len(tested))
+                differences.append(self._compare(example))
+            self._progress("test", len(tested), len(tested))
+        return self._write(tested, np.array(differences, dtype=np.float64).reshape(-1, 2))
+
+    def _order(self, step: int, count: int) -> list[int]:
+        """Places of this step's examples: a new order each epoch, the last batch of one may be smaller."""
+        batch = int(self._settings["batch"])
+        epoch, place = divmod(step, -(-count // batch))
+        order = np.random.default_rng([self._settings["seed"], epoch]).permutation(count)
+        return [int(each) for each in order[place * batch : (place + 1) * batch]]
+
+    def _step(self, step: int, examples: Sequence[tuple[list[int], list[int]]], weights: Any, optimiser: Any) -> None:
+        import torch
+
+        settings, total = self._settings, int(self._settings["steps"])
+        torch.manual_seed(settings["seed"] * 1_000_003 + step + 1)  # dropout is the step's own
+        share = min(1.0, (step + 1) / max(1.0, _WARM_UP * total)) * (1 - step / total)
+        for group in optimiser.param_groups:
+            group["lr"] = settings["lr"] * share
+        tokens = sum(len(answer) for _, answer in examples)
+        for prompt, answer in examples:  # one by one: no padding to compute, and the loss is the same
+            (-log_likelihood(self._model, prompt, answer).sum() / tokens).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def _compare(self, example: tuple[list[int], list[int]]) -> tuple[float, float]:
+        """Mean log-likelihood of an answer's tokens without and with the adapter."""
+        import torch
+
+        with torch.no_grad():
+            after = float(log_likelihood(self._model, *example).mean())
+            with self._model.disable_adapter():
+                return float(log_likelihood(self._model, *example).mean()), after
+
+    def _keep(self, weights: Sequence[Any], optimiser: Any, step: int) -> None:
+        from safetensors.torch import save
+
+        tensors = {f"weight.{place}": weight.detach().contiguous() for place, weight in enumerate(weights)}
+        for place, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"state.{place}.{name}": value.contiguous() for name, value in state.items()}
+        write_whole(self._checkpoint, save(tensors, metadata={"digest": self._digest, "step": str(step)}))
+
+    def _resume(self, weights: Sequence[Any], optimiser: Any) -> int:
+        """Put weights and optimiser back to the last checkpoint of this very training; the steps that were done."""
+        import torch
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(self._checkpoint), framework="pt") as file:
+                about = file.metadata() or {}
+                if about.get("digest") != self._digest:
+                    return 0
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        except (OSError, SafetensorError):
+            return 0
+        state: dict[int, dict[str, Any]] = {}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                kind, place, *field = name.split(".")
+                if kind == "weight":
+                    weights[int(place)].copy_(tensor)
+                else:
+                    state.setdefault(int(place), {})[field[0]] = tensor
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        return int(about["step"])
+
+    def _stopped(self, weights: Sequence[Any], optimiser: Any, step: int) -> WriteOutcome:
+        total = int(self._settings["steps"])
+        if step:
+            self._keep(weights, optimiser, step)
+        return WriteOutcome(False, f"stopped after step {step} of {total}: run again to go on", {
+            "step": step, "steps": total,
+        })  # fmt: skip
+
+    def _write(self, tested: Sequence[Pair], measured: Any) -> WriteOutcome:
+        """Decide, and put adapter, configuration and card into place together."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save
+
+        names = [pair.conversation for pair in tested]
+        known = len(set(names))
+        card = {**self._card, "tested": {"answers": len(tested), "conversations": known}}
+        live, why = False, f"{known} conversations held out, {ENOUGH} needed to tell: the base stays"
+        if known:
+            before, after = measured.T
+            low, high = interval(after - before, names, int(self._settings["seed"]))
+            card |= {
+                "log_likelihood": {"base": float(before.mean()), "adapter": float(after.mean())},
+                "difference": float((after - before).mean()), "ci95": [low, high],
+            }  # fmt: skip
+            if known >= ENOUGH:
+                live = low > 0
+                why = f"{low:+.3f} to {high:+.3f} log-likelihood a token"
+                why = f"the adapter is better by {why}: it is live" if live else (
+                    f"the adapter is not surely better ({why}): the base stays"
+                )  # fmt: skip
+        card |= {"live": live, "why": why}
+        # The embedding is not trained, and asking for it may look the base up on the hub.
+        state = get_peft_model_state_dict(self._model, save_embedding_layers=False)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        with _new_folder(self._out) as folder:
+            write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+            config = self._model.peft_config["default"].to_dict()
+            config |= {"inference_mode": True, "target_modules": sorted(config["target_modules"])}
+            text = json.dumps(config, indent=1, default=sorted)
+            write_whole(folder / "adapter_config.json", text.encode())
+            write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
+        self._checkpoint.unlink(missing_ok=True)
+        return WriteOutcome(live, why, card)
+
+
+def encode(tokenizer: Any, pair: Pair, max_length: int) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt, as a server makes them, and of the answer with what ends it.
+
+    What is too long loses the oldest of its prompt; an answer beyond three quarters of the room loses its end.
+    """
+    messages = checked_messages(pair.messages)
+    answer = defuse(pair.answer)
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
+    # Some templates put more before an answer when it is asked for than when it is there.
+    end = whole[len(prompt) :].rstrip("\n") if whole.startswith(prompt) else answer + (tokenizer.eos_token or "")
+    # Apart, as the prompt is alone when the writer is asked: no token may span the border.
+    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    said = tokenizer(end, add_special_tokens=False)["input_ids"][: int(_ROOM_OF_ANSWER * max_length)]
+    if not asked or not said:
+        raise ModelError("the base's tokeniser makes nothing of a prompt or an answer; use an instruct model")
+    return asked[-(max_length - len(said)) :], said
+
+
+def log_likelihood(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+    """Log-probability of each token of the answer after the prompt and the answer so far, as a tensor."""
+    import torch
+
+    ids = torch.tensor([[*prompt, *answer]], device=model.device)
+    places = torch.arange(len(prompt) - 1, ids.shape[1] - 1, device=model.device)
+    # Logits of these places alone: those of a whole prompt over a large vocabulary are gigabytes.
+    logits = model(input_ids=ids, logits_to_keep=places, use_cache=False).logits[0].float()
+    return torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+
+
+# ---- the base
+
+
+def _libraries() -> dict[str, str]:
+    """Versions of what trains; ModelError when it is not installed."""
+    needed = ("torch", "transformers", "peft", "accelerate")  # the last one reads a GGUF for transformers
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        what = f"training the writer needs {', '.join(missing)}, not installed here"
+        raise ModelError(f"{what}; pip install 'whyfeed[train]'")
+    return {name: version(name) for name in (*needed, "whyfeed")}
+
+
+def _base(base: str | Path, gguf: str | None) -> tuple[str, str | None]:
+    """What transformers loads: a folder or a name on the hub, and the GGUF file in it, if it is one."""
+    for weights in WEIGHTS:
+        if base == weights.name and gguf is None and weights.file.endswith(".gguf"):
+            return str(check(weights).parent), weights.file
+    here = Path(base)
+    if gguf is not None and not (here / gguf).is_file():
+        raise HomeError(f"there is no file {gguf!r} in {str(base)!r}; name the base's folder and its GGUF file")
+    if isinstance(base, Path) and not here.is_dir():
+        raise HomeError(f"there is no folder {str(base)!r}; name the folder of the base model")
+    return str(base), gguf
+
+
+def _state_of(folder: str) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a base's files: a checkpoint is of no use to another base."""
+    here = Path(folder)
+    files = sorted(path for path in here.iterdir() if path.suffix in (".safetensors", ".gguf", ".json", ".jinja")) \
+        if here.is_dir() else []  # fmt: skip
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def _load(folder: str, gguf: str | None) -> tuple[Any, Any]:
+    """Tokeniser and frozen model in float32, which a CPU trains in without surprises."""
+    import torch
+    import transformers
+
+    file = {} if gguf is None else {"gguf_file": gguf}
+    try:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **file)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **file)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
+        first = (str(exc).splitlines() or [""])[0]
+        raise HomeError(f"cannot load the base model {folder!r} ({first}); check the folder, or pull it again") from exc
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(f"the base {folder!r} has no chat template; use an instruct model")
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _with_adapter(model: Any, settings: Mapping[str, Any], name: str) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=settings["rank"], lora_alpha=settings["alpha"], lora_dropout=settings["dropout"],
+        target_modules="all-linear", bias="none",
+    )  # fmt: skip
+    adapted: Any = get_peft_model(model, config)
+    config.base_model_name_or_path = name  # rather than a path of this machine
+    return adapted
+
+
+# ---- files
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f".{out.name}.{what}")
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One training at a time for a folder; puts right what a killed one left half swapped."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_beside(out, "lock"))
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HomeError(f"another process trains into {str(out)!r}; wait for it, or choose another folder") from None
+    except OSError as exc:
+        raise HomeError(f"cannot write to {str(out.parent)!r} ({exc.strerror or exc}); check that folder") from exc
+    try:
+        if not out.exists() and _beside(out, "old").exists():
+            _beside(out, "old").rename(out)
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that then takes the place of `out`; when filling fails, `out` stays as it is."""
+    new, old = _beside(out, "new"), _beside(out, "old")
+    try:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        new.mkdir()
+        yield new
+        if out.exists():
+            os.replace(out, old)  # a folder with files in it cannot be replaced in one go
+        os.replace(new, out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as exc:
+        raise HomeError(f"cannot write {str(out)!r} ({exc.strerror or exc}); free some space and try again") from exc
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""What the commands share: options, opening a home, progress, and how results and failures are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from agent import Agent
+
+Home = Annotated[
+    Path | None, typer.Option("--home", envvar="WHYFEED_HOME", help="The home folder.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+NoLlm = Annotated[bool, typer.Option("--no-llm", help="Use no language model: rules, quotes and templates.")]
+LlmRank = Annotated[bool, typer.Option("--llm-rank", help="Compute and show the LLM's P(engage).")]
+UserArg = Annotated[str, typer.Argument(metavar="USER", help="A user's id.")]
+PostArg = Annotated[str, typer.Argument(metavar="POST", help="A post's id.")]
+
+
+@contextmanager
+def open_agent(home: Path | None, *, no_llm: bool = False) -> Iterator[Agent]:
+    """An agent over a home, closed at the end."""
+    from agent import Agent
+
+    settings: dict[str, Any] = {"no_llm": True} if no_llm else {}
+    with Agent.open(home, **settings) as agent:
+        yield agent
+
+
+def read_lines(asked: bool) -> Iterator[str]:
+    """Lines of standard input, with a prompt where somebody types them."""
+    while True:
+        if asked:
+            typer.echo("> ", nl=False, err=True)
+        line = sys.stdin.buffer.readline(1_000_000)
+        if not line:
+            return
+        yield line.decode("utf-8", errors="replace").rstrip("\r\n")
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(document, ensure_ascii=False), flush=True)  # noqa: T201
+
+
+def fail(message: str, code: int) -> None:
+    """End with one line on standard error."""
+    typer.echo(f"whyfeed: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def imported(name: str, rows: int) -> None:
+    """Show how far an import is, where somebody watches."""
+    if sys.stderr.isatty():
+        typer.echo(f"\rimporting {name}: {rows} rows", nl=False, err=True)
+        typer.echo("", err=True) if rows % 1000 else None
+
+
+@contextmanager
+def bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on standard error; a line a tenth of the way where it is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
+    ) as shown:  # fmt: skip
+        tasks: dict[str, Any] = {}
+        said: dict[str, int] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=total)
+            shown.update(tasks[what], completed=done, total=total)
+            tenth = 10 * done // total if total else 10
+            if not console.is_terminal and tenth > said.get(what, 0):
+                said[what] = tenth
+                typer.echo(f"{what}: {10 * tenth} %", err=True)
+
+        yield progress

@@ -1,0 +1,169 @@
+"""Commands of whoever runs whyfeed: training, evaluation and weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ui.terminal import Home, Json, bars, open_agent, print_json
+
+models_app = typer.Typer(no_args_is_help=True, help="Weights: list, pull and verify them.")
+finetune_app = typer.Typer(
+    no_args_is_help=True, help="Train on the interactions of a home; ends with the gate's decision."
+)
+
+
+@finetune_app.command("rank")
+def finetune_rank(home: Home = None, as_json: Json = False) -> None:
+    """Fit the small ranking model on the ledger; it goes live only where it beats the hand-set weights."""
+    from finetune.rank import fit_agent
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        outcome = fit_agent(agent, progress)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("reply")
+def finetune_reply(home: Home = None, as_json: Json = False) -> None:
+    """Fit the reply ranker on past conversations; it goes live only where it beats the hand-set weights."""
+    from finetune.replies import fit_agent
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        outcome = fit_agent(agent, progress)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("write")
+def finetune_write(
+    home: Home = None,
+    base: Annotated[
+        str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the adapter; default: in the home.")] = None,
+    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank of the adapter.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each answer is read.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was."""
+    from agent.draft import asked_of_writer
+    from finetune.write import DEFAULT_BASE, pairs, train
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        store = agent.desk.store
+        replies = {reply.id: reply for reply in store.replies()}
+        learnt = pairs(store.all(), replies, lambda turns, language: asked_of_writer(turns, (), (), language))
+        outcome = train(
+            learnt, out or agent.home / "adapters" / "writer", base=base or DEFAULT_BASE, rank=rank, epochs=epochs,
+            steps=steps, progress=progress,
+        )  # fmt: skip
+    _print_outcome(outcome, as_json)
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder in the exchange format.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Test rows; default: some of the folder's conversations are held out.")
+    ] = None,
+    rankers: Annotated[str, typer.Option(help="Only these, separated by commas.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Measure the reply ranker on a folder of conversations, beside simple baselines on the same rows."""
+    from agent.settings import Settings
+    from finetune.evaluate import RANKERS, evaluate_replies
+    from retrieval.embedder import open_embedder
+
+    chosen = [name.strip() for name in rankers.split(",") if name.strip()] or list(RANKERS)
+    with bars() as progress:
+        found = evaluate_replies(folder, open_embedder(Settings().embedder), test, chosen, progress)
+    if as_json:
+        print_json(found.to_json())
+        return
+    metrics = list(found.rows[0]["metrics"])
+    typer.echo(f"{found.data}: {found.protocol}")
+    typer.echo(f"{'':16}" + "".join(f"{metric:>24}" for metric in metrics))
+    for row in found.rows:
+        cells = [
+            f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]" for name in metrics
+        ]
+        typer.echo(f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
+    if found.outcome is not None:
+        typer.echo(found.outcome.why)
+    if found.skipped:
+        typer.echo(f"{found.skipped} rows of the test are none and were left out", err=True)
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """The weights that whyfeed knows, and whether they are here."""
+    from agent.weights import WEIGHTS
+
+    rows = [
+        {
+            "name": weights.name, "role": weights.role, "size": weights.size, "sha256": weights.sha256,
+            "licence": weights.licence, "from": [source.name for source in weights.sources],
+            "state": weights.state(), "path": str(weights.path),
+        }
+        for weights in WEIGHTS
+    ]  # fmt: skip
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        typer.echo(
+            f"{row['role']:9} {row['name']:38} {int(str(row['size'])) / 1e6:8.1f} MB  {row['state']:8} {row['licence']}"
+        )
+
+
+@models_app.command("pull")
+def models_pull(
+    names: Annotated[list[str] | None, typer.Argument(help="Names or roles; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download weights, verify them, and keep them in the user's cache folder."""
+    from agent.weights import WEIGHTS, find, pull
+
+    chosen = [find(name) for name in names] if names else list(WEIGHTS)
+    paths = {}
+    with bars(unit="bytes") as progress:
+        for weights in chosen:
+            paths[weights.name] = str(pull(weights, progress))
+    if as_json:
+        print_json(paths)
+    else:
+        for name, path in paths.items():
+            typer.echo(f"{name}: {path}")
+
+
+@models_app.command("verify")
+def models_verify(as_json: Json = False) -> None:
+    """Compare every file of weights that is here with its SHA-256."""
+    from agent.weights import WEIGHTS, verify
+    from retrieval.errors import WeightsError
+
+    found = {}
+    for weights in WEIGHTS:
+        if weights.state() == "missing":
+            found[weights.name] = "missing"
+            continue
+        try:
+            verify(weights)
+            found[weights.name] = "ok"
+        except WeightsError as exc:
+            found[weights.name] = str(exc)
+    if as_json:
+        print_json(found)
+    else:
+        for name, state in found.items():
+            typer.echo(f"{name}: {state}")
+    if any(state not in ("ok", "missing") for state in found.values()):
+        raise typer.Exit(1)
+
+
+def _print_outcome(outcome: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({"live": outcome.live, "why": outcome.why, "card": outcome.card})
+    else:
+        typer.echo(outcome.why)
