@@ -20,7 +20,7 @@ from agent.core import Core
 from agent.deskposts import DeskPosts
 from agent.draft import Drafter
 from agent.phrases import NOTHING_FITS
-from agent.pool import Pool
+from agent.pool import Pool, own_chips
 from agent.replies import ReplyRanker
 from agent.reply import Handover, Proposal, ReplySuggestion, Suggestions
 from agent.slots import SlotBook
@@ -137,7 +137,7 @@ class Desk:
                 written = None
                 try:
                     written = self._drafter.draft(
-                        turns, [neighbour.case for neighbour in neighbours[:2]],
+                        turns, [replace(each.case, text=own_chips(each.case.text, turns)) for each in neighbours[:2]],
                         [article for article, _ in articles[:2]], language, wanted, cancel, on_text,
                     )  # fmt: skip
                 except ModelError as exc:

@@ -14,7 +14,7 @@ from retrieval.reader import Reader, read
 
 ARTICLES = 3
 POSTS = 2
-SENT_ALONG = 0.5  # relevance of a post that is worth sending along
+SENT_ALONG = 0.6  # relevance of a post that is worth sending along
 CITED = 0.45  # relevance of an article that may answer
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from agent.grounding import evidence_of, ground, split
+from agent.grounding import evidence_of, ground, is_question, split
 from agent.replies import ReplyCandidate, ReplyRanker, Scored, plain
 from agent.reply import ReplySuggestion, Sentence
 from agent.slots import Filled, SlotBook, templated
@@ -13,16 +14,21 @@ from agent.topics import detect_language
 from agent.trace import StageRecord
 from retrieval.cases import CaseBook, Neighbour
 from retrieval.post import Post
+from retrieval.privacy import CHIP
 from retrieval.situation import situation
 from retrieval.support import DeskTurn, SavedReply
+from retrieval.words import words
 
 FREE = 30  # past replies in an agent's own words that are looked at
 TRIED = 25  # of the best, how many are made ready before whyfeed gives up finding k
 ALIKE = 0.9  # cosine from which two replies say the same
 EDITED = 0.75  # likeness of a situation from which on an agent's own edit is offered first
 QUOTED = 0.4  # likeness of an article's sentence to what was asked, from which on it is offered as it stands
-_LIKELY, _SHARE = 0.01, 0.03  # a probability below the first, or below that share of the best, is not offered
-FITS = 0.45  # likeness of the best case or article below which nothing that is known answers
+_LIKELY, _SHARE = 0.01, 0.12  # a probability below the first, or below that share of the best, is not offered
+GUESS = 0.03  # a best reply that is less likely is no answer
+_SHORT = 6  # words of an answer to an agent's question
+FITS_SHORT = 0.35
+FITS = 0.52  # likeness of the best case or article below which nothing that is known answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +104,18 @@ class Pool:
         question = next((each for each in spare if _only_asks(each)), None)
         if question is not None and k > 1 and not any(_only_asks(each) for each in chosen):
             chosen[-1] = replace(question, source="question")
-        likeness = max((each.similarity for each in self._neighbours), default=0.0)
-        return Found(tuple(chosen), bool(self._articles) or likeness >= FITS)
+        return Found(tuple(chosen), self._fits(chosen))
 
     # ---- inside ----
+
+    def _fits(self, chosen: Sequence[ReplySuggestion]) -> bool:
+        """Whether anything known comes near: a like case or an article, and a reply that is more than a guess."""
+        now = situation(self._turns)
+        # "41", "yes please": a short answer is like many, and what matters is the question before it.
+        answers = bool(now.before) and len(words(now.asked)) <= _SHORT
+        likeness = max((each.similarity for each in self._neighbours), default=0.0)
+        near = bool(self._articles) or likeness >= (FITS_SHORT if answers else FITS)
+        return near and (not chosen or chosen[0].confidence >= GUESS)
 
     def _of_language(self, language: str, text: str) -> bool:
         return (language or detect_language(text, "en")) == self._language
@@ -130,7 +144,7 @@ class Pool:
             filled = self._slots.fill(saved, self._turns)
             cases = [each.case for each in self._neighbours if each.case.reply == saved.id][:1]
         else:
-            filled = templated(candidate.text, self._turns, self._book.frequency)
+            filled = templated(own_chips(candidate.text, self._turns), self._turns, self._book.frequency)
             cases = [self._cases[candidate.id].case] if candidate.id in self._cases else []
         if filled is None:
             return None
@@ -140,6 +154,8 @@ class Pool:
         if not sentences or len(text) < 0.9 * len(" ".join(filled.text.split())):
             return None
         sentences = tuple(self._with(sentence, filled) for sentence in sentences)
+        if any(sentence.kind in ("fact", "promise") and not sentence.citations for sentence in sentences):
+            return None
         return ReplySuggestion(
             candidate.id, filled.text, "case" if saved is None else "saved", sentences,
             scored.probability, filled.missing, self._language,
@@ -162,17 +178,48 @@ class Pool:
     def _quoted(self) -> ReplySuggestion | None:
         """The sentence of an article that is nearest to what was asked, word for word."""
         asked = situation(self._turns).asked
+        asked = next((piece for piece in reversed(split(asked, self._language)) if is_question(piece)), asked)
         pieces = [(article, piece) for article in self._articles for piece in split(article.text, self._language)]
         if not pieces or not asked:
             return None
-        likeness = self._book.encode([piece for _, piece in pieces]) @ self._book.encode([asked])[0]
+        texts = [piece for _, piece in pieces]
+        likeness = self._book.encode(texts) @ self._book.encode([asked])[0]
+        likeness += 0.5 * (self._book.bags(texts) @ self._book.bags([asked]).T).toarray()[:, 0]
         article, piece = pieces[int(likeness.argmax())]
         sentences = ground(piece, evidence_of(self._turns, [], [article], None), self._turns, self._language)
         if likeness.max() < QUOTED or not sentences or all(each.kind == "courtesy" for each in sentences):
             return None
         return ReplySuggestion(
-            f"article-{article.id}", piece, "article", sentences, float(likeness.max()) / 2, (), self._language
+            f"article-{article.id}",
+            piece,
+            "article",
+            sentences,
+            min(float(likeness.max()) / 2, 0.5),
+            (),
+            self._language,
         )
+
+
+def own_chips(text: str, turns: Sequence[DeskTurn]) -> str:
+    """A past reply whose chips, which stood for another customer's data, stand for this one's, or are missing.
+
+    "[name 1]" of another conversation is whoever was named first there. It is this customer's name only where this
+    conversation knows no other name.
+    """
+    here: dict[str, set[str]] = {}
+    for turn in turns:
+        for match in CHIP.finditer(turn.text):
+            here.setdefault(_kind(match[0]), set()).add(match[0])
+
+    def put(match: re.Match[str]) -> str:
+        same = here.get(_kind(match[0]), set())
+        return next(iter(same)) if len(same) == 1 else "{" + _kind(match[0]) + "}"
+
+    return CHIP.sub(put, text)
+
+
+def _kind(chip: str) -> str:
+    return chip.strip("[]").rsplit(" ", 1)[0]
 
 
 def _only_asks(suggestion: ReplySuggestion) -> bool:

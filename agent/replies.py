@@ -24,7 +24,6 @@ from retrieval.cases import CaseBook, Neighbour
 from retrieval.files import kept_arrays, write_whole
 from retrieval.situation import Situation, features, situation
 from retrieval.support import PLACEHOLDER, DeskTurn
-from retrieval.words import words
 
 SIGNALS = (
     "net", "taken", "cases", "nearest", "wording", "nearest_wording", "answers", "context", "topic", "habit",
@@ -38,8 +37,8 @@ HAND_SET: Mapping[str, Mapping[str, float]] = {
         "context": 0.6, "topic": 0.5, "habit": 0.3, "repeated": -1.2, "passed": -2.0, "draft": 4.0, "draft_sense": 8.0,
     },
     "free": {
-        "net": 0.0, "taken": 0.0, "cases": 6.0, "nearest": 2.0, "wording": 0.0, "nearest_wording": 1.5, "answers": 2.5,
-        "context": 0.5, "topic": 4.5, "habit": 0.0, "repeated": -0.2, "passed": -2.0, "draft": 4.0, "draft_sense": 4.0,
+        "net": 0.0, "taken": 0.0, "cases": 6.0, "nearest": 2.0, "wording": 0.0, "nearest_wording": 1.5, "answers": 5.0,
+        "context": 1.5, "topic": 4.5, "habit": 0.0, "repeated": -0.2, "passed": -2.0, "draft": 4.0, "draft_sense": 4.0,
     },
 }  # fmt: skip
 NET_FILE, RANKER_FILE = "replies.npz", "replies.json"
@@ -156,8 +155,9 @@ def measure(
         column["taken"][:] = [taken.get(candidate.id, 0.0) for candidate in candidates]
         column["passed"][:] = [passed.get(candidate.id, 0.0) for candidate in candidates]
 
-    asked, everything, repeated = set(words(now.asked)), set(words(now.everything)), {plain(text) for text in now.said}
-    spelled = [book.words(text) for text in texts]
+    asked, everything = book.grams(now.asked), book.grams(now.everything)
+    repeated = {plain(text) for text in now.said}
+    spelled = [book.grams(text) for text in texts]
     column["answers"][:] = [_share(each, asked, book) for each in spelled]
     column["context"][:] = [_share(each, everything, book) for each in spelled]
     column["topic"][:] = vectors @ book.encode([now.asked])[0]
@@ -193,8 +193,7 @@ def pairs(book: CaseBook, found: Sequence[Situation]) -> Floats:
     return both.reshape(len(found), -1)
 
 
-def _share(spelled: frozenset[str], known: set[str], book: CaseBook) -> float:
+def _share(spelled: frozenset[str], known: frozenset[str], book: CaseBook) -> float:
     """Share of a text's words, each as much as it tells, that are known; in [0, 1]."""
-    weights = {word: book.rarity(word) for word in spelled}
-    whole = sum(weights.values())
-    return sum(weight for word, weight in weights.items() if word in known) / whole if whole > 0 else 0.0
+    whole = sum(map(book.rarity, spelled))
+    return sum(map(book.rarity, spelled & known)) / whole if whole > 0 else 0.0

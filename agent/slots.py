@@ -202,6 +202,9 @@ def templated(text: str, turns: Sequence[DeskTurn], common: Callable[[str], int]
         pieces.append("{" + name + "}" + kept)
     result = "".join([*pieces, text[end:]])
     frame += len(words(text[end:]))
+    if HAN.search(text):
+        result = _collapsed(result)
+        missing = [match[1] for match in PLACEHOLDER.finditer(result)]
     if len(missing) > MOST_MISSING or len(missing) > frame:
         return None
     return Filled(result, tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(citations)), values)
@@ -356,6 +359,16 @@ def _occurs(specific: Specific, said: str) -> bool:
     return bool(re.search(rule, _spaced(said).casefold()))
 
 
+def _collapsed(text: str) -> str:
+    """One placeholder for what is one thing in Chinese: "北京{名称}路{数字}号{数字}楼" is "北京{名称}"."""
+    text = re.sub(r"(\{[^{}]+\})(?:[^{}，。！？、；：,.!?;:\s]{0,6}\{[^{}]+\})+", r"\1", text)
+    return re.sub(
+        r"(\{(?:地址|名称|数字)\})[^{}，。！？、；：,.!?;:\s]{0,6}?(?:号院|号楼|号|层|楼|路|街|室|栋|座|店)+(?=[，。！？、；：,.!?;:\s]|$)",
+        r"\1",
+        text,
+    )
+
+
 def _of_the_case(text: str, common: Callable[[str], int]) -> list[Specific]:
     """What is specific in a text, and the rare Chinese words and names that no rule knows."""
     found = []
@@ -364,7 +377,8 @@ def _of_the_case(text: str, common: Callable[[str], int]) -> list[Specific]:
         ordinary = specific.kind == "name" and words(specific.value) == [specific.value]
         ordinary = ordinary and common(specific.value) >= SPECIFIC
         # A capital at the start of a sentence, or a name that agents say to everybody, such as the desk's own.
-        if not ordinary or (not first and common(specific.value) < 10 * SPECIFIC):
+        first = first and not HAN.search(specific.value)
+        if not ordinary or (not first and common(specific.value) < 100 * SPECIFIC):
             found.append(specific)
     place = 0
     for word in words(text):

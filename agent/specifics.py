@@ -86,7 +86,15 @@ _STARTERS = frozenset(
 # Places by how they are named: "去绿岛乐园游玩", "有玉林串串香(怀柔店)"; but not "一家豪华型酒店".
 _PLACE_ZH = re.compile(
     r"(?:[有去叫是选到在和住或荐您、,，:：)）]|^|\s)(?=([\u4e00-\u9fff]{2,14}?(?:[（(][^()（）]{1,12}[店馆院][)）]"
-    r"|(?:[园馆寺宫庙店城山湖街塔院庄村桥坛陵岛谷厦]|广场|故居|餐厅|大学|世界)(?=[\s,，。、；;！!？?]|$|游|用餐|入住|住宿|吃|玩|是|的|在|评|一))))"
+    r"|(?:[园馆寺宫庙店城山湖街塔院庄村桥坛陵岛谷厦]|广场|故居|餐厅|大学|世界)(?=[\s,，。、；;！!？?]|$|游|用餐|入住|住宿|吃|玩|是|的|在|评|一|还|就|也|都|挺|很|非常|价|吧|这))))"
+)
+# What somebody is sent to, and what is listed: names of which no ending tells.
+_SENT_ZH = re.compile(
+    r"(?:推荐(?:给)?(?:您|你|一下)?(?:去|到|入住|住|吃)?|[您你](?:可以)?去)([\u4e00-\u9fff]{2,14}?)"
+    r"(?=游玩|游览|用餐|入住|住宿|吃饭|就餐|玩|吧|就|[\s,，。！!？?]|$)"
+)
+_LISTED_ZH = re.compile(
+    r"(?:有|包括|比如|例如|只有一个|只有一家)([\u4e00-\u9fff]{2,14}(?:[,、，]\s*[\u4e00-\u9fff]{2,14})*)(?=这些|等|[,，。、\s]|$)"
 )
 _NO_PLACE_ZH = re.compile(
     r"[的型家个哪些么这那您我它吗有没去吃住找]|^(?:周边|附近|其他|推荐|预订)|^(?:餐馆|酒店|宾馆|饭店|公园|景点|餐厅)$"
@@ -230,6 +238,12 @@ def _names(text: str) -> Iterator[Specific]:
         for match in _PLACE_ZH.finditer(text):
             if not _NO_PLACE_ZH.search(match[1]):
                 yield Specific("name", match.start(1), match.end(1), match[1].casefold())
+        for rule in (_SENT_ZH, _LISTED_ZH):
+            for match in rule.finditer(text):
+                for part in re.finditer(r"[\u4e00-\u9fff]+", match[1]):
+                    start = match.start(1) + part.start()
+                    if not _NO_PLACE_ZH.search(part[0]) and len(part[0]) > 1:
+                        yield Specific("name", start, start + len(part[0]), part[0])
         place = 0
         for word, tag in rjieba.tag(text):
             place = text.find(word, place)

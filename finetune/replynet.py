@@ -17,6 +17,7 @@ from retrieval.arrays import Vectors
 
 HIDDEN = 160
 BATCH = 64
+_SEEN = 30_000  # examples; fewer are read several times over
 _SMOOTHING = 0.05  # of the target: agents disagree about the right reply in one of five situations
 _DROPPED = 0.2  # of features
 _HIDDEN_DROPPED = 0.3
@@ -36,12 +37,13 @@ def train(
     examples: Sequence[Example],
     replies: Sequence[str],
     *,
-    epochs: int = 6,
-    rate: float = 0.05,
+    epochs: int | None = None,
+    rate: float = 0.02,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ReplyNet:
     """A network over `replies` (their order is that of `Example.reply`). The same input gives the same network."""
+    epochs = epochs or int(np.clip(_SEEN // len(examples), 6, 30))
     rng = np.random.default_rng(seed)
     width = len(examples[0].vector)
     net = ReplyNet(

@@ -8,6 +8,7 @@ taken in as they come, anything else (an import that replaces, an erasure) build
 from __future__ import annotations
 
 import math
+import re
 import threading
 import zlib
 from collections import Counter, OrderedDict
@@ -27,16 +28,17 @@ from retrieval.index import PostIndex
 from retrieval.situation import Situation
 from retrieval.words import words
 
-BEFORE = 1.0  # weight of the agent's own last words in a situation's vector; chosen on validation conversations
+BEFORE = 0.3  # weight of the agent's own last words in a situation's vector; chosen on validation conversations
 DENSE, LEXICAL = 80, 40  # cases that each search brings
 SHARPNESS = 6.0  # of the weights that like cases get
-WORDS_WEIGHT = 0.5  # of the lexical score beside the cosine
+WORDS_WEIGHT = 1.0  # of the likeness of the words beside the cosine
 INDEX_FILE = "cases.faiss"
 _LARGE = 60_000  # cases from which on an inverted file is searched instead of all of them
 _BATCH = 2_000
 _READ = 50_000  # of the latest cases, from which word frequencies are counted
 _CACHED = 50_000  # vectors of texts that are kept
 _MARK = "case"
+_HAN_RUN = re.compile(r"[\u3400-\u9fff]+")
 _COLUMNS = 1 << 18  # of the bags of words; more than there are words, so that few share one
 
 
@@ -117,7 +119,7 @@ class CaseBook:
             return []
         vector = self.vector([found.asked], [found.before])[0]
         near = dict(self._index.search(vector[None], DENSE)[0])
-        spoken = dict(self._desk.search(f"{found.asked} {found.draft}", LEXICAL))
+        spoken = [num for num, _ in self._desk.search(f"{found.asked} {found.draft}", LEXICAL)]
         cases = self._desk.cases_by_num([*near, *(num for num in spoken if num not in near)])
         cases = {num: case for num, case in cases.items() if case.conversation != besides}
         if not cases:
@@ -127,8 +129,8 @@ class CaseBook:
         if apart:
             vectors = self.vector([cases[num].asked for num in apart], [cases[num].before for num in apart])
             near.update(zip(apart, (vectors @ vector).tolist(), strict=True))
-        best = max(spoken.values(), default=1.0) or 1.0
-        scores = np.array([near[num] + WORDS_WEIGHT * spoken.get(num, 0.0) / best for num in nums])
+        worded = (self.bags([cases[num].asked for num in nums]) @ self.bags([found.asked]).T).toarray()[:, 0]
+        scores = np.array([near[num] for num in nums]) + WORDS_WEIGHT * worded
         weights = np.exp(SHARPNESS * (scores - scores.max()))
         weights /= weights.sum()
         order = np.argsort(-scores, kind="stable")
@@ -149,9 +151,9 @@ class CaseBook:
         return csr_array((values, places, starts), shape=(len(texts), _COLUMNS))
 
     @staticmethod
-    def words(text: str) -> frozenset[str]:
-        """The words of a text, remembered: the same replies are looked at in every request."""
-        return _words(text)
+    def grams(text: str) -> frozenset[str]:
+        """What is compared between texts: words, pairs of words, short runs of Chinese characters."""
+        return _grams(text)
 
     def frequency(self, word: str) -> int:
         """In how many of the answers that were read the word occurs."""
@@ -165,15 +167,11 @@ class CaseBook:
         if text in self._bags:
             return self._bags[text]
         columns = _columns(text)
-        values = np.array([self._weight(gram) for gram in columns.values()], dtype=np.float32)
+        values = np.array([self.rarity(gram) for gram in columns.values()], dtype=np.float32)
         length = float(np.sqrt((values * values).sum())) or 1.0
         bag = np.fromiter(columns, dtype=np.int32, count=len(columns)), values / np.float32(length)
         self._bags[text] = bag
         return bag
-
-    def _weight(self, gram: str) -> float:
-        first, _, second = gram.partition(" ")
-        return max(self.rarity(first), self.rarity(second)) if second else self.rarity(first)
 
     def _load(self, progress: Callable[[str, int, int], None] | None) -> None:
         self.habits.clear()
@@ -233,17 +231,22 @@ class CaseBook:
             self.habits[case.reply] += 1
         if self._read < _READ:
             self._read += 1
-            self._frequency.update(set(words(case.text)))
+            self._frequency.update(_grams(case.text))
 
 
 @lru_cache(maxsize=50_000)
-def _words(text: str) -> frozenset[str]:
-    return frozenset(words(text))
+def _grams(text: str) -> frozenset[str]:
+    """A text's words, pairs of words, and short runs of Chinese characters."""
+    spelled = words(text)
+    # What is said in Chinese is as telling as the words that a segmenter makes of it, which differ with the context.
+    runs = [
+        run[at : at + size] for run in _HAN_RUN.findall(text) for size in (2, 3) for at in range(len(run) - size + 1)
+    ]
+    grams = [*spelled, *(f"{first} {second}" for first, second in pairwise(spelled)), *runs]
+    return frozenset(grams)
 
 
 @lru_cache(maxsize=50_000)
 def _columns(text: str) -> dict[int, str]:
-    """The hashed places of a text's words and pairs of words."""
-    spelled = words(text)
-    grams = [*spelled, *(f"{first} {second}" for first, second in pairwise(spelled))]
-    return {zlib.crc32(gram.encode()) % _COLUMNS: gram for gram in grams}
+    """Where the grams of a text stand in a bag of words."""
+    return {zlib.crc32(gram.encode()) % _COLUMNS: gram for gram in sorted(_grams(text))}
