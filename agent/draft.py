@@ -85,6 +85,14 @@ class Drafter:
         if written and not re.search(r"[.!?。！？…][\"”’』」)）]*$", written[-1]):
             written.pop()
         sentences = ground(" ".join(written), evidence_of(turns, cases, articles, None), turns, language)
+        # What was true for another customer is no evidence by itself; a case only lends words to what is known here.
+        sentences = tuple(
+            sentence
+            for sentence in sentences
+            if sentence.kind == "question"
+            or not sentence.citations
+            or any(c.type != "case" for c in sentence.citations)
+        )
         if not any(_helps(sentence) for sentence in sentences) or PLACEHOLDER.search(text):
             return None
         final = ("" if language == "zh" else " ").join(sentence.text for sentence in sentences)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from agent.grounding import evidence_of, ground, is_question, split
 from agent.replies import ReplyCandidate, ReplyRanker, Scored, plain
 from agent.reply import ReplySuggestion, Sentence
@@ -25,6 +27,11 @@ ALIKE = 0.9  # cosine from which two replies say the same
 EDITED = 0.75  # likeness of a situation from which on an agent's own edit is offered first
 QUOTED = 0.4  # likeness of an article's sentence to what was asked, from which on it is offered as it stands
 _LIKELY, _SHARE = 0.01, 0.12  # a probability below the first, or below that share of the best, is not offered
+_MISSING = 1  # placeholder that a reply in an agent's own words may lack; with more it is somebody else's
+_QUANTITY = re.compile(
+    r"\bwhen\b|\bhow (?:long|much|many|soon|late|early)\b|什么时候|几[点天时]|多久|多少|多长", re.IGNORECASE
+)
+_AMOUNT = re.compile(r"\d")
 GUESS = 0.03  # a best reply that is less likely is no answer
 _SHORT = 6  # words of an answer to an agent's question
 FITS_SHORT = 0.35
@@ -146,7 +153,7 @@ class Pool:
         else:
             filled = templated(own_chips(candidate.text, self._turns), self._turns, self._book.frequency)
             cases = [self._cases[candidate.id].case] if candidate.id in self._cases else []
-        if filled is None:
+        if filled is None or (saved is None and len(filled.missing) > _MISSING):
             return None
         evidence = evidence_of(self._turns, cases, self._articles, saved)
         sentences = ground(filled.text, evidence, self._turns, self._language)
@@ -185,6 +192,8 @@ class Pool:
         texts = [piece for _, piece in pieces]
         likeness = self._book.encode(texts) @ self._book.encode([asked])[0]
         likeness += 0.5 * (self._book.bags(texts) @ self._book.bags([asked]).T).toarray()[:, 0]
+        if _QUANTITY.search(asked):
+            likeness += 0.25 * np.array([bool(_AMOUNT.search(text)) for text in texts], dtype=np.float32)
         article, piece = pieces[int(likeness.argmax())]
         sentences = ground(piece, evidence_of(self._turns, [], [article], None), self._turns, self._language)
         if likeness.max() < QUOTED or not sentences or all(each.kind == "courtesy" for each in sentences):

@@ -46,7 +46,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _hash(text: str) -> int:
-    return int(hashlib.md5(text.encode()).hexdigest(), 16)  # noqa: S324
+    return int(hashlib.md5(text.encode()).hexdigest(), 16)
 
 
 def star(source: Path, out: Path, rows: int) -> dict[str, Path]:
@@ -165,10 +165,10 @@ def main() -> None:
                     trials, _ = read_trials(path)
                     print(f"{test} ({len(trials)} rows), aims {dict(AIMS[test])}")
                     for row in bench.rows(trials, RANKERS[:-1]):
-                        cells = [
-                            f"{metric} {row['metrics'][metric]:.3f} [{row['ci95'][metric][0]:.3f}, {row['ci95'][metric][1]:.3f}]"
-                            for metric in ("hr@1", "hr@5", "mrr@10")
-                        ]
+                        cells = []
+                        for metric in ("hr@1", "hr@5", "mrr@10"):
+                            low, high = row["ci95"][metric]
+                            cells.append(f"{metric} {row['metrics'][metric]:.3f} [{low:.3f}, {high:.3f}]")
                         print(f"  {row['ranker']:16}{'   '.join(cells)}   {row['ms_per_user']:.1f} ms", flush=True)
 
 

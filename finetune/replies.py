@@ -42,6 +42,8 @@ _MEASURED = 400  # situations of each kind from which the weights are fitted and
 _ALTERNATIVES = 300  # saved replies that a choice is made from, at most
 # What was offered and passed over must not gain by it, though in many logs only good replies were ever offered.
 _BOUNDS = [(None, 0.0) if name == "passed" else (None, None) for name in SIGNALS]
+_DUE = 1.2
+_MARK = "answers that the reply ranker was fitted on"
 _BATCH = 512
 _OTHERS = 9  # free replies that a free reply is told from
 
@@ -134,6 +136,17 @@ def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
     saved = [ReplyCandidate(reply.id, reply.text) for reply in desk.store.replies()]
     outcome = fit(desk.book, list(desk.store.all()), saved, agent.home, progress)
     desk.refit()
+    return outcome
+
+
+def fit_when_due(agent: Agent) -> Outcome | None:
+    """Fit on an agent's home when a fifth more answers have come since the last time; None when it is not due."""
+    answers = agent.desk.store.counts()["cases"]
+    last = int(agent.marked(_MARK) or 0)
+    if answers < ENOUGH or answers < _DUE * last:
+        return None
+    outcome = fit_agent(agent)
+    agent.mark(_MARK, str(answers))
     return outcome
 
 

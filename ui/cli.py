@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,11 +104,14 @@ def ui(
         raise ValueError("--login must be NAME:PASSWORD")
     with open_agent(home, no_llm=no_llm) as agent, bars() as progress, bars(unit="bytes") as fetched:
         agent.build(progress)
+        agent.desk.build(progress)
         agent.models.fetch(fetched)
-        serve(
-            agent, host, port, lambda url: typer.echo(f"whyfeed is ready: {url}"),
-            login=(name, password) if login else None,
-        )  # fmt: skip
+
+        def ready(url: str) -> None:
+            typer.echo(f"whyfeed is ready: {url}")
+            threading.Thread(target=_learn, args=(agent,), name="whyfeed-learning", daemon=True).start()
+
+        serve(agent, host, port, ready, login=(name, password) if login else None)
 
 
 @app.command()
@@ -308,6 +312,17 @@ def _fit(agent: Agent, progress: Callable[[str, int, int], None]) -> str:
     from finetune.rank import fit_agent
 
     return fit_agent(agent, progress).why
+
+
+def _learn(agent: Agent) -> None:
+    """Fit the reply ranker while the page already serves, when much has come since it was last fitted."""
+    from finetune.replies import fit_when_due
+    from retrieval.errors import WhyfeedError
+
+    try:
+        fit_when_due(agent)
+    except WhyfeedError as exc:
+        typer.echo(f"whyfeed: the desk goes on with the ranker it has: {exc}", err=True)
 
 
 def _explain(home: Path | None, as_json: bool, ask: Callable[[Agent], Explanation]) -> None:
