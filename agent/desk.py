@@ -227,7 +227,7 @@ class Desk:
     def _masked(self, ask: Ask, vault: Vault | None) -> tuple[DeskConversation, Vault]:
         if isinstance(ask, str):
             return self.store.conversation(ask), Vault(self.store.chips(ask))
-        conversation = ask if isinstance(ask, DeskConversation) else DeskConversation.from_row(ask)
+        conversation = ask if isinstance(ask, DeskConversation) else DeskConversation.from_row({"id": "given", **ask})
         vault = Vault() if vault is None else vault
         return masked(conversation, vault), vault
 

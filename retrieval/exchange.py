@@ -157,15 +157,16 @@ def import_folder(store: Store, folder: Path, progress: Callable[[str, int], Non
 def export_user(store: Store, user: str, out: Path) -> Path:
     """Write everything that is known about a user to a new folder, in the exchange format.
 
-    The folder holds the user, their events and edges, the posts that these are about, and what
-    was said (turns.jsonl). Raises DataError when `out` exists already and is not empty.
+    The folder holds the user, their events and edges, the posts that these are about, what was said to whyfeed
+    (turns.jsonl), and to the service desk (conversations.jsonl, masked). Raises DataError when `out` exists already
+    and is not empty.
     """
     person = store.user(user)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{str(out)!r} exists already; name a new folder")
     events = [event for _, event in store.events(user=user)]
     posts = store.posts(list({event.post for event in events if event.post}))
-    conversations = Conversations(store)
+    conversations, desk = Conversations(store), DeskStore(store)
     files: dict[str, Iterable[Row]] = {
         "users": [person.to_row()],
         "posts": [post.to_row() for post in posts.values()],
@@ -180,6 +181,7 @@ def export_user(store: Store, user: str, out: Path) -> Path:
             for id, _, _ in conversations.of(user, 10_000)
             for turn in conversations.turns(id, 100_000)
         ],
+        "conversations": [desk.conversation(id).to_row() for id in desk.of_customer(user)],
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,654 @@
+/* Part 6: the service desk. What is written in the editor belongs to this tab; everything else is the server's. */
+
+const reply = find("#wf-reply");
+const OPEN = /\{\s*([A-Za-z_\u4e00-\u9fff][\w\- \u4e00-\u9fff]{0,60})\s*\}/g;
+const CHIP = /\[([a-z]+) [1-9][0-9]{0,5}\]/g;
+const narrow = matchMedia("(max-width: 860px)");
+const tip = document.createElement("div");
+tip.className = "desk-tip";
+tip.id = "wf-tip";
+tip.setAttribute("role", "tooltip");
+let tipped = null; // the pill whose value is shown
+let onScreen = ""; // the conversation that is drawn
+let taken = null; // the suggestion that the editor's text comes from: {id, n}
+let sending = 0; // since when an answer is on its way
+let sentSeen = 0;
+let renewed = "";
+let greet = false; // a person has just opened a conversation: its title gets the focus
+
+const talkOpen = () => view?.desk_talk ?? null;
+const deskAct = (what, data = {}) => tell("desk", { do: what, talk: talkOpen()?.id ?? "", ...data });
+const deskHas = () => root.dataset.place === "desk";
+
+/* ---- words with chips */
+
+function pill(part, button) {
+  const node = button ? make("pill") : document.createElement("span");
+  const known = talkOpen()?.chips.includes(part.chip);
+  const kind = named("chip", part.kind);
+  node.className = "pill" + (known ? "" : " gone");
+  node.textContent = kind + part.chip.match(/ \d+/)[0];
+  node.chip = part.chip;
+  if (button) node.setAttribute("aria-label", t("desk.chip", { kind }));
+  return node;
+}
+
+const nodesOf = (words, button = true) =>
+  words.map((part) => (typeof part === "string" ? document.createTextNode(part) : pill(part, button)));
+
+// The value comes only when it is asked for, and goes with the hand or the focus that asked.
+function showTip(node) {
+  hideTip();
+  tipped = node;
+  root.append(tip);
+  if (node.matches("button")) node.setAttribute("aria-describedby", tip.id);
+  fillTip();
+  if (talkOpen()?.chips.includes(node.chip) && view.desk_chips[node.chip] === undefined) deskAct("chip", { chip: node.chip });
+}
+function fillTip() {
+  if (!tipped?.isConnected) return hideTip();
+  const value = view.desk_chips[tipped.chip];
+  tip.textContent = value ?? t(talkOpen()?.chips.includes(tipped.chip) ? "desk.chip.wait" : "desk.chip.gone");
+  const at = tipped.getBoundingClientRect();
+  const left = Math.max(8, Math.min(at.left, innerWidth - tip.offsetWidth - 8));
+  const above = at.top - tip.offsetHeight - 6;
+  tip.style.left = left + "px";
+  tip.style.top = (above < 8 ? at.bottom + 6 : above) + "px";
+}
+function hideTip() {
+  tipped?.removeAttribute("aria-describedby");
+  tipped = null;
+  tip.textContent = "";
+  tip.remove();
+}
+
+/* ---- sentences and what they rest on */
+
+function citedNodes(parts) {
+  return parts.flatMap((part) => {
+    if (!part.evidence) return nodesOf(part.words);
+    const node = document.createElement("span");
+    node.className = "cited";
+    node.dataset.do = "desk-cited";
+    node.tabIndex = 0;
+    node.setAttribute("role", "button");
+    node.setAttribute("aria-expanded", "false");
+    node.append(...nodesOf(part.words, false));
+    node.evidence = part.evidence;
+    return [node];
+  });
+}
+
+function deskProof(evidence) {
+  const node = make("proof");
+  find(".proof-kind", node).textContent = t("desk.from." + evidence.type);
+  if (evidence.post) {
+    linkTo(find("a", node), evidence.post);
+    find("a", node).hidden = false;
+  }
+  if (evidence.quote.length) {
+    find("blockquote", node).replaceChildren(...nodesOf(evidence.quote));
+    find("blockquote", node).hidden = false;
+  }
+  return node;
+}
+
+function toggleCited(node) {
+  const card = node.closest(".card");
+  const open = node.getAttribute("aria-expanded") !== "true";
+  for (const other of findAll(".cited", card)) other.setAttribute("aria-expanded", "false");
+  node.setAttribute("aria-expanded", String(open));
+  const box = find(".evidence", card);
+  box.hidden = !open;
+  box.replaceChildren(...(open ? node.evidence.map(deskProof) : []));
+}
+
+/* ---- the list */
+
+function drawDeskList() {
+  const lists = view.desk;
+  const list = find(".desk-list");
+  const home = narrow.matches ? find(".desk") : find(".rail-body");
+  if (list.parentElement !== home) home.append(list);
+  for (const [name, rows] of [["waiting", lists?.waiting], ["answered", lists?.answered]]) {
+    const box = find(".desk-" + name, list);
+    box.previousElementSibling.hidden = !rows || rows.length > 0;
+    keyed(box, rows ?? [], (row) => row.id, () => make("desk-line"), (node, row) => {
+      const button = find("button", node);
+      part(node, "row", row, () => {
+        button.talk = row.id;
+        find(".desk-line-words", node).textContent = row.words;
+        find(".desk-line-words", node).lang = row.language;
+        const facts = [t("desk.language." + row.language), when(row.since)];
+        find(".desk-line-facts", node).textContent = facts.filter(Boolean).join(" · ");
+        find(".desk-dot .sr", node).hidden = !row.new;
+        node.classList.toggle("new", row.new);
+      });
+      if (row.id === talkOpen()?.id) button.setAttribute("aria-current", "true");
+      else button.removeAttribute("aria-current");
+    });
+  }
+  const waiting = lists?.waiting.length ?? 0;
+  for (const count of [find("h2 .count", list), find(".desk-steps [data-step=list] .count")]) count.textContent = waiting || "";
+}
+
+/* ---- the conversation */
+
+function drawTalk() {
+  const talk = talkOpen();
+  find(".desk-pick").hidden = Boolean(talk);
+  find(".desk-talk").hidden = find(".desk-help").hidden = !talk;
+  root.classList.toggle("desk-open", Boolean(talk));
+  if (!talk) return;
+  const moved = onScreen !== talk.id;
+  const thread = find(".desk-thread");
+  if (moved) {
+    hideTip();
+    onScreen = talk.id;
+    thread.replaceChildren();
+    thread.children_ = new Map();
+    putEditor(talk.id);
+  }
+  part(find(".desk-head"), "head", talk, () => {
+    find(".desk-head h1").textContent = talk.words;
+    const facts = [t("desk.language." + talk.language), when(talk.since)];
+    find(".desk-facts").textContent = facts.filter(Boolean).join(" · ");
+    find("[data-do=desk-close]").hidden = talk.closed;
+    find(".desk-over").hidden = !talk.closed;
+    find(".desk-simulate").hidden = find(".desk-write").hidden = talk.closed;
+  });
+  const turns = Array.from({ length: talk.turns }, (_, place) => view["desk turn " + place]);
+  const before = thread.childElementCount;
+  keyed(thread, turns, (turn, place) => place + turn.role, (turn) => make(turn.rows ? "desk-facts" : "desk-turn"), (node, turn) =>
+    part(node, "turn", [turn, talk.chips], () => (turn.rows ? drawFacts(node, turn) : drawDeskTurn(node, turn))),
+  );
+  if (thread.childElementCount > before) {
+    const scroll = find(".desk-scroll");
+    scroll.scrollTop = scroll.scrollHeight;
+  }
+  const key = talk.id + talk.turns;
+  if (talk.stale && renewed !== key) {
+    renewed = key;
+    deskAct("open", { draft: ownWords() });
+  }
+  if (greet && moved) {
+    greet = false;
+    find(".desk-head h1").focus({ preventScroll: true });
+  }
+}
+
+function drawDeskTurn(node, turn) {
+  node.dataset.role = turn.role;
+  find(".sr", node).textContent = t("desk." + turn.role) + ": ";
+  find("p", node).replaceChildren(...nodesOf(turn.words));
+  node.title = turn.time ? fullDate(turn.time) : "";
+}
+
+function drawFacts(node, turn) {
+  find(".desk-look-kind", node).textContent = t("desk." + turn.role);
+  const plain = (words) => words.map((word) => (typeof word === "string" ? word : named("chip", word.kind))).join("");
+  find(".desk-look-short", node).textContent = turn.rows.length
+    ? turn.rows.slice(0, 4).map((row) => row.key + ": " + plain(row.words)).join(" · ")
+    : plain(turn.words);
+  find(".desk-look-more", node).textContent = t("desk.more", { n: turn.rows.length });
+  find("dl", node).replaceChildren(...rowsOf(turn.rows));
+}
+
+function rowsOf(rows) {
+  return rows.flatMap((row) => {
+    const key = document.createElement("dt");
+    const value = document.createElement("dd");
+    key.textContent = row.key;
+    value.append(...nodesOf(row.words));
+    return [key, value];
+  });
+}
+
+/* ---- the editor */
+
+const kept = {
+  get(id) { try { return JSON.parse(sessionStorage.getItem("whyfeed.desk." + id)) ?? {}; } catch { return {}; } },
+  set(id, value) {
+    try {
+      if (value.text) sessionStorage.setItem("whyfeed.desk." + id, JSON.stringify(value));
+      else sessionStorage.removeItem("whyfeed.desk." + id);
+    } catch { /* private mode */ }
+  },
+};
+
+// What a person has typed themselves; the text of a suggestion would only find itself.
+const ownWords = () => (taken ? "" : reply.value.trim());
+
+function putEditor(id) {
+  const found = kept.get(id);
+  reply.value = found.text ?? "";
+  taken = found.taken ?? null;
+  sending = 0;
+  find(".desk-wish input").value = view.desk_help.wanted;
+  edited();
+}
+
+function edited() {
+  if (!reply.value.trim()) taken = null;
+  if (onScreen) kept.set(onScreen, { text: reply.value, taken });
+  drawEditor();
+}
+
+function drawEditor() {
+  const mirror = find(".desk-mirror");
+  const text = reply.value;
+  const pieces = [];
+  let at = 0;
+  for (const hit of [...text.matchAll(OPEN), ...text.matchAll(CHIP)].sort((one, other) => one.index - other.index)) {
+    const mark = document.createElement("mark");
+    mark.className = hit[0].startsWith("{") ? "hole" : "held";
+    mark.textContent = hit[0];
+    pieces.push(text.slice(at, hit.index), mark);
+    at = hit.index + hit[0].length;
+  }
+  mirror.replaceChildren(...pieces, text.slice(at) + "\n");
+  mirror.scrollTop = reply.scrollTop;
+  const names = [...new Set([...text.matchAll(OPEN)].map((hit) => hit[0]))];
+  part(find(".desk-open"), "open", [names, taken?.n ?? 0], () => {
+    const goes = names.map((name) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "hole";
+      button.dataset.do = "desk-hole";
+      button.textContent = name;
+      button.hole = name;
+      button.setAttribute("aria-label", t("desk.open.one", { name }));
+      return button;
+    });
+    const from = taken ? t("desk.taken", { n: taken.n }) : "";
+    find(".desk-open").replaceChildren(...(goes.length ? [t("desk.open") + " ", ...goes] : [from]));
+  });
+  find("[data-do=desk-from]").hidden = !ownWords();
+  find(".desk-write .main-button").textContent = t(sending ? "desk.sending" : "desk.send");
+}
+
+function drawNote() {
+  const done = view.desk_sent;
+  if (done && done.number !== sentSeen) {
+    sentSeen = done.number;
+    sending = 0;
+    if (done.talk === onScreen) {
+      taken = null;
+      reply.value = "";
+      edited();
+    } else kept.set(done.talk, {});
+  }
+  const doubt = view.desk_doubt;
+  if (doubt.length) sending = 0;
+  const note = find(".desk-note");
+  part(note, "note", [done, doubt, onScreen], () => {
+    note.classList.toggle("warn", doubt.length > 0);
+    if (doubt.length) note.textContent = t("desk.doubt", { names: doubt.map((name) => "{" + name + "}").join(", ") });
+    else if (done?.talk === onScreen) {
+      const values = done.values ? " " + t(done.values === 1 ? "desk.sent.values.1" : "desk.sent.values", { n: done.values }) : "";
+      note.textContent = t("desk.sent." + done.how, { words: done.of.map((word) => word.chip ?? word).join("") }) + values;
+    } else note.textContent = "";
+  });
+  drawEditor();
+}
+
+function sendReply() {
+  const text = reply.value.trim();
+  if (!text || (sending && Date.now() - sending < 8000)) return;
+  sending = Date.now();
+  drawEditor();
+  deskAct("send", { text, suggestion: taken?.id ?? "" });
+}
+
+// As if it were typed, so that undoing brings back what was there.
+function type(text, whole) {
+  reply.focus();
+  if (whole) reply.select();
+  if (!document.execCommand("insertText", false, text)) {
+    if (whole) reply.value = text;
+    else reply.setRangeText(text, reply.selectionStart, reply.selectionEnd, "end");
+  }
+}
+
+function goTo(hole) {
+  const at = reply.value.indexOf(hole);
+  reply.focus();
+  if (at >= 0) reply.setSelectionRange(at, at + hole.length);
+}
+
+function use(node) {
+  if (!node?.card || node.card.refused) return;
+  step("talk");
+  type(node.card.text, true);
+  taken = { id: node.card.id, n: node.number };
+  edited();
+  const hole = [...reply.value.matchAll(OPEN)][0];
+  if (hole) goTo(hole[0]);
+}
+
+/* ---- suggestions */
+
+function drawHelp() {
+  const help = view.desk_help;
+  const talk = talkOpen();
+  if (!talk) return;
+  const loading = help.state === "loading";
+  const cards = help.cards;
+  const box = find(".desk-cards");
+  const fresh = loading && cards.length === 0;
+  const rows = fresh ? [1, 2, 3].map((id) => ({ id: "waits " + id })) : cards;
+  keyed(box, rows, (card) => card.id, () => make(fresh ? "desk-waiting" : "suggestion"), (node, card, place) => {
+    if (!fresh) drawSuggestion(node, card, place + 1);
+  });
+  box.setAttribute("aria-busy", String(loading));
+  const n = cards.length;
+  const words = loading ? t("desk.loading") : n ? t(n === 1 ? "desk.found.1" : "desk.found", { n }) : "";
+  const status = find(".desk-status");
+  if (status.textContent !== words) status.textContent = words;
+  const none = find(".desk-none");
+  const text = { ready: n ? "" : t("desk.found.none"), drafting: "", idle: t("desk.idle"), failed: t("desk.failed") + " " + (help.error ?? "") };
+  none.textContent = talk.closed ? "" : (text[help.state] ?? "");
+  none.hidden = !none.textContent;
+  find(".desk-wish").hidden = talk.closed;
+  find(".desk-steps [data-step=help] .count").textContent = n || "";
+  drawWritten(n + 1);
+  part(find(".desk-posts"), "posts", help.posts, (posts) => {
+    find(".desk-posts").hidden = posts.length === 0;
+    const lines = posts.map((post) => {
+      const line = make("desk-post");
+      linkTo(find("a", line), post);
+      find(".quiet", line).textContent = post.reason.map((piece) => piece.text).join("");
+      find("button", line).hidden = !post.url;
+      find("button", line).post = post;
+      return line;
+    });
+    find(".desk-posts ul").replaceChildren(...lines);
+  });
+  drawDeskActs(help.handover);
+  const other = talk.language === "zh" ? "desk.other.en" : "desk.other.zh";
+  const button = find(".desk-other");
+  button.dataset.wish = other;
+  button.textContent = t(other);
+  button.lang = other.slice(-2);
+  const wanted = find(".desk-wish input").value;
+  for (const each of findAll("[data-do=desk-quick]")) each.setAttribute("aria-pressed", String(wanted.includes(t(each.dataset.wish + ".say"))));
+}
+
+function drawSuggestion(node, card, number) {
+  node.card = card;
+  node.number = number;
+  part(node, "card", [card, number], () => {
+    find("kbd", node).textContent = number;
+    find(".desk-card-source", node).textContent = t("desk.source." + card.source);
+    const sure = find(".desk-card-sure", node);
+    sure.textContent = t("desk.sure." + card.sure);
+    sure.dataset.sure = card.sure;
+    const text = find(".desk-card-text", node);
+    text.replaceChildren(...citedNodes(card.parts));
+    text.lang = card.language;
+    find(".evidence", node).hidden = true;
+    const missing = find(".desk-card-missing", node);
+    missing.hidden = card.missing.length === 0;
+    missing.textContent = t("desk.missing", { names: card.missing.map((name) => "{" + name + "}").join(", ") });
+    find(".desk-use", node).setAttribute("aria-label", t("desk.use.key", { n: number }));
+    find(".desk-use", node).title = "Alt + " + number;
+    node.classList.toggle("refused", card.refused);
+    find(".desk-buttons", node).hidden = card.refused;
+    find(".desk-card-gone", node).hidden = !card.refused;
+    find(".desk-card-gone", node).textContent = card.refused ? t("desk.refused") : "";
+  });
+}
+
+function drawWritten(number) {
+  const box = find(".desk-draft");
+  const written = view.desk_draft;
+  box.hidden = written.state === "none";
+  part(box, "kind", written.state === "done", (done) => {
+    const node = make("suggestion");
+    node.classList.toggle("writing", !done);
+    box.replaceChildren(node);
+  });
+  const node = box.firstElementChild;
+  if (written.state === "done") return drawSuggestion(node, written.card, number);
+  node.card = null;
+  part(node, "draft", written, () => {
+    const writing = written.state === "writing";
+    find("kbd", node).hidden = true;
+    find(".desk-card-source", node).textContent = t("desk.draft");
+    find(".desk-card-sure", node).textContent = writing ? t("desk.draft.writing") : "";
+    find(".desk-card-text", node).textContent = writing ? written.text : t("desk.draft." + written.state) ?? "";
+    find(".desk-buttons", node).hidden = true;
+    node.setAttribute("aria-busy", String(writing));
+  });
+}
+
+/* ---- what a person decides */
+
+const decided = (action) => ["approve", "edit", "reject"].includes(action.state);
+
+function drawDeskActs(handover) {
+  const actions = view.desk_actions;
+  const hand = actions.find((action) => action.name === "hand_over");
+  const section = find(".desk-hand");
+  part(section, "hand", [handover, hand ?? null], () => {
+    section.hidden = !handover;
+    if (!handover) return;
+    find(".desk-hand-why").textContent = handover.reason;
+    find(".desk-hand-summary").replaceChildren(...nodesOf(handover.summary));
+    const over = hand && decided(hand);
+    const button = find("[data-do=desk-hand]");
+    button.hidden = Boolean(over);
+    button.disabled = hand?.state === "preparing";
+    find(".desk-buttons span", section).textContent = over ? t("desk.act." + hand.state) : "";
+  });
+  const shown = actions.filter((action) => action !== hand || !handover);
+  find(".desk-acts").hidden = shown.length === 0;
+  keyed(find(".desk-act-list"), shown, (action) => action.name, () => make("desk-act"), drawDeskAct);
+}
+
+function drawDeskAct(node, action) {
+  node.action = action;
+  part(node, "action", action, () => {
+    find("h3", node).textContent = t("desk.act." + action.name) ?? action.name;
+    find(".desk-act-why", node).replaceChildren(...citedNodes([{ words: action.why, evidence: action.evidence.length ? action.evidence : null }]));
+    find(".evidence", node).hidden = true;
+    const rows = action.fields.map((field) => ({
+      key: t("desk.field." + field.name) ?? field.name,
+      words: field.words.length ? field.words : [t("desk.field.none")],
+    }));
+    find("dl", node).replaceChildren(...rowsOf(rows));
+    const fields = action.fields.map((field) => {
+      const line = make("desk-field");
+      find("span", line).textContent = t("desk.field." + field.name) ?? field.name;
+      const input = find("input", line);
+      input.name = field.name;
+      input.value = field.value;
+      input.required = field.required;
+      if (field.type === "number") input.inputMode = "decimal";
+      return line;
+    });
+    find(".desk-fields-in", node).replaceChildren(...fields);
+    changing(node, false);
+    const ready = action.state === "waiting";
+    const buttons = findAll(".desk-choices button", node);
+    for (const button of buttons) button.disabled = !ready;
+    buttons[1].hidden = action.fields.length === 0;
+    find(".desk-choices", node).hidden = decided(action);
+    find(".desk-act-state", node).textContent = ready ? "" : (t("desk.act." + action.state) ?? "");
+    node.classList.toggle("decided", decided(action));
+  });
+}
+
+function changing(node, open) {
+  find(".desk-fields", node).hidden = !open;
+  find("dl", node).hidden = open;
+  find(".desk-choices", node).hidden = open || decided(node.action);
+  if (open) (findAll("input", node).find((input) => !input.value) ?? find("input", node))?.focus();
+}
+
+function decide(node, decision, more = {}) {
+  for (const button of findAll("button", node)) button.disabled = true;
+  find(".desk-act-state", node).textContent = t("desk.act.deciding");
+  deskAct("decide", { action: node.action.id, decision, ...more });
+  // What could not be done waits again; its card is the same as before, so it is drawn anew here.
+  setTimeout(() => {
+    if (node.action.state !== "waiting") return;
+    for (const button of findAll("button", node)) button.disabled = false;
+    find(".desk-act-state", node).textContent = "";
+  }, 5000);
+}
+
+/* ---- the whole, and what a person does */
+
+function step(name) {
+  find(".desk").dataset.step = name;
+  for (const button of findAll(".desk-steps button")) {
+    if (button.dataset.step === name) button.setAttribute("aria-current", "step");
+    else button.removeAttribute("aria-current");
+    button.disabled = !talkOpen() && button.dataset.step !== "list";
+  }
+}
+
+function drawDesk() {
+  if (!view) return;
+  drawDeskList();
+  if (!view.desk) return;
+  drawTalk();
+  drawHelp();
+  if (talkOpen()) drawNote();
+  step(find(".desk").dataset.step);
+  if (tipped) fillTip();
+  const address = new URL(location.href);
+  if (deskHas()) address.searchParams.set("desk", talkOpen()?.id ?? "");
+  else address.searchParams.delete("desk");
+  if (address.href !== location.href) history.replaceState(history.state, "", address);
+}
+
+function wish() {
+  deskAct("wish", { wanted: find(".desk-wish input").value.trim(), draft: ownWords() });
+  drawHelp();
+}
+
+Object.assign(acts, {
+  "desk-open"(button) {
+    greet = button.talk !== onScreen;
+    step("talk");
+    if (greet) find(".desk-wish input").value = "";
+    deskAct("open", { talk: button.talk, draft: kept.get(button.talk).taken ? "" : (kept.get(button.talk).text ?? "") });
+  },
+  "desk-step": (button) => step(button.dataset.step),
+  "desk-chip": (button) => button.focus(),
+  "desk-cited": (node) => toggleCited(node),
+  "desk-use": (button) => use(button.closest(".suggestion")),
+  "desk-refuse": (button) => deskAct("refuse", { suggestion: button.closest(".suggestion").card.id }),
+  "desk-hole": (button) => goTo(button.hole),
+  "desk-from": () => { step("help"); wish(); },
+  "desk-quick"(button) {
+    const input = find(".desk-wish input");
+    const words = input.value.split(/[,，]\s*/).map((each) => each.trim()).filter(Boolean);
+    const say = t(button.dataset.wish + ".say");
+    const left = words.filter((each) => each !== say);
+    input.value = (left.length < words.length ? left : [...words, say]).join(language === "zh" ? "，" : ", ");
+    wish();
+  },
+  "desk-close"(button) {
+    if (button.sure) deskAct("close");
+    button.sure = !button.sure;
+    button.textContent = t(button.sure ? "desk.close.sure" : "desk.close");
+    setTimeout(() => { button.sure = false; button.textContent = t("desk.close"); }, 4000);
+  },
+  "desk-insert"(button) {
+    step("talk");
+    const before = reply.value.slice(0, reply.selectionStart);
+    type((before && !/\s$/.test(before) ? " " : "") + button.post.url, false);
+    edited();
+  },
+  "desk-hand"(button) {
+    button.disabled = true;
+    deskAct("decide", { action: "hand_over", decision: "approve" });
+    setTimeout(() => { button.disabled = false; }, 5000);
+  },
+  "desk-decide"(button) {
+    const node = button.closest(".desk-act");
+    const lacks = node.action.fields.some((field) => field.required && !field.value);
+    if (button.dataset.decision === "approve" && lacks) changing(node, true);
+    else decide(node, button.dataset.decision);
+  },
+  "desk-change": (button) => changing(button.closest(".desk-act"), find(".desk-fields", button.closest(".desk-act")).hidden),
+});
+
+find(".desk").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const form = event.target;
+  if (form.matches(".desk-write")) sendReply();
+  else if (form.matches(".desk-wish")) wish();
+  else if (form.matches(".desk-fields")) {
+    const given = Object.fromEntries(findAll("input", form).map((input) => [input.name, input.value]));
+    decide(form.closest(".desk-act"), "edit", { arguments: given });
+  } else {
+    const input = find("input", form);
+    if (!input.value.trim()) return;
+    deskAct("receive", { text: input.value.trim() });
+    input.value = "";
+  }
+});
+
+reply.addEventListener("input", edited);
+reply.addEventListener("scroll", () => { find(".desk-mirror").scrollTop = reply.scrollTop; });
+root.addEventListener("pointerover", (event) => {
+  const node = event.target.closest(".pill");
+  if (node && event.pointerType !== "touch" && node !== tipped) showTip(node);
+  else if (!node && tipped && tipped !== document.activeElement) hideTip();
+});
+root.addEventListener("focusin", (event) => {
+  if (event.target.matches(".pill")) showTip(event.target);
+  else if (tipped) hideTip();
+});
+root.addEventListener("focusout", hideTip);
+root.addEventListener("keydown", (event) => {
+  if (!deskHas() || event.isComposing) return;
+  const field = event.target.matches("input, textarea, select");
+  const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code)?.[1];
+  if (digit && (event.altKey || !field) && !event.ctrlKey && !event.metaKey) {
+    const node = findAll(".suggestion").find((each) => each.number === Number(digit) && each.card);
+    if (node) {
+      event.preventDefault();
+      use(node);
+    }
+  } else if (event.target === reply && event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    sendReply();
+  } else if (event.target.classList.contains("cited") && (event.key === "Enter" || event.key === " ")) {
+    event.preventDefault();
+    toggleCited(event.target);
+  } else if (event.key === "Escape") {
+    hideTip();
+    const open = event.target.closest(".card")?.querySelector(".cited[aria-expanded=true]");
+    if (open) { toggleCited(open); open.focus(); }
+  } else if (event.target.matches(".desk-line") && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+    event.preventDefault();
+    const rows = findAll(".desk-line");
+    rows[rows.indexOf(event.target) + (event.key === "ArrowDown" ? 1 : -1)]?.focus();
+  }
+});
+narrow.addEventListener("change", drawDesk);
+
+function enterDesk() {
+  step(find(".desk").dataset.step);
+  drawDesk();
+  deskAct("list");
+}
+for (const button of findAll(".places button")) {
+  button.addEventListener("click", () => (button.dataset.place === "desk" ? enterDesk() : queueMicrotask(drawDesk)));
+}
+watch("value", drawDesk);
+
+const wantedDesk = new URL(location.href).searchParams.get("desk");
+if (wantedDesk !== null) {
+  go("desk");
+  tell("desk", { do: "list" });
+  if (wantedDesk) {
+    step("talk");
+    tell("desk", { do: "open", talk: wantedDesk });
+  }
+}
