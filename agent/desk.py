@@ -19,7 +19,7 @@ from agent.asked import propose
 from agent.core import Core
 from agent.deskposts import DeskPosts
 from agent.draft import Drafter
-from agent.phrases import NOTHING_FITS
+from agent.phrases import NOTHING_FITS, NOTHING_GROUNDED
 from agent.pool import Pool, own_chips
 from agent.replies import ReplyRanker
 from agent.reply import Handover, Proposal, ReplySuggestion, Suggestions
@@ -130,9 +130,12 @@ class Desk:
         sure = bool(suggestions) and suggestions[0].confidence >= SURE
         worth = bool(now.asked) and (bool(wanted) or bool(articles) or facts or not sure) and found.fits
         drafting = write and worth and self._core.models.writer() is not None
-        answer = Suggestions(conversation.id, suggestions, given, posts, proposals, drafting, trace)
+        noting = remember and isinstance(ask, str)
         if drafting:
-            yield answer
+            # Noted before it is shown: an agent may send one while the draft is still being written.
+            if noting:
+                self._note_shown(conversation.id, suggestions, given)
+            yield Suggestions(conversation.id, suggestions, given, posts, proposals, True, trace)
             with trace.stage("draft") as record:
                 written = None
                 try:
@@ -145,11 +148,11 @@ class Desk:
                 record.left = int(written is not None)
             if written is not None:
                 suggestions = _with_draft(suggestions, written, k)
-            answer = Suggestions(conversation.id, suggestions, given, posts, proposals, False, trace)
-        if remember and isinstance(ask, str) and not (cancel is not None and cancel.is_set()):
-            shown = [{"id": each.id, "text": each.text, "source": each.source} for each in suggestions]
-            self._note(conversation.id, "suggest", {"shown": shown, "handover": given is not None})
-        yield answer
+        if not suggestions and given is None:
+            given = Handover(NOTHING_GROUNDED[language], handover.summary(turns, language))
+        if noting and not (cancel is not None and cancel.is_set()):
+            self._note_shown(conversation.id, suggestions, given)
+        yield Suggestions(conversation.id, suggestions, given, posts, proposals, False, trace)
 
     # ---- learning ----
 
@@ -237,6 +240,10 @@ class Desk:
             self.close(id)
         self._note(id, "act", {"action": name, "arguments": masked_value(dict(arguments), Vault(self.store.chips(id)))})
         return f"{name} noted for {id}"
+
+    def _note_shown(self, id: str, suggestions: Sequence[ReplySuggestion], given: Handover | None) -> None:
+        shown = [{"id": each.id, "text": each.text, "source": each.source} for each in suggestions]
+        self._note(id, "suggest", {"shown": shown, "handover": given is not None})
 
     def _note(self, id: str, kind: str, document: Mapping[str, Any]) -> None:
         self._core.append(Event("", _desk(id), "", kind, text=json.dumps(document, ensure_ascii=False)))

@@ -134,3 +134,7 @@ NOTHING_FITS = {
     "en": "Nothing that is known here answers this: no past conversation and no article comes near it",
     "zh": "现有资料无法回答：没有相近的历史对话，也没有相关文章",
 }
+NOTHING_GROUNDED = {
+    "en": "Whatever could be said here states something that nothing known bears out",
+    "zh": "可以说的话都缺少依据",
+}

@@ -26,7 +26,7 @@ TRIED = 25  # of the best, how many are made ready before whyfeed gives up findi
 ALIKE = 0.9  # cosine from which two replies say the same
 EDITED = 0.75  # likeness of a situation from which on an agent's own edit is offered first
 QUOTED = 0.4  # likeness of an article's sentence to what was asked, from which on it is offered as it stands
-_LIKELY, _SHARE = 0.01, 0.12  # a probability below the first, or below that share of the best, is not offered
+_LIKELY, _SHARE = 0.01, 0.03  # a probability below the first, or below that share of the best, is not offered
 _MISSING = 1  # placeholder that a reply in an agent's own words may lack; with more it is somebody else's
 _QUANTITY = re.compile(
     r"\bwhen\b|\bhow (?:long|much|many|soon|late|early)\b|什么时候|几[点天时]|多久|多少|多长", re.IGNORECASE
@@ -35,7 +35,7 @@ _AMOUNT = re.compile(r"\d")
 GUESS = 0.03  # a best reply that is less likely is no answer
 _SHORT = 6  # words of an answer to an agent's question
 FITS_SHORT = 0.35
-FITS = 0.52  # likeness of the best case or article below which nothing that is known answers
+FITS = 0.55  # likeness of the best case or article below which nothing that is known answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Pool:
         """Whether anything known comes near: a like case or an article, and a reply that is more than a guess."""
         now = situation(self._turns)
         # "41", "yes please": a short answer is like many, and what matters is the question before it.
-        answers = bool(now.before) and len(words(now.asked)) <= _SHORT
+        answers = bool(now.before) and len(words(now.asked)) <= _SHORT and not is_question(now.asked)
         likeness = max((each.similarity for each in self._neighbours), default=0.0)
         near = bool(self._articles) or likeness >= (FITS_SHORT if answers else FITS)
         return near and (not chosen or chosen[0].confidence >= GUESS)

@@ -122,6 +122,20 @@ def take(browser: Browser, url: str, out: Path, *, wait: float = 120, member: in
                 page.locator(".places [data-place=behind]").click()
                 page.locator(".trace summary").first.click()
                 shoot(page, f"behind-{name}")
+                page.goto(url + "?desk=")
+                page.locator(".desk .desk-answered, .rail .desk-answered").wait_for(state="attached")
+                page.wait_for_timeout(1500)
+                shoot(page, f"desk-list-{name}")
+                if page.locator(".desk-waiting .desk-line").count():
+                    page.locator(".desk-waiting .desk-line").first.click()
+                    page.locator(".desk-cards[aria-busy=false]").wait_for(state="attached", timeout=wait * 1000)
+                    page.wait_for_timeout(500)
+                    shoot(page, f"desk-talk-{name}")
+                    if width == 390:
+                        page.locator(".desk-steps [data-step=help]").click()
+                    if page.locator(".desk-cards .cited").count():
+                        page.locator(".desk-cards .cited").first.click()
+                    shoot(page, f"desk-help-{name}")
                 context.close()
     return made
 

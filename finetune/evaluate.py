@@ -27,7 +27,7 @@ from retrieval.cases import CaseBook
 from retrieval.desk import DeskStore, masked
 from retrieval.embedder import Embedder
 from retrieval.errors import DataError
-from retrieval.exchange import import_folder, read_rows
+from retrieval.exchange import find_file, import_folder, read_rows
 from retrieval.post import clean_text
 from retrieval.privacy import Vault
 from retrieval.situation import situation
@@ -121,6 +121,10 @@ def evaluate_replies(
     """Fit on a folder's conversations and rank the test rows. DataError when there is nothing to test on."""
     if unknown := [name for name in rankers if name not in RANKERS]:
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
+    if not any(find_file(folder, name) for name in ("conversations", "replies")):
+        raise DataError(
+            f"{str(folder)!r} has neither conversations.jsonl nor replies.jsonl; posts are not evaluated yet"
+        )
     skipped = 0
     if test is not None:
         trials, skipped = read_trials(test)

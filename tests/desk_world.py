@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ from tests.world import Row, write_rows
 if TYPE_CHECKING:
     import pytest
 
+    from agent.desk import Desk
     from agent.engine import Engine
+    from finetune.rank import Outcome
 
 EMBEDDER = "hash-64"
-PER_TOPIC = 38  # conversations
+PER_TOPIC = 38
 START = 1_700_000_000.0
 NOW = START + 400 * 86_400.0
 
@@ -133,6 +136,7 @@ def right(topic: str, state: str) -> str:
     return named.get(state, f"{topic}-{state}")
 
 
+_FITTED: dict[Path, Outcome] = {}
 STATES = ("name", "date", "inform", "bye")
 ASKED_NAME = [customer(OPENINGS["hotel"][0]), saved("ask-name")]
 # Waiting conversations by id. Each is asked about by one test or another.
@@ -180,14 +184,14 @@ class DeskWorld:
                     yield row["turns"][:place], turn["reply"]
 
 
-def make_desk(seed: int = 0) -> DeskWorld:
+def make_desk(seed: int = 0, per_topic: int = PER_TOPIC) -> DeskWorld:
     """The desk; the same for the same seed."""
     rng = random.Random(seed)
     world = DeskWorld(posts=[*map(dict, ARTICLES)], users=[{"id": "ann", "name": "Ann"}])
     world.replies = [
         {"id": id, "text": text, "language": "zh" if id.startswith("zh") else "en"} for id, text in REPLIES.items()
     ]
-    for number in range(PER_TOPIC):
+    for number in range(per_topic):
         for topic in OPENINGS:
             world.conversations.append(_past(f"{topic}-{number}", topic, rng, START + number * 86_400.0))
     for id, turns in WAITING.items():
@@ -237,6 +241,46 @@ def folder_of(factory: pytest.TempPathFactory) -> Path:
     """The desk as an exchange folder, written once a session; tests leave it as it is."""
     kept = factory.getbasetemp() / "desk-exchange"
     return kept if kept.exists() else make_desk().write(kept)
+
+
+def fitted_of(factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The desk's home with a ranker fitted on it, and what the fit found; made once a session, tests copy it."""
+    from agent import Agent
+    from finetune.replies import fit_agent
+
+    kept = factory.getbasetemp() / "desk-fitted"
+    if kept not in _FITTED:
+        with Agent.open(home_of(factory, kept), embedder=EMBEDDER, no_llm=True) as opened, one_core():
+            _FITTED[kept] = fit_agent(opened)
+    return kept, _FITTED[kept]
+
+
+def one_core() -> AbstractContextManager[Any]:
+    """Small products of matrices on one core: threads that wait for a busy machine make them ten times slower."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
+
+
+@contextmanager
+def desk_of(home: Path, engine: Engine | None = None) -> Iterator[Desk]:
+    """The desk of a home whose writer is the one that is given."""
+    from agent.core import Core
+    from agent.desk import Desk
+    from agent.settings import Settings
+
+    settings = Settings(home=home, embedder=EMBEDDER, no_llm=True)
+    core = Core(settings, lambda: NOW)
+    core.models = Written(settings, engine)
+    desk = Desk(core)
+    try:
+        yield desk
+    finally:
+        desk.shut()
+        core.close()
 
 
 class Written(Models):

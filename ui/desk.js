@@ -190,7 +190,7 @@ function drawFacts(node, turn) {
   find(".desk-look-short", node).textContent = turn.rows.length
     ? turn.rows.slice(0, 4).map((row) => row.key + ": " + plain(row.words)).join(" · ")
     : plain(turn.words);
-  find(".desk-look-more", node).textContent = t("desk.more", { n: turn.rows.length });
+  find(".desk-look-more", node).textContent = t(turn.rows.length === 1 ? "desk.more.1" : "desk.more", { n: turn.rows.length });
   find("dl", node).replaceChildren(...rowsOf(turn.rows));
 }
 

@@ -381,8 +381,11 @@ class DeskSession:
 
 
 def _placed(old: Sequence[Mapping[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The new cards, those that were there before at their old places."""
+    """The new cards, those that were there before at their old places; a refused one stays where nothing follows it."""
     coming = [card for card in new if card["id"] not in {each["id"] for each in old}]
     known = {card["id"]: card for card in new}
-    placed = [known.pop(each["id"], None) or (coming.pop(0) if coming else None) for each in old]
+    placed = [
+        known.pop(each["id"], None) or (coming.pop(0) if coming else dict(each) if each["refused"] else None)
+        for each in old
+    ]
     return [card for card in (*placed, *coming) if card is not None]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _VERY_LIKELY, _LIKELY = 0.6, 0.25  # confidence from which on a suggestion is called that
 _QUOTE = 600  # characters of a quoted passage
+_INTERNAL = ("apiname", "id")  # keys that tell an agent nothing; they come last
 _GREETING = 3  # words up to which a first message says nothing about what somebody wants
 
 DESK_EN = {
@@ -52,6 +53,7 @@ DESK_EN = {
     "desk.facts": "Looked up",
     "desk.query": "Look-up with",
     "desk.more": "{n} fields",
+    "desk.more.1": "1 field",
     "desk.chip": "{kind}, hidden. Focus shows the value to you only",
     "desk.chip.gone": "The value has been deleted",
     "desk.chip.wait": "One moment",
@@ -178,6 +180,7 @@ DESK_ZH = {
     "desk.facts": "查询结果",
     "desk.query": "查询条件",
     "desk.more": "{n} 项",
+    "desk.more.1": "1 项",
     "desk.chip": "{kind}，已隐藏。聚焦后仅你可见",
     "desk.chip.gone": "该信息已删除",
     "desk.chip.wait": "请稍候",
@@ -304,6 +307,7 @@ def _rows(item: Mapping[str, Any]) -> list[dict[str, Any]]:
         for key, value in item.items()
         for inner, part in (value.items() if isinstance(value, Mapping) else [("", value)])
     ]
+    flat.sort(key=lambda pair: pair[0].lower() in _INTERNAL)
     return [{"key": _spaced(key), "words": words_of(short(_plain(value), 300))} for key, value in flat]
 
 
