@@ -26,11 +26,11 @@ from agent.reply import Handover, Proposal, ReplySuggestion, Suggestions
 from agent.slots import SlotBook
 from agent.topics import detect_language
 from agent.trace import Trace
-from retrieval.cases import CaseBook
+from retrieval.cases import CaseBook, Neighbour
 from retrieval.desk import DeskStore, masked, masked_value
 from retrieval.errors import ModelError
 from retrieval.event import Event
-from retrieval.post import clean_text
+from retrieval.post import Post, clean_text
 from retrieval.privacy import Vault
 from retrieval.situation import situation
 from retrieval.support import DeskConversation, DeskTurn, SavedReply, since_answer
@@ -136,16 +136,7 @@ class Desk:
             if noting:
                 self._note_shown(conversation.id, suggestions, given)
             yield Suggestions(conversation.id, suggestions, given, posts, proposals, True, trace)
-            with trace.stage("draft") as record:
-                written = None
-                try:
-                    written = self._drafter.draft(
-                        turns, [replace(each.case, text=own_chips(each.case.text, turns)) for each in neighbours[:2]],
-                        [article for article, _ in articles[:2]], language, wanted, cancel, on_text,
-                    )  # fmt: skip
-                except ModelError as exc:
-                    record.status = f"failed: {exc}"
-                record.left = int(written is not None)
+            written = self._written(trace, turns, neighbours, articles, language, wanted, cancel, on_text)
             if written is not None:
                 suggestions = _with_draft(suggestions, written, k)
         if not suggestions and given is None:
@@ -153,6 +144,23 @@ class Desk:
         if noting and not (cancel is not None and cancel.is_set()):
             self._note_shown(conversation.id, suggestions, given)
         yield Suggestions(conversation.id, suggestions, given, posts, proposals, False, trace)
+
+    def _written(
+        self, trace: Trace, turns: Sequence[DeskTurn], neighbours: Sequence[Neighbour],
+        articles: Sequence[tuple[Post, float]], language: str, wanted: str, cancel: threading.Event | None,
+        on_text: Callable[[str], None] | None,
+    ) -> ReplySuggestion | None:  # fmt: skip
+        """The writer's draft; the trace says when it fails."""
+        cases = [replace(each.case, text=own_chips(each.case.text, turns)) for each in neighbours[:2]]
+        posts = [article for article, _ in articles[:2]]
+        with trace.stage("draft") as record:
+            try:
+                written = self._drafter.draft(turns, cases, posts, language, wanted, cancel, on_text)
+            except ModelError as exc:
+                record.status = f"failed: {exc}"
+                return None
+            record.left = int(written is not None)
+            return written
 
     # ---- learning ----
 
@@ -236,9 +244,13 @@ class Desk:
 
     def _perform(self, id: str, name: str, arguments: Mapping[str, Any]) -> str:
         """whyfeed moves no money: what was approved goes into the ledger, where the shop's own system finds it."""
+        conversation = self.store.conversation(id)
+        done = {"action": name, "arguments": masked_value(dict(arguments), Vault(self.store.chips(id)))}
+        if name == "hand_over":
+            done["summary"] = handover.summary(conversation.turns, _language(conversation))
+        self._note(id, "act", done)
         if name == "close":
             self.close(id)
-        self._note(id, "act", {"action": name, "arguments": masked_value(dict(arguments), Vault(self.store.chips(id)))})
         return f"{name} noted for {id}"
 
     def _note_shown(self, id: str, suggestions: Sequence[ReplySuggestion], given: Handover | None) -> None:

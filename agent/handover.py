@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from agent.faithfulness import plain
 from agent.grounding import classify, facts_of, split
 from agent.specifics import specifics
+from retrieval.privacy import CHIP
 from retrieval.support import DeskTurn
 
 QUOTE = 140  # characters
@@ -30,7 +31,15 @@ def summary(turns: Sequence[DeskTurn], language: str) -> str:
         return ""
     request = next((text for text in spoken if _requests(text)), spoken[0])
     lines = [wants.format(_short(request))]
-    given = [text[s.start : s.end] for text in spoken if text != request for s in specifics(text)]
+    # A capital alone makes no name: it counts where a look-up knows it too.
+    known = " ".join(f"{turn.item or ''} {turn.query or ''}" for turn in turns).casefold()
+    given = [
+        text[s.start : s.end]
+        for text in spoken
+        if text != request
+        for s in specifics(text)
+        if s.kind != "name" or CHIP.fullmatch(text[s.start : s.end]) or s.value in known
+    ]
     if given := list(dict.fromkeys(given)):
         lines.append(gave.format(", ".join(given[:GIVEN])))
     item = next((turn.item for turn in reversed(turns) if turn.role == "knowledge" and turn.item), None)

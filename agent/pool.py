@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agent.grounding import evidence_of, ground, is_question, split
+from agent.grounding import evidence_of, facts_of, ground, is_question, split
 from agent.replies import ReplyCandidate, ReplyRanker, Scored, plain
 from agent.reply import ReplySuggestion, Sentence
 from agent.slots import Filled, SlotBook, templated
@@ -26,7 +26,7 @@ TRIED = 25  # of the best, how many are made ready before whyfeed gives up findi
 ALIKE = 0.9  # cosine from which two replies say the same
 EDITED = 0.75  # likeness of a situation from which on an agent's own edit is offered first
 QUOTED = 0.4  # likeness of an article's sentence to what was asked, from which on it is offered as it stands
-_LIKELY, _SHARE = 0.01, 0.03  # a probability below the first, or below that share of the best, is not offered
+_LIKELY, _SHARE = 0.01, 0.06  # a probability below the first, or below that share of the best, is not offered
 _MISSING = 1  # placeholder that a reply in an agent's own words may lack; with more it is somebody else's
 _QUANTITY = re.compile(
     r"\bwhen\b|\bhow (?:long|much|many|soon|late|early)\b|什么时候|几[点天时]|多久|多少|多长", re.IGNORECASE
@@ -35,6 +35,7 @@ _AMOUNT = re.compile(r"\d")
 GUESS = 0.03  # a best reply that is less likely is no answer
 _SHORT = 6  # words of an answer to an agent's question
 FITS_SHORT = 0.35
+FITS_FACT = 0.3  # likeness of what is asked to a looked-up fact
 FITS = 0.55  # likeness of the best case or article below which nothing that is known answers
 
 
@@ -120,9 +121,18 @@ class Pool:
         now = situation(self._turns)
         # "41", "yes please": a short answer is like many, and what matters is the question before it.
         answers = bool(now.before) and len(words(now.asked)) <= _SHORT and not is_question(now.asked)
+        answers = answers or self._looked_up(now.asked)
         likeness = max((each.similarity for each in self._neighbours), default=0.0)
         near = bool(self._articles) or likeness >= (FITS_SHORT if answers else FITS)
         return near and (not chosen or chosen[0].confidence >= GUESS)
+
+    def _looked_up(self, asked: str) -> bool:
+        """Whether something that was looked up in this conversation is about what is asked: "cost: cheap"."""
+        facts = [fact for turn in self._turns if turn.item for fact in facts_of(turn.item)]
+        if not facts or not asked:
+            return False
+        last = (split(asked, self._language) or [asked])[-1]
+        return bool((self._book.encode(facts) @ self._book.encode([last])[0]).max() >= FITS_FACT)
 
     def _of_language(self, language: str, text: str) -> bool:
         return (language or detect_language(text, "en")) == self._language

@@ -7,30 +7,34 @@ from collections.abc import Iterator
 
 from retrieval.privacy_rules import HAN, Rule, Span, spans
 
-CAPITALISED = (
-    r"[A-Z\u00c0-\u00de][a-z\u00df-\u024f]+(?:['-][A-Z]?[a-z\u00df-\u024f]+|[A-Z][a-z]+)*"  # also O'Connor and McAllister
-)
+CAPITALISED = r"[A-Z\u00c0-\u00de][a-z\u00df-\u024f]+(?:['-][A-Z]?[a-z\u00df-\u024f]+|[A-Z][a-z]+)*"
 _WAY = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Boulevard|Blvd|Drive|Dr|Court|Ct|Place|Pl|Terrace|Ter|Way|Square|Sq|Close"
     r"|Crescent|Parkway|Pkwy|Circle|Cir|Highway|Hwy|Gardens|Grove|Mews|Row|Hill|Walk|Trail)"
 )
 # The UK's, Canada's, the US's with and without the state.
 _POSTCODE = (
-    r"(?:[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}|(?:[A-Z]{2}\s)?[A-Z]\d[A-Z]\s\d[A-Z]\d|[A-Z]{2}\s\d{5}(?:-\d{4})?|\d{5}(?:-\d{4})?)"
+    r"(?:[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}"
+    r"|(?:[A-Z]{2}\s)?[A-Z]\d[A-Z]\s\d[A-Z]\d"
+    r"|[A-Z]{2}\s\d{5}(?:-\d{4})?|\d{5}(?:-\d{4})?)"
 )
 _FLAT = r"(?:(?:Flat|Apt\.?|Apartment|Unit|Suite)\s[\w-]{1,6},?\s)?"
 _HOUSE = r"(?<![\w.,$€£/-])\d{1,5}[A-Za-z]?(?:-\d{1,5})?\s"
 # "5 blocks down the road" is a way and no address.
 _NOT_FAR = r"(?!(?:\w+\s)?(?:blocks?|minutes?|miles?|hours?|on|of|the|to|from|down|at|and|in|for)\s)"
 _NAMED_WAY = (
-    rf"(?:(?:(?:{CAPITALISED}\.?|[NSEW]\.?|\d{{1,3}}(?:st|nd|rd|th))\s){{1,4}}{_WAY}\b(?:\.(?=[, ]))?(?:\s[NSEW]{{1,2}}\b)?"
+    rf"(?:(?:(?:{CAPITALISED}\.?|[NSEW]\.?|\d{{1,3}}(?:st|nd|rd|th))\s){{1,4}}{_WAY}\b(?:\.(?=[, ]))?"
+    r"(?:\s[NSEW]{1,2}\b)?"
     rf"|{_NOT_FAR}(?:[a-z]+\s){{1,2}}(?:street|avenue|road|lane|boulevard)\b)"
 )
 _DOOR = r"(?:,?\s(?:(?:Apt|apt|Apartment|Suite|Unit|unit|Flat|Floor)\b\.?\s?|#\s?)[\w-]{1,6}\b)?"
 _TOWNS = rf"(?:,\s{{0,2}}(?!(?:Please|Thanks|I|My|The|And|It|We)\b){CAPITALISED}(?:\s{CAPITALISED}){{0,3}}){{0,3}}"
 _STATE = rf"(?:,?\s{_POSTCODE}(?!\w)|,\s[A-Z]{{2}}\b)?"
 # Small letters: a postcode, or a town between commas and a postcode, still belongs to the address before it.
-_SMALL = r"(?:(?:,\s[a-z. ]{2,20})?,?\s(?:[a-z]{1,2}\d[a-z\d]?\s\d[a-z]{2}|[a-z]{2}\s(?:\d{5}(?:-\d{4})?|[a-z]\d[a-z]\s\d[a-z]\d))\b)?"
+_SMALL = (
+    r"(?:(?:,\s[a-z. ]{2,20})?,?\s"
+    r"(?:[a-z]{1,2}\d[a-z\d]?\s\d[a-z]{2}|[a-z]{2}\s(?:\d{5}(?:-\d{4})?|[a-z]\d[a-z]\s\d[a-z]\d))\b)?"
+)
 _CITY = rf",\s\d{{4,5}}\s(?:{CAPITALISED}|[a-z]{{3,20}})"
 _ENGLISH = re.compile(
     rf"{_FLAT}{_HOUSE}{_NAMED_WAY}{_DOOR}{_TOWNS}{_STATE}{_SMALL}"
@@ -100,5 +104,3 @@ def bare_address(plain: str) -> Iterator[Span]:
     yield from spans(ADDRESSES, plain)
     if match := _BARE.search(plain) or _BARE_ZH.search(plain):
         yield "address", *match.span(1)
-
-

@@ -30,9 +30,7 @@ _IDENTITY = (
     r"|national id|tax id|citizen id"
 )
 _IDENTITY_ZH = "身份证号?|护照号?|证件号?|驾驶证号?"
-_PHONE = (
-    r"phone|mobile|cell ?(?:phone)?|tel|telephone|whatsapp|landline|call me|text me|ring me|reach me|my number"
-)
+_PHONE = r"phone|mobile|cell ?(?:phone)?|tel|telephone|whatsapp|landline|call me|text me|ring me|reach me|my number"
 _PHONE_ZH = "电话|手机号?|联系方式|座机|致电"
 # "order number 12", "order is 12", "order: 12", and not "order 12 pizzas".
 _NUMBERED = (
@@ -159,7 +157,9 @@ _ORDER_NUMBERED = re.compile(
     re.I,
 )
 _ORDER_CHINESE = re.compile(rf"(?:{_ORDER_ZH}){LINK}({TOKEN})(?=.|$){UNITS}", re.S)
-_ORDER_PLAIN = re.compile(rf"(?<![a-z])(?:{_ORDER})\s({_LONG_TOKEN}|{_CAPITALS}|\d{{3}}\s\d{{3}}\s\d{{3}}{END}){UNITS}", re.I)
+_ORDER_PLAIN = re.compile(
+    rf"(?<![a-z])(?:{_ORDER})\s({_LONG_TOKEN}|{_CAPITALS}|\d{{3}}\s\d{{3}}\s\d{{3}}{END}){UNITS}", re.I
+)
 _ORDER_MINE = re.compile(
     r"(?<![a-z])(?:my|the|this|that|our|an?|for|about|of|with|cancel|track|return|from)\s(?:\w{1,12}\s)?"
     rf"(?:{_ORDER})\s(?=[A-Za-z-]{{0,8}}\d{{3}})({TOKEN}){UNITS}",
@@ -181,7 +181,9 @@ _CARD_NAMED = named(
 )
 _CARD_END = re.compile(r"(?:ending|ends)\s(?:in|with)\s(\d{4})(?!\d)|尾号(?:是|为)?\s?(\d{4})(?!\d)", re.I)
 _ACCOUNT_NAMED = named(
-    _ACCOUNT, rf"(?=(?:[A-Za-z]{{0,4}}[ -]?\d){{1}})[A-Za-z]{{0,4}}-?\d(?:[ -]?\d){{3,23}}{END}(?!:){UNITS}", _ACCOUNT_ZH
+    _ACCOUNT,
+    rf"(?=(?:[A-Za-z]{{0,4}}[ -]?\d){{1}})[A-Za-z]{{0,4}}-?\d(?:[ -]?\d){{3,23}}{END}(?!:){UNITS}",
+    _ACCOUNT_ZH,
 )
 # What people are called elsewhere on the net.
 _USER_NAME = re.compile(

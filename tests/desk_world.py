@@ -6,6 +6,7 @@ and both say goodbye. It is written as an exchange folder, so that every test re
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,10 @@ from tests.world import Row, write_rows
 if TYPE_CHECKING:
     import pytest
 
-    from agent.desk import Desk
+    from agent import Agent
+    from agent.desk import Ask, Desk
     from agent.engine import Engine
+    from agent.reply import ReplySuggestion, Suggestions
     from finetune.rank import Outcome
 
 EMBEDDER = "hash-64"
@@ -222,6 +225,41 @@ def _past(id: str, topic: str, rng: random.Random, moment: float) -> Row:
     for place, turn in enumerate(turns):
         turn["time"] = moment + 60 * place
     return {"id": id, "language": spoken, "turns": turns}
+
+
+def last(desk: Desk, ask: Ask, k: int = 3, **more: Any) -> Suggestions:
+    """What the desk suggests in the end, draft and all."""
+    *_, found = desk.suggest(ask, k, **more)
+    return found
+
+
+def texts(found: Suggestions) -> list[str]:
+    """The suggested texts."""
+    return [each.text for each in found.suggestions]
+
+
+def talk(*turns: Row, id: str = "new", language: str = "en") -> Row:
+    """A conversation as it is given to the desk."""
+    return {"id": id, "language": language, "turns": list(turns)}
+
+
+def noted(agent: Agent, id: str) -> list[tuple[str, Row]]:
+    """(kind, document) of what the ledger holds about a conversation."""
+    return [(event.kind, json.loads(event.text)) for _, event in agent.store.events(user=f"desk:{id}")]
+
+
+def check_citations(desk: Desk, turns: Sequence[Row], suggestion: ReplySuggestion) -> None:
+    """Every fact and promise is cited, and each citation quotes what is there."""
+    cases = {case.id: case.text for case in desk.store.cases()}
+    posts = {row["id"]: f"{row['title']}\n{row['text']}" for row in ARTICLES}
+    for sentence in suggestion.sentences:
+        assert sentence.citations or sentence.kind in ("courtesy", "question"), sentence.text
+        for cited in sentence.citations:
+            if cited.type in ("case", "reply", "article"):
+                assert cited.quote
+                assert cited.quote in {"case": cases, "reply": REPLIES, "article": posts}[cited.type][cited.id]
+            else:
+                assert turns[int(cited.id)]["role"] == ("knowledge" if cited.type == "knowledge" else "customer")
 
 
 def home_of(factory: pytest.TempPathFactory, to: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -18,13 +17,26 @@ from agent import Agent
 from agent.actions import Decision
 from agent.desk import Ask, Desk
 from agent.engine import ScriptedEngine
-from agent.reply import Suggestions
 from retrieval.errors import ModelError, UnknownConversation
 from retrieval.privacy import Vault
 from retrieval.support import DeskConversation, SavedReply
 from tests import desk_world as world
 from tests.checks import check_shape
-from tests.desk_world import EMAIL, EMBEDDER, OPENINGS, ORDER, POLICY, REPLIES, STATES, WAITING, until
+from tests.desk_world import (
+    EMAIL,
+    EMBEDDER,
+    OPENINGS,
+    ORDER,
+    POLICY,
+    REPLIES,
+    STATES,
+    WAITING,
+    last,
+    noted,
+    talk,
+    texts,
+    until,
+)
 from tests.test_desk_store import dump
 
 PERSONAL = (EMAIL, ORDER, "Emily Parker")
@@ -46,23 +58,6 @@ def desk(agent: Agent) -> Desk:
     return agent.desk
 
 
-def last(desk: Desk, ask: Ask, k: int = 3, **more: Any) -> Suggestions:
-    *_, found = desk.suggest(ask, k, **more)
-    return found
-
-
-def texts(found: Suggestions) -> list[str]:
-    return [each.text for each in found.suggestions]
-
-
-def talk(*turns: dict[str, Any], id: str = "new", language: str = "en") -> dict[str, Any]:
-    return {"id": id, "language": language, "turns": list(turns)}
-
-
-def noted(agent: Agent, id: str) -> list[tuple[str, dict[str, Any]]]:
-    return [(event.kind, json.loads(event.text)) for _, event in agent.store.events(user=f"desk:{id}")]
-
-
 # ---- what is suggested
 
 
@@ -78,15 +73,6 @@ def test_every_answer_has_the_shape_of_the_contract(desk: Desk, id: str) -> None
 @pytest.mark.parametrize("state", [state for state in STATES if state != "date"])
 def test_the_right_reply_comes_first(desk: Desk, topic: str, state: str) -> None:
     assert last(desk, f"w-{topic}-{state}").suggestions[0].id == world.right(topic, state)
-
-
-@pytest.mark.parametrize("topic", OPENINGS)
-def test_a_fitted_desk_knows_what_a_name_was_given_for(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, topic: str
-) -> None:
-    fitted, _ = world.fitted_of(tmp_path_factory)
-    with world.desk_of(Path(shutil.copytree(fitted, tmp_path / "home"))) as desk:
-        assert last(desk, f"w-{topic}-date").suggestions[0].id == world.right(topic, "date")
 
 
 LABEL = pytest.mark.xfail(strict=True, reason="a filled value that is a plain word gets no citation of its look-up")
@@ -119,21 +105,8 @@ def test_the_newest_look_up_counts(desk: Desk) -> None:
 
 @pytest.mark.parametrize("id", WAITING)
 def test_every_fact_and_promise_is_cited_to_something_that_exists(desk: Desk, id: str) -> None:
-    turns = WAITING[id]
-    cases = {case.id: case.text for case in desk.store.cases()}
-    posts = {row["id"]: f"{row['title']}\n{row['text']}" for row in world.ARTICLES}
     for suggestion in last(desk, id, 10).suggestions:
-        for sentence in suggestion.sentences:
-            assert sentence.citations or sentence.kind in ("courtesy", "question"), sentence.text
-            for cited in sentence.citations:
-                if cited.type == "case":
-                    assert cited.quote in cases[cited.id]
-                elif cited.type == "reply":
-                    assert "{" in cited.quote or cited.quote in REPLIES[cited.id]
-                elif cited.type == "article":
-                    assert cited.quote in posts[cited.id]
-                else:
-                    assert turns[int(cited.id)]["role"] == ("knowledge" if cited.type == "knowledge" else "customer")
+        world.check_citations(desk, WAITING[id], suggestion)
 
 
 def test_a_promise_is_made_with_the_policy_and_never_without(desk: Desk, tmp_path: Path) -> None:
@@ -165,7 +138,9 @@ def test_an_article_that_answers_is_offered_in_its_own_words(desk: Desk) -> None
     found = last(desk, talk(world.customer("When is breakfast served in the dining room?"))).suggestions
     (quoted,) = [each for each in found if each.source == "article"]
     assert quoted.text == "Breakfast is served from 7 am to 10 am in the dining room."
-    assert [(cited.type, cited.id, cited.quote) for cited in quoted.citations] == [("article", "breakfast", quoted.text)]
+    assert [(cited.type, cited.id, cited.quote) for cited in quoted.citations] == [
+        ("article", "breakfast", quoted.text)
+    ]
 
 
 def test_instructions_that_a_customer_pastes_change_nothing(desk: Desk) -> None:
@@ -229,12 +204,9 @@ def test_k_is_between_one_and_ten(agent: Agent, k: int) -> None:
 
 
 def test_an_unknown_conversation_is_named(desk: Desk) -> None:
-    for act in (
-        lambda: last(desk, "nowhere"), lambda: desk.send("nowhere", "Hello"), lambda: desk.refuse("nowhere", "x"),
-        lambda: desk.forget("nowhere"),
-    ):  # fmt: skip
+    for act in (last, Desk.forget, lambda desk, id: desk.send(id, "Hello"), lambda desk, id: desk.refuse(id, "x")):
         with pytest.raises(UnknownConversation, match="nowhere"):
-            act()
+            act(desk, "nowhere")
 
 
 def test_a_conversation_is_given_by_id_as_a_mapping_or_as_itself(agent: Agent) -> None:
@@ -279,6 +251,8 @@ def test_personal_values_are_in_no_suggestion_trace_event_or_table(agent: Agent)
     found = last(agent.desk, "w-private", 10)
     edited = agent.desk.send("w-private", f"Thank you [name 1], I write to {EMAIL}", found.suggestions[0].id)
     assert edited == f"Thank you Emily Parker, I write to {EMAIL}"
+    assert agent.desk.store.conversation("w-private").turns[-1].text == "Thank you [name 1], I write to [email 1]"
+    assert agent.desk.send("w-private", "Is [order 1] yours?") == f"Is {ORDER} yours?"
     again = last(agent.desk, "w-private", 10)
     for each in (found, again):
         shown = [*texts(each), json.dumps(each.to_json()), json.dumps(each.trace.to_json()), repr(each)]
@@ -287,11 +261,6 @@ def test_personal_values_are_in_no_suggestion_trace_event_or_table(agent: Agent)
     assert "[email 1]" in events
     everywhere = dump(agent.store, without=("desk_vault",))
     assert not [raw for raw in PERSONAL if raw in events + everywhere]
-
-
-def test_sending_puts_the_values_back_and_keeps_the_chips(agent: Agent) -> None:
-    assert agent.desk.send("w-private", "Is [order 1] yours?") == f"Is {ORDER} yours?"
-    assert agent.desk.store.conversation("w-private").turns[-1].text == "Is [order 1] yours?"
 
 
 def test_the_vault_of_a_given_conversation_holds_its_values(desk: Desk) -> None:
@@ -462,27 +431,24 @@ def test_a_draft_is_written_in_the_language_that_is_wished_for(desk_home: Path) 
     assert "客服" in engine.history[0].messages[0]["content"]
 
 
-def broken(desk_home: Path) -> tuple[Suggestions, Suggestions]:
+def test_a_writer_that_fails_takes_no_suggestion_away(desk_home: Path) -> None:
     with world.desk_of(desk_home) as desk:
         alone = last(desk, "w-hotel-inform")
     with world.desk_of(desk_home, ScriptedEngine([ModelError("the model is out")])) as desk:
-        return alone, last(desk, "w-hotel-inform")
-
-
-def test_a_writer_that_fails_takes_no_suggestion_away(desk_home: Path) -> None:
-    alone, found = broken(desk_home)
+        found = last(desk, "w-hotel-inform")
     assert found.suggestions == alone.suggestions
     assert not found.drafting
 
 
 @pytest.mark.xfail(strict=True, reason="the drafter swallows the ModelError, so the trace's draft stage says ok")
 def test_the_trace_says_that_the_writer_failed(desk_home: Path) -> None:
-    _, found = broken(desk_home)
+    with world.desk_of(desk_home, ScriptedEngine([ModelError("the model is out")])) as desk:
+        found = last(desk, "w-hotel-inform")
     (stage,) = [stage for stage in found.trace.stages if stage.name == "draft"]
     assert stage.status == "failed: the model is out"
 
 
-def test_what_is_cancelled_while_it_is_drafted_is_no_draft_and_no_event(desk_home: Path) -> None:
+def test_a_cancelled_draft_is_neither_offered_nor_noted(desk_home: Path) -> None:
     cancel = threading.Event()
 
     def write(messages: Any) -> str:
@@ -493,9 +459,18 @@ def test_what_is_cancelled_while_it_is_drafted_is_no_draft_and_no_event(desk_hom
         found = last(desk, "w-hotel-inform", cancel=cancel)
         assert found.suggestions
         assert "draft" not in {each.source for each in found.suggestions}
-        assert desk.store.conversation("w-hotel-inform").status == "waiting"
     with Agent.open(desk_home, embedder=EMBEDDER, no_llm=True) as agent:
-        assert noted(agent, "w-hotel-inform") == []
+        ((kind, document),) = noted(agent, "w-hotel-inform")
+    assert (kind, [each["id"] for each in document["shown"]]) == ("suggest", [each.id for each in found.suggestions])
+
+
+def test_what_was_shown_can_be_taken_while_a_draft_is_written(desk_home: Path) -> None:
+    with world.desk_of(desk_home, ScriptedEngine([QUESTION])) as desk:
+        answers = desk.suggest("w-hotel-inform")
+        best = next(answers).suggestions[0]
+        desk.send("w-hotel-inform", best.text, best.id)
+        assert desk.store.conversation("w-hotel-inform").turns[-1].reply == best.id
+        assert QUESTION in texts(next(answers))
 
 
 def test_no_draft_is_written_where_none_is_wanted(desk_home: Path) -> None:

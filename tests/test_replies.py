@@ -206,6 +206,15 @@ def test_a_fit_that_wins_goes_live(tmp_path_factory: pytest.TempPathFactory) -> 
     assert ranker.weights["saved"]["passed"] <= 0
 
 
+@pytest.mark.parametrize("topic", OPENINGS)
+def test_a_fitted_desk_knows_what_a_name_was_given_for(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, topic: str
+) -> None:
+    fitted, _ = world.fitted_of(tmp_path_factory)
+    with world.desk_of(Path(shutil.copytree(fitted, tmp_path / "home"))) as desk:
+        assert world.last(desk, f"w-{topic}-date").suggestions[0].id == world.right(topic, "date")
+
+
 def test_a_fit_on_replies_that_were_taken_at_random_does_not(tmp_path: Path) -> None:
     desk = world.make_desk(per_topic=27)
     taken = [turn for row in desk.closed() for turn in row["turns"] if turn.get("reply")]
@@ -274,7 +283,7 @@ def test_a_fit_is_due_when_a_fifth_more_has_come(small: Path, tmp_path: Path) ->
         agent.import_folder(desk.write(tmp_path / "in"))
         assert replies.fit_when_due(agent) is not None
         assert replies.fit_when_due(agent) is None
-        for number in range(45):
+        for number in range(60):
             id = agent.desk.store.start("en", id=f"more-{number}")
             agent.desk.receive(id, "Where is it?")
             agent.desk.send(id, f"It is in room {number}")
@@ -354,7 +363,9 @@ def test_without_candidates_every_saved_reply_is_one(small: Path, tmp_path: Path
         list(REPLIES), [{"id": id} for id in REPLIES], [*REPLIES, *REPLIES],
         [{"id": id, "text": "what stands beside the id of a saved reply"} for id in REPLIES],
     ):  # fmt: skip
-        assert rows_of(measured(small, tmp_path, [{**row, "candidates": candidates} for row in TRIALS], rankers)) == bare
+        assert (
+            rows_of(measured(small, tmp_path, [{**row, "candidates": candidates} for row in TRIALS], rankers)) == bare
+        )
     alone = [{**row, "candidates": row["relevant"]} for row in TRIALS]
     assert measured(small, tmp_path, alone, ("popularity",)).rows[0]["metrics"]["hr@1"] == 1.0
 
