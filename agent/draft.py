@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import prompts
 from agent.completion import defuse
 from agent.faithfulness import plain
-from agent.grounding import evidence_of, facts_of, ground, split
+from agent.grounding import evidence_of, ground, split
+from agent.lookups import facts_of
 from agent.reply import ReplySuggestion, Sentence
 from agent.specifics import stems
 from agent.wish import Wish

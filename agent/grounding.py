@@ -10,12 +10,13 @@ article or a look-up that makes the same promise. The words of a customer never 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from agent.faithfulness import plain
+from agent.lookups import facts_of, looked_up
 from agent.reply import Citation, Sentence
 from agent.specifics import HAN, Specific, specifics, stem, stems
 from retrieval.desk import Case
@@ -203,32 +204,14 @@ def evidence_of(
 ) -> list[Evidence]:
     """What may be cited: look-ups and articles (they grant promises), the saved reply and past cases (they do not)."""
     found = [
-        Evidence(Citation("knowledge", str(place)), "\n".join(facts_of(turn.item)), True)
-        for place, turn in reversed(list(enumerate(turns)))
-        if turn.role == "knowledge" and turn.item
+        Evidence(Citation("knowledge", str(place)), "\n".join(facts_of(turns[place].item or {})), True)
+        for place in looked_up(turns)
     ]
     found += [Evidence(Citation("article", post.id), f"{post.title}\n{post.text}".strip(), True) for post in articles]
     if reply is not None:
         found.append(Evidence(Citation("reply", reply.id), reply.text, False))
     found += [Evidence(Citation("case", case.id), case.text, False) for case in cases if case.text]
     return found
-
-
-def facts_of(item: Mapping[str, Any]) -> list[str]:
-    """What a look-up found as lines "minutes till pickup: 25"; yes and no for what is true or not."""
-    lines = []
-    for key, value in item.items():
-        parts = value if isinstance(value, list | tuple) else [value]
-        said = ", ".join({True: "yes", False: "no"}[part] if isinstance(part, bool) else str(part) for part in parts)
-        if said:
-            lines.append(f"{key_words(key)}: {said}")
-    return lines
-
-
-def key_words(key: str) -> str:
-    """A key as people say it: "MinutesTillPickup" and "minutes_till_pickup" are "minutes till pickup"."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", key)
-    return " ".join(re.split(r"[\s_\-]+", spaced)).strip().casefold()
 
 
 def ground(text: str, evidence: Sequence[Evidence], turns: Sequence[DeskTurn], language: str) -> tuple[Sentence, ...]:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from agent.faithfulness import plain
-from agent.grounding import classify, facts_of, split
+from agent.grounding import classify, split
+from agent.lookups import facts_of
 from agent.specifics import specifics
 from retrieval.privacy import CHIP
 from retrieval.support import DeskTurn

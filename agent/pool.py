@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agent.grounding import evidence_of, facts_of, ground, is_question, split
+from agent.grounding import classify, evidence_of, ground, is_question, split
+from agent.lookups import facts_of
 from agent.replies import ReplyCandidate, ReplyRanker, Scored, plain
 from agent.reply import ReplySuggestion, Sentence
 from agent.slots import Filled, SlotBook, templated
@@ -88,7 +89,15 @@ class Pool:
             for candidates, part in ((saved, share), (list(free.values()), 1.0 - share))
             for each in self._ranker.rank(self._book, self._turns, candidates, self._neighbours, self._draft)
         ]
-        return sorted(both, key=lambda each: (-self._edit(each), -each.probability, each.candidate.id))
+        said: dict[str, list[Scored]] = {}
+        for each in both:
+            said.setdefault(" ".join(each.candidate.text.split()), []).append(each)
+        # The same words under several ids are one reply, as likely as all of them together.
+        once = [
+            replace(max(same, key=lambda each: each.probability), probability=sum(each.probability for each in same))
+            for same in said.values()
+        ]
+        return sorted(once, key=lambda each: (-self._edit(each), -each.probability, each.candidate.id))
 
     def choose(self, scored: Sequence[Scored], k: int, record: StageRecord) -> Found:
         """The best k that can be sent and differ: past replies, an article's own words, a question.
@@ -123,7 +132,8 @@ class Pool:
         answers = bool(now.before) and len(words(now.asked)) <= _SHORT and not is_question(now.asked)
         answers = answers or self._looked_up(now.asked)
         likeness = max((each.similarity for each in self._neighbours), default=0.0)
-        near = bool(self._articles) or likeness >= (FITS_SHORT if answers else FITS)
+        courteous = bool(now.asked) and all(classify(each) == "courtesy" for each in split(now.asked, self._language))
+        near = bool(self._articles) or courteous or likeness >= (FITS_SHORT if answers else FITS)
         return near and (not chosen or chosen[0].confidence >= GUESS)
 
     def _looked_up(self, asked: str) -> bool:

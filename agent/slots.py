@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.grounding import key_words
+from agent.lookups import key_words, looked_up
 from agent.reply import Citation
 from agent.specifics import HAN, Specific, specifics
 from retrieval.support import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
@@ -176,7 +176,8 @@ def templated(text: str, turns: Sequence[DeskTurn], common: Callable[[str], int]
 
     `common` gives in how many conversations agents have said a word. None when too much would be missing.
     """
-    spoken = [(place, _said(turn)) for place, turn in enumerate(turns)]
+    holds = set(looked_up(turns))
+    spoken = [(place, _said(turn)) for place, turn in enumerate(turns) if turn.role != "knowledge" or place in holds]
     missing: list[str] = []
     citations: list[Citation] = []
     values: dict[str, str] = {}

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from retrieval.privacy_addresses import ADDRESSES, addresses_zh
 from retrieval.privacy_answers import answers
 from retrieval.privacy_names import CHINESE, ORDINARY, given_names, introduced, known_names
-from retrieval.privacy_numbers import LONG_NUMBER, NUMBERS, SURE
+from retrieval.privacy_numbers import CAPITALS, LONG_NUMBER, NUMBERS, SURE
 from retrieval.privacy_rules import CHIP, KINDS, Span, fold, spans, whole
 
 __all__ = ["CHIP", "KINDS", "Found", "Vault", "find", "mask"]
 _NEVER_PUBLIC = frozenset({"email", "card", "identity"})  # in this form they are nobody's public data
+
+_SHOUTED = re.compile("[A-Z]{6}")  # a booking reference may have no digit
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ def _candidates(plain: str, asked: str, names: Collection[str]) -> Iterator[Span
     """All spans, the surest first."""
     digits = any(map(str.isdigit, plain))
     yield from spans(SURE, plain)
+    if _SHOUTED.search(plain):
+        yield from spans([CAPITALS], plain)
     yield from known_names(plain, names)
     if digits:
         yield from spans(NUMBERS, plain)

@@ -45,20 +45,28 @@ _ENGLISH = re.compile(
 _LOWER = re.compile(
     r"(?:(?:flat|apt|unit)\s\w{1,5},?\s)?(?<![\w.,$€£/-])\d{1,5}[a-z]?\s"
     rf"{_NOT_FAR}(?:(?:[a-z]+\.?|\d{{1,3}}(?:st|nd|rd|th))\s){{1,3}}"
-    r"(?:street|st|avenue|ave|road|rd|lane|boulevard|blvd|drive|place|terrace|close|grove|court)\b(?:\s[nsew]\b)?"
-    r"(?:,?\s(?:(?:apt|unit)\s|#)\w{1,5})?(?:,\s(?!please|thanks|i\b|my\b|the\b|and\b)[a-z]+(?:\s[a-z]{3,})?){0,2}"
+    r"(?:(?:street|avenue|ave|road|rd|lane|boulevard|blvd)\b|(?:st|drive|place|terrace|close|grove|court)\b(?=,|\s#|\sapt))"
+    r"(?:\s[nsew]\b)?"
+    r"(?:,?\s(?:(?:apt|unit)\s|#)\w{1,5})?(?:,\s(?!please|thanks|i\b|my\b|the\b|and\b)[a-z]{3,}(?:\s[a-z]{3,})?){0,2}"
     + _SMALL
 )
 # "Hauptstraße 12, 10115 Berlin", "Calle Mayor 3", "14 rue de Rivoli, 75004 Paris"
 _CONTINENTAL = re.compile(
     r"(?:\b[^\W\d_]{2,30}(?:stra(?:ß|ss)e|str\.|gasse|platz|allee|straat|gatan|vej)"
-    r"|\b(?:Calle|Via|Avenida|Plaza|Piazza|Rua|ul\.)(?:\s[^\W\d_]{2,20}){1,3}),?"
+    r"|\b(?-i:Calle|Via|Avenida|Plaza|Piazza|Rua|ul\.)(?:\s[^\W\d_]{2,20}){1,3}),?"
     rf"\s\d{{1,4}}[a-z]?\b(?:{_CITY})?"
     r"|(?<![\w.,/-])\d{1,4},?\s(?:bis\s)?(?:rue|avenue|boulevard|quai|chemin|impasse|allée)\s(?:de\s|du\s|des\s|la\s|l')*"
     rf"[^\W\d_]{{2,20}}(?:-[^\W\d_]{{2,20}})*(?:\s{CAPITALISED})*(?:{_CITY})?",
     re.I,
 )
+# Where the sentence says that an address follows, a house number and words are enough.
+_SAID = re.compile(
+    r"(?:\bi live at|\baddress(?: is|:)|\b(?:deliver|ship|send)(?: it| this| them)? to:?|\bpick me up (?:from|at))"
+    r"\s(\d{1,5}[a-z]?\s(?!(?:am|pm|people|days?|minutes?|hours?)\b)[a-z][^\n.,!?;\0]{3,60})",
+    re.I,
+)
 ADDRESSES = (
+    Rule("address", _SAID, " "),
     Rule("address", _ENGLISH, " "),
     Rule("address", _LOWER, " "),
     Rule("address", _CONTINENTAL, " "),

@@ -62,14 +62,14 @@ _SAID_NAME = re.compile(r"\b(?:named|called|name (?:is|was)|name's)\s(?=\w)")
 _SAID_WORD = re.compile(r"\b(?:named|called|name (?:is|was)|name's)\s(?=\w)|\b(?:is|was)\s(?=[A-Z])")
 _BARE_HAN = re.compile(
     r"(?!不知道|没有|谢谢|忘|不记得|可以|对的|当然|不用|不想|不方便)"
-    rf"(?:{SURNAME}?[{HAN}]{{1,3}})(?=[,。!;\s的]|$)"
+    rf"(?:{SURNAME}?[{HAN}]{{1,3}}|[{HAN}]{{1,6}}(?:·[{HAN}]{{1,8}})+)(?=[,。!;\s的]|$)"
 )
 # A password after the lead and to the end, and one with a digit anywhere.
 _BARE_SECRET = re.compile(r"(?![A-Za-z]+\s*$)[!-~]{4,64}(?=\s*$)")
-_CODED_SECRET = re.compile(r"(?<![!-~])(?=[!-~]{0,20}\d)(?=[!-~]{0,20}[A-Za-z])[!-~]{6,64}(?<![.,;?])")
+_CODED_SECRET = re.compile(r"(?<![!-~])(?![!-~]*[$'])(?=[!-~]{0,20}\d)(?=[!-~]{0,20}[A-Za-z])[!-~]{6,64}(?<![.,;?])")
 # Digits with single letters between them, in groups; no price, time or share.
 _CODES = re.compile(
-    r"(?<!\d[.,:/])(?<![A-Za-z0-9_$€£#/-])#?(?:(?-i:[A-Z]{1,3})[ -])?[A-Za-z]{0,5}-?\d(?:[ -]?[A-Za-z]?\d){1,23}"
+    r"(?<!\d[.,:/])(?<![A-Za-z0-9_$€£#/-])#?(?:(?-i:[A-Z]{1,2})[ -])?[A-Za-z]{0,5}-?\d(?:[ -]?[A-Za-z]?\d){1,23}"
     rf"(?:-?[A-Za-z0-9]{{1,6}})?{END}(?![:%/]|[.,]\d|\s?(?:(?:am|pm|dollars|people)\b|元|点))",
     re.I,
 )

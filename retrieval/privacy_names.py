@@ -44,14 +44,26 @@ _SOMEBODY_ENDS = re.compile(
     r"(?:[.,!?;)\n]|$|'s\b|\s(?:and|as|down|please|for|from|to|on|with|will|is|was|has|who|at|in|here|instead|thanks)\b)"
 )
 _I_AM = re.compile(r"\b(?:I'?m|I am|[Tt]his is|[Ii]t's|[Ii]ts)\s{1,2}(?=[A-Z\u00c0-\u00de])")
-_HERE = re.compile(rf"(?:^|[.,!?]\s)({CAPITALISED}(?:\s{CAPITALISED})?)\s(?:here|speaking)\b[.,!]?")
+# In small letters: where only a name can follow, and where a given name that is no word may.
+_SOMEBODY_SMALL = re.compile(
+    r"\b(?:(?:card|account)\s?holder(?:'s name)? is|in the name of|under the name(?: of)?)\s(?=[a-z\u00df-\u024f])",
+    re.I,
+)
+_GIVEN_SMALL = re.compile(
+    r"\b(?:i'?m|i am|this is|under|booked for|book it for|my (?:wife|husband|son|daughter|mother|father|friend))"
+    r"\s(?=[a-z\u00df-\u024f])",
+    re.I,
+)
+_SPEAKING = re.compile(r"\bthis is ([^\W\d_]{2,20}(?:[ -][^\W\d_]{2,20})?)\s(?:speaking|calling)\b", re.I)
+_SENTENCE = re.compile(r"(?:^|[.,!?]\s)(?=[A-Z\u00c0-\u00de])")
+_HERE = re.compile(r"\s(?:here|speaking)\b")
 _DEAR = re.compile(rf"\b(?:Dear|Hi|Hello|Hey|Thanks|Thank you|Cheers),?\s({CAPITALISED}(?:\s{CAPITALISED})?)")
 _TITLE = re.compile(rf"\b(?:Mr|Mrs|Ms|Miss|Mx|Mister)\b\.?\s((?:{CAPITALISED})(?:\s{CAPITALISED})?)")
 # A signature at the end: after a greeting on the same line or the next, or after a dash.
 _SIGNED = re.compile(
-    r"(?:\b(?:regards|sincerely|respectfully|yours truly|faithfully),?\s{0,3}"
+    r"(?:\b(?:regards|sincerely|respectfully|yours truly|faithfully|thanks a lot,|many thanks,),?\s{0,3}"
     r"|\b(?:best(?: wishes)?|thanks(?: a lot)?|thank you|many thanks|cheers|love)[,!.]?[ ]{0,2}\n\s{0,3}"
-    rf"|\n\s{{0,3}}[-]{{1,2}}\s?)((?-i:{CAPITALISED}(?:\s[A-Z]\.)?(?:\s{CAPITALISED}){{0,2}}))[.!]?\s{{0,3}}$",
+    rf"|\n\s{{0,3}}[-]{{1,2}}\s?)((?-i:{CAPITALISED}(?:\s[A-Z]\.|\s(?:van|von|der|den|de|la|bin)){{0,2}}(?:\s{CAPITALISED}){{0,2}}))[.!]?\s{{0,3}}$",
     re.I,
 )
 # In small letters a signature must have a given name, which is looked up.
@@ -60,7 +72,7 @@ _SIGNED_SMALL = re.compile(
     r"([^\W\d_]{2,20}(?:[ '-][^\W\d_]{2,20}){0,2})[.!]?\s*$",
     re.I,
 )
-_NO_CUSTOMER = re.compile(r"(?:\bDr\.?|\b[Dd]octor|\bProf\.?|\b[Pp]rofessor|\bSt\.?|\bSan|\bSanta) $")
+_NO_CUSTOMER = re.compile(r"(?:\bDr\.?|\b(?i:san)|\b[Dd]octor|\bProf\.?|\b[Pp]rofessor|\bSt\.?|\bSanta) $")
 
 # --- Chinese
 
@@ -75,15 +87,15 @@ _NAMES_ZH = re.compile(
     rf"|我叫\s?([{HAN}]{{2,3}})(?=[,。!;\s]|$)|(?:我|免贵|本人)姓\s?({SURNAME})"
     rf"|(?:我是|这里是)\s?({SURNAME}[{HAN}]{{1,2}})(?<![员人户生级的了家客])(?=[,。!;\s]|$)"
     rf"|(?<![上下每本这那])({SURNAME}[{HAN}]{{0,2}}?(?:女士|先生|小姐|太太))"
-    rf"|(?:用|以)\s?({SURNAME}[{HAN}]{{1,2}})(?=的?名[字义])"
+    rf"|(?:用|以)\s?({SURNAME}[{HAN}]{{1,2}}?)(?=的?名[字义])"
 )
-# "玛丽亚·冈萨雷斯": a dot between transliterated parts is used for people alone.
+# "玛丽亚·冈萨雷斯": restaurants and hotels write the dot too, so something must lead up to it.
 _TRANSLITERATED = re.compile(
-    rf"(?:(?<=我叫)|(?<=是)|(?<=用)|(?<=姓名)|(?<![{HAN}])|(?<=人))"
-    rf"[{HAN}]{{1,6}}(?:·[{HAN}]{{1,7}}?(?=的|[^{HAN}]|$))+"
+    rf"(?:{_CALLED_ZH}|我是\s?|[用以]\s?)([{HAN}]{{1,6}}(?:·[{HAN}]{{1,7}}?)+)(?=的|[^{HAN}·]|$)"
 )
+_NO_PERSON_ZH = re.compile(r"[店馆园楼餐]")
 CHINESE = (
-    Rule("name", _TRANSLITERATED, "·"),
+    Rule("name", _TRANSLITERATED, "·", lambda value: "" if _NO_PERSON_ZH.search(value) else value),
     Rule("name", _NAMES_ZH, "", lambda value: "" if NO_NAME_ZH.search(value) else value),
 )
 
@@ -115,7 +127,7 @@ def take_name(plain: str, start: int, capital: bool, most: int = 3) -> int:
 def introduced(plain: str) -> Iterator[Span]:
     """Names that something leads up to: "my name is …", "I'm …", "Dear …", "Mr …", "Regards, …"."""
     for match in _MY_NAME.finditer(plain):
-        capital = not match[0].lower().startswith(("my", "i am called", "i'm called"))
+        capital = not match[0].lower().startswith(("my", "name:", "i am called", "i'm called"))
         yield "name", match.end(), take_name(plain, match.end(), capital)
     for match in _I_AM.finditer(plain):
         end = take_name(plain, match.end(), capital=True)
@@ -128,14 +140,7 @@ def introduced(plain: str) -> Iterator[Span]:
         given = first.lower() in GIVEN and not re.match(r" \d", plain[end : end + 2])
         if given or (unknown and re.match(stands, plain[end : end + 10])):
             yield "name", match.end(), end
-    for match in _SOMEBODY.finditer(plain):
-        end = take_name(plain, match.end(), capital=True)
-        following = WORD_LISTS["places"] & set(plain[match.end() : end].lower().split())
-        if end > match.end() and not following and _SOMEBODY_ENDS.match(plain, end):
-            yield "name", match.end(), end
-    for match in _HERE.finditer(plain):
-        if all(map(is_name, match[1].split())):
-            yield "name", *match.span(1)
+    yield from _somebody(plain)
     for match in _DEAR.finditer(plain):
         first = match[1].partition(" ")[0]
         if first.lower() in GIVEN or (match[0].startswith("Dear") and is_name(first)):
@@ -145,6 +150,36 @@ def introduced(plain: str) -> Iterator[Span]:
         if words[0].lower() in GIVEN and all(map(is_name, words)):
             yield "name", *small.span(1)
     yield from spans(_LED, plain)
+
+
+def _somebody(plain: str) -> Iterator[Span]:
+    """Names of whom something is done for or said of, and of who speaks."""
+    for match in _SOMEBODY.finditer(plain):
+        end = take_name(plain, match.end(), capital=True)
+        # "Under Lincoln Square" is a place, "my wife Ann Park" is not.
+        place = match[0][:2].lower() != "my" and WORD_LISTS["places"] & set(plain[match.end() : end].lower().split())
+        if end > match.end() and not place and _SOMEBODY_ENDS.match(plain, end):
+            yield "name", match.end(), end
+    for match in _SENTENCE.finditer(plain):
+        end = take_name(plain, match.end(), capital=True, most=4)
+        words = plain[match.end() : end].split()
+        if (len(words) > 1 or (words and words[0].lower() in GIVEN)) and _HERE.match(plain, end):
+            yield "name", match.end(), end
+    for match in _SPEAKING.finditer(plain):
+        if all(map(is_name, re.split("[ -]", match[1]))):
+            yield "name", *match.span(1)
+    for rule in (_SOMEBODY_SMALL, _GIVEN_SMALL):
+        for match in rule.finditer(plain):
+            first = WORD.match(plain, match.end())
+            known = first and first[0] in GIVEN and first[0] not in ORDINARY
+            end = take_name(plain, match.end(), capital=False)
+            if end > match.end() and (known or rule is _SOMEBODY_SMALL):
+                more = " " in plain[match.end() : end]
+                # Small letters do not tell "john smith" from "john needs": more than one word must end a clause.
+                if re.match(r"[.,!?;)\n]|$", plain[end:]) if more and known else _SOMEBODY_ENDS.match(plain, end):
+                    yield "name", match.end(), end
+                elif known and first:
+                    yield "name", *first.span()
 
 
 def _signature(value: str) -> str:

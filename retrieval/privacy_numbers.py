@@ -21,7 +21,7 @@ _ACCOUNT = (
 )
 _ACCOUNT_ZH = "账号|帐号|账户|帐户|会员号?|客户号"
 _ORDER = (
-    r"orders?|bookings?|reservations?|confirmation|tickets?|tracking|reference|case|invoice|shipment|parcel|package"
+    r"orders?|bookings?|reservations?|confirmation|tickets?|tracking|ref(?:erence)?|case|invoice|shipment|parcel|package"
     r"|purchase|return|refund|claim|pnr|rma"
 )
 _ORDER_ZH = "订单|运单|快递单?|物流单?|单号|工单|预订号?|预约号|票号|取票号|流水号|发票号"
@@ -38,7 +38,11 @@ _NUMBERED = (
     r"|(?:\s(?:on|in)\s(?:my|the|your)\s\w{1,12})?\s{0,2}(?:is\b|says\b|should\sbe\b|:|=|#))"
 )
 # A code long or mixed enough to be one without a word for "number": five digits, or letters and two digits.
-_LONG_TOKEN = rf"(?=(?:[A-Za-z/_-]{{0,8}}\d){{5}}|(?-i:[A-Z0-9/-]{{0,4}}[A-Z])[A-Za-z0-9/-]*\d[A-Za-z0-9/-]*\d){TOKEN}"
+_LONG_TOKEN = (
+    rf"(?=(?:[A-Za-z/_-]{{0,8}}\d){{5}}"
+    rf"|(?-i:[A-Z0-9/-]{{0,4}}[A-Z])[A-Za-z0-9/-]*\d[A-Za-z0-9/-]*\d){TOKEN}"
+    rf"|[a-z0-9]{{1,6}}-\d{{3,9}}-[a-z0-9]{{1,9}}{END}"
+)
 # A booking reference may be six capitals; these are what people shout.
 _CAPITALS = r"(?-i:(?!URGENT|PLEASE|CANCEL|STATUS|NUMBER|THANKS)[A-Z]{6}\b)"
 _ID_CODE = r"(?=(?:[A-Za-z]{0,2} ?\d){4})[A-Za-z0-9](?:[ -]?[A-Za-z0-9]){4,19}(?![A-Za-z0-9])"
@@ -144,6 +148,12 @@ _CODE = re.compile(
     rf"(\d{{4,8}}{END}(?!:)|\d{{3}}[ -]\d{{3}}{END}|(?=[A-Za-z]{{0,7}}\d)(?-i:[A-Z0-9]){{4,12}}{END})",
     re.I,
 )
+# "The code I got is tiger5526": letters and digits, as what a person chose.
+_CODE_IS = re.compile(
+    r"(?<!promo )(?<!discount )(?<!error )(?<![a-z])code(?:\s{1,2}(?:i got|i received|i set|you sent(?: me)?))?"
+    r"\s{1,2}(?:is|was)\s([A-Za-z][!-~]{5,40})",
+    re.I,
+)
 _CHINESE_IDENTITY = re.compile(
     r"(?<!\d)[1-9]\d{5}[ -]?(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])[ -]?\d{3}[\dXx](?!\d)"
 )
@@ -153,13 +163,13 @@ _IDENTITY_NEAR = re.compile(rf"(?<![a-z])(?:{_IDENTITY})(?![a-z])[^\d\n.!?\0]{{1
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,8}(?![A-Z0-9])", re.I)
 _ORDER_NUMBERED = re.compile(
     rf"(?<![a-z])(?:{_ORDER})\s?(?:confirmation|reference|tracking|booking)?{_NUMBERED}{LINK}"
-    rf"({TOKEN}|{_CAPITALS})(?:\s{{1,2}}(?:or|and)\s{{1,2}}({TOKEN}))?",
+    rf"(\d{{3}}\s\d{{3}}\s\d{{3}}{END}|{TOKEN})(?:\s{{1,2}}(?:or|and)\s{{1,2}}({TOKEN}))?",
     re.I,
 )
 _ORDER_CHINESE = re.compile(rf"(?:{_ORDER_ZH}){LINK}({TOKEN})(?=.|$){UNITS}", re.S)
-_ORDER_PLAIN = re.compile(
-    rf"(?<![a-z])(?:{_ORDER})\s({_LONG_TOKEN}|{_CAPITALS}|\d{{3}}\s\d{{3}}\s\d{{3}}{END}){UNITS}", re.I
-)
+_BEFORE_ORDER_CHINESE = re.compile(rf"{START}((?=[A-Za-z-]{{0,4}}\d{{4}}){TOKEN})这个?(?:{_ORDER_ZH})")
+_ORDER_PLAIN = re.compile(rf"(?<![a-z])(?:{_ORDER}),?\s({_LONG_TOKEN}|\d{{3}}\s\d{{3}}\s\d{{3}}{END}){UNITS}", re.I)
+_ORDER_CAPITALS = re.compile(rf"(?<![a-z])(?:{_ORDER})\s?(?:{_NUMBERED}{LINK})?({_CAPITALS})", re.I)
 _ORDER_MINE = re.compile(
     r"(?<![a-z])(?:my|the|this|that|our|an?|for|about|of|with|cancel|track|return|from)\s(?:\w{1,12}\s)?"
     rf"(?:{_ORDER})\s(?=[A-Za-z-]{{0,8}}\d{{3}})({TOKEN}){UNITS}",
@@ -171,7 +181,7 @@ _ORDER_FORM = re.compile(
     r"(?<![\w&#])#\s?[A-Z]{0,4}-?\d{4,20}(?:-[A-Z0-9]{1,12}){0,3}(?!\w)"
     r"|(?<![A-Za-z0-9-])(?:"
     r"(?:ORD|ORDER|INV|REF|TRK|BKG?|TKT|SO|PO|RMA|CASE|RES|CONF)[-#]?[A-Z]?\d{3,20}(?:-[A-Z0-9]{1,12}){0,3}"
-    r"|[A-Z]{2,5}[-/]\d{2,12}[-/]\d{2,14}|[A-Z]{1,5}-\d{5,14}|1Z[0-9A-Z]{16}|[A-Z]{2}\d{9}[A-Z]{2}"
+    r"|[A-Z]{2,5}[-/]\d{2,12}[-/][A-Z0-9]{2,14}|[A-Z]{1,5}-\d{5,14}|1Z[0-9A-Z]{16}|[A-Z]{2}\d{9}[A-Z]{2}"
     r"|(?:SF|YT|JD|JDVB|JDV|ZTO|STO|JT)\d{10,15}|\d{3}-\d{7}-\d{7}|20\d{6}-\d{3,8}|[A-Z]-\d{3}/\d{2}"
     r"|[A-Z]{1,3}\d{6,12}|(?=[A-Z0-9]{0,8}[A-Z][A-Z0-9]{0,8}[A-Z])(?=[A-Z0-9]{0,8}\d[A-Z]{0,8}\d)[A-Z0-9]{6,9}"
     r")(?![A-Za-z0-9])"
@@ -224,6 +234,7 @@ NUMBERS = (
     Rule("secret", named(_SECRET, rf"\d(?:[ -]?\d){{2,9}}{END}(?!:)", _SECRET_ZH)),
     Rule("secret", _PIN_LATER, "pin"),
     Rule("secret", _CODE, "code"),
+    Rule("secret", _CODE_IS, "code", _coded),
     Rule("secret", _CODED_PASSWORD, "", _coded),
     Rule("secret", _PASSWORD_BEFORE, " ", _coded),
     Rule("identity", _CHINESE_IDENTITY),
@@ -233,6 +244,7 @@ NUMBERS = (
     Rule("account", _IBAN, "", _iban),
     Rule("order", _ORDER_NUMBERED),
     Rule("order", _ORDER_CHINESE),
+    Rule("order", _BEFORE_ORDER_CHINESE, "这"),
     Rule("card", _RUN, "", _card),
     Rule("card", _CARD_NAMED),
     Rule("card", _FOUR_FOURS),  # even with a digit mistyped
@@ -241,7 +253,7 @@ NUMBERS = (
     Rule("account", _before(_ACCOUNT), " "),
     Rule("order", _before(_ORDER), " "),
     Rule("identity", _BORN),
-    Rule("identity", _BORN_CHINESE),
+    Rule("identity", _BORN_CHINESE, "生"),
     Rule("phone", _PHONE_NAMED),
     Rule("phone", _PHONE_FORM, "", _phone),
     Rule("card", _CARD_END),
@@ -251,4 +263,5 @@ NUMBERS = (
     Rule("order", _ORDER_FORM),
     USER_NAME,
 )
+CAPITALS = Rule("order", _ORDER_CAPITALS)
 LONG_NUMBER = Rule("account", _LONG)

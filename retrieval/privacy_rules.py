@@ -12,8 +12,8 @@ from pathlib import Path
 KINDS = ("email", "phone", "card", "account", "identity", "order", "address", "name", "secret")
 CHIP = re.compile(rf"\[(?P<kind>{'|'.join(KINDS)}) (?P<number>[1-9][0-9]{{0,5}})\]")
 HAN = "\u4e00-\u9fff"
-# \b and \w take a Chinese character for a letter; a number or an English word may touch one all the same.
-START, END = "(?<![A-Za-z0-9_])", "(?![A-Za-z0-9_])"
+# \b and \w take a Chinese character for a letter; a number may touch one all the same, if it is no price.
+START, END = "(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_]|\s?[元块])"
 
 # What people put between the name of a thing and its value: "order number, I think, is …", "订单号是：…".
 LINK = (

@@ -17,28 +17,16 @@ from agent import Agent
 from agent.actions import Decision
 from agent.desk import Ask, Desk
 from agent.engine import ScriptedEngine
+from agent.reply import Suggestions
 from retrieval.errors import ModelError, UnknownConversation
 from retrieval.privacy import Vault
 from retrieval.support import DeskConversation, SavedReply
 from tests import desk_world as world
 from tests.checks import check_shape
-from tests.desk_world import (
-    EMAIL,
-    EMBEDDER,
-    OPENINGS,
-    ORDER,
-    POLICY,
-    REPLIES,
-    STATES,
-    WAITING,
-    last,
-    noted,
-    talk,
-    texts,
-    until,
-)
+from tests.desk_world import EMBEDDER, OPENINGS, REPLIES, WAITING, last, noted, talk, texts, until
 from tests.test_desk_store import dump
 
+EMAIL, ORDER = world.EMAIL, world.ORDER
 PERSONAL = (EMAIL, ORDER, "Emily Parker")
 
 
@@ -58,30 +46,39 @@ def desk(agent: Agent) -> Desk:
     return agent.desk
 
 
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A desk that tests only ask, so that one will do."""
+    with world.desk_of(world.home_of(tmp_path_factory, tmp_path_factory.mktemp("still") / "desk")) as opened:
+        yield opened
+
+
 # ---- what is suggested
 
 
 @pytest.mark.parametrize("id", WAITING)
-def test_every_answer_has_the_shape_of_the_contract(desk: Desk, id: str) -> None:
-    found = last(desk, id, 10)
+def test_every_answer_has_the_shape_of_the_contract_and_rests_on_what_exists(still: Desk, id: str) -> None:
+    found = last(still, id, 10)
     check_shape(json.loads(json.dumps(found.to_json())), "reply")
-    assert len(set(texts(found))) == len(found.suggestions) <= 10
     assert found.suggestions or found.handover
+    assert len(found.suggestions) <= 10
+    for suggestion in found.suggestions:
+        world.check_citations(still, WAITING[id], suggestion)
 
 
 @pytest.mark.parametrize("topic", OPENINGS)
-@pytest.mark.parametrize("state", [state for state in STATES if state != "date"])
-def test_the_right_reply_comes_first(desk: Desk, topic: str, state: str) -> None:
-    assert last(desk, f"w-{topic}-{state}").suggestions[0].id == world.right(topic, state)
+@pytest.mark.parametrize("state", [state for state in world.STATES if state != "date"])
+def test_the_right_reply_comes_first(still: Desk, topic: str, state: str) -> None:
+    assert last(still, f"w-{topic}-{state}").suggestions[0].id == world.right(topic, state)
 
 
 LABEL = pytest.mark.xfail(strict=True, reason="a filled value that is a plain word gets no citation of its look-up")
 
 
 @pytest.mark.parametrize("topic", ["hotel", pytest.param("parcel", marks=LABEL), "zh"])
-def test_placeholders_are_filled_from_the_look_up_and_cited_to_it(desk: Desk, topic: str) -> None:
+def test_placeholders_are_filled_from_the_look_up_and_cited_to_it(still: Desk, topic: str) -> None:
     turns = WAITING[f"w-{topic}-inform"]
-    best = last(desk, f"w-{topic}-inform").suggestions[0]
+    best = last(still, f"w-{topic}-inform").suggestions[0]
     assert best.missing == ()
     assert best.text == world.told(topic, turns[-1]["item"])
     quotes = [cited.quote for cited in best.citations if (cited.type, cited.id) == ("knowledge", str(len(turns) - 1))]
@@ -89,31 +86,18 @@ def test_placeholders_are_filled_from_the_look_up_and_cited_to_it(desk: Desk, to
         assert any(str(value) in quote for quote in quotes), value
 
 
-def test_what_the_look_up_does_not_hold_is_named_and_left_open(desk: Desk) -> None:
-    best = last(desk, talk(*until("hotel", "inform", {"HotelName": "Old Inn"}))).suggestions[0]
+def test_what_the_look_up_does_not_hold_is_named_and_left_open(still: Desk) -> None:
+    best = last(still, talk(*until("hotel", "inform", {"HotelName": "Old Inn"}))).suggestions[0]
     assert best.id == "hotel-inform"
     assert best.text == "The Old Inn has a room for {price} dollars."
     assert best.missing == ("price",)
 
 
-def test_the_newest_look_up_counts(desk: Desk) -> None:
-    turns = [*until("hotel", "inform"), world.look_up(HotelName="Bear Lodge", Price=90)]
-    best = last(desk, talk(*turns)).suggestions[0]
-    assert best.text == "The Bear Lodge has a room for 90 dollars."
-    assert ("knowledge", "6") in {(cited.type, cited.id) for cited in best.citations}
-
-
-@pytest.mark.parametrize("id", WAITING)
-def test_every_fact_and_promise_is_cited_to_something_that_exists(desk: Desk, id: str) -> None:
-    for suggestion in last(desk, id, 10).suggestions:
-        world.check_citations(desk, WAITING[id], suggestion)
-
-
 def test_a_promise_is_made_with_the_policy_and_never_without(desk: Desk, tmp_path: Path) -> None:
     best = last(desk, "w-concert-inform").suggestions[0]
-    assert POLICY in best.text
+    assert world.POLICY in best.text
     (promise,) = [sentence for sentence in best.sentences if sentence.kind == "promise"]
-    assert ("article", "refunds", POLICY) in {(cited.type, cited.id, cited.quote) for cited in promise.citations}
+    assert ("article", "refunds", world.POLICY) in {(cited.type, cited.id, cited.quote) for cited in promise.citations}
 
     lawless = world.make_desk()
     lawless.posts = []
@@ -125,7 +109,7 @@ def test_a_promise_is_made_with_the_policy_and_never_without(desk: Desk, tmp_pat
 
 
 @pytest.mark.xfail(strict=True, reason="an article without an author counts as nobody's own post and is filtered out")
-def test_an_article_needs_no_author(desk: Desk, tmp_path: Path) -> None:
+def test_an_article_needs_no_author(tmp_path: Path) -> None:
     anonymous = world.make_desk(per_topic=4)
     anonymous.posts = [{key: row[key] for key in row if key != "author"} for row in anonymous.posts]
     with Agent.open(tmp_path / "anonymous", embedder=EMBEDDER, no_llm=True) as agent:
@@ -134,8 +118,8 @@ def test_an_article_needs_no_author(desk: Desk, tmp_path: Path) -> None:
     assert "refunds" in {citation.id for citation in cited}
 
 
-def test_an_article_that_answers_is_offered_in_its_own_words(desk: Desk) -> None:
-    found = last(desk, talk(world.customer("When is breakfast served in the dining room?"))).suggestions
+def test_an_article_that_answers_is_offered_in_its_own_words(still: Desk) -> None:
+    found = last(still, talk(world.customer("When is breakfast served in the dining room?"))).suggestions
     (quoted,) = [each for each in found if each.source == "article"]
     assert quoted.text == "Breakfast is served from 7 am to 10 am in the dining room."
     assert [(cited.type, cited.id, cited.quote) for cited in quoted.citations] == [
@@ -143,15 +127,15 @@ def test_an_article_that_answers_is_offered_in_its_own_words(desk: Desk) -> None
     ]
 
 
-def test_instructions_that_a_customer_pastes_change_nothing(desk: Desk) -> None:
-    plain, pasted = last(desk, "w-hotel-inform"), last(desk, "w-pasted")
+def test_instructions_that_a_customer_pastes_change_nothing(still: Desk) -> None:
+    plain, pasted = last(still, "w-hotel-inform"), last(still, "w-pasted")
     assert texts(pasted) == texts(plain)
     assert pasted.handover is None
     assert {proposal.name for proposal in pasted.proposals} == {proposal.name for proposal in plain.proposals}
 
 
-def test_a_question_that_nothing_known_answers_is_handed_over(desk: Desk) -> None:
-    found = last(desk, "w-unknown")
+def test_a_question_that_nothing_known_answers_is_handed_over(still: Desk) -> None:
+    found = last(still, "w-unknown")
     assert found.suggestions == ()
     assert found.handover is not None
     assert "Quantum llamas" in found.handover.summary
@@ -162,25 +146,24 @@ NAMED = pytest.mark.xfail(strict=True, reason="转人工 after a question for th
 
 
 @pytest.mark.parametrize(
-    ("turns", "language", "word"),
+    ("turns", "word"),
     [
-        (WAITING["w-person"], "en", "person"),
-        ([*until("zh", "name"), world.customer("转人工")], "zh", "人工"),
-        pytest.param([*until("zh", "date")[:2], world.customer("转人工")], "zh", "人工", marks=NAMED),
+        (WAITING["w-person"], "person"),
+        ([*until("zh", "name"), world.customer("转人工")], "人工"),
+        pytest.param([*until("zh", "date")[:2], world.customer("转人工")], "人工", marks=NAMED),
     ],
 )
-def test_whoever_asks_for_a_person_is_handed_over(desk: Desk, turns: Any, language: str, word: str) -> None:
-    found = last(desk, talk(*turns, language=language))
+def test_whoever_asks_for_a_person_is_handed_over(still: Desk, turns: Any, word: str) -> None:
+    found = last(still, talk(*turns, language="en" if word.isascii() else "zh"))
     assert found.handover is not None
     assert word in found.handover.reason
     assert turns[0]["text"] in found.handover.summary
     assert [proposal.name for proposal in found.proposals] == ["hand_over"]
 
 
-def test_the_agents_own_words_of_the_past_are_offered_too(desk: Desk) -> None:
-    best = last(desk, "w-parking").suggestions[0]
-    assert (best.text, best.source) == (world.PARKING, "case")
-    assert [cited.type for cited in best.citations] == ["case"]
+def test_the_agents_own_words_of_the_past_are_offered_too(still: Desk) -> None:
+    best = last(still, "w-parking").suggestions[0]
+    assert (best.text, best.source, best.citations[0].type) == (world.PARKING, "case", "case")
 
 
 def test_what_says_the_same_is_offered_once(desk: Desk) -> None:
@@ -203,10 +186,10 @@ def test_k_is_between_one_and_ten(agent: Agent, k: int) -> None:
         agent.suggest_replies("w-hotel-name", k)
 
 
-def test_an_unknown_conversation_is_named(desk: Desk) -> None:
+def test_an_unknown_conversation_is_named(still: Desk) -> None:
     for act in (last, Desk.forget, lambda desk, id: desk.send(id, "Hello"), lambda desk, id: desk.refuse(id, "x")):
         with pytest.raises(UnknownConversation, match="nowhere"):
-            act(desk, "nowhere")
+            act(still, "nowhere")
 
 
 def test_a_conversation_is_given_by_id_as_a_mapping_or_as_itself(agent: Agent) -> None:
@@ -219,26 +202,26 @@ def test_a_conversation_is_given_by_id_as_a_mapping_or_as_itself(agent: Agent) -
     assert noted(agent, "new") == []
 
 
-def test_what_the_agent_types_moves_the_ranking(desk: Desk) -> None:
+def test_what_the_agent_types_moves_the_ranking(still: Desk) -> None:
     for topic in ("hotel", "parcel", "concert"):
         draft = " ".join(REPLIES[f"{topic}-date"].split()[:5])
-        assert last(desk, "w-hotel-date", draft=draft).suggestions[0].id == f"{topic}-date"
+        assert last(still, "w-hotel-date", draft=draft).suggestions[0].id == f"{topic}-date"
 
 
-def test_wishes_change_the_tone_and_nothing_that_is_said(desk: Desk) -> None:
-    plain = last(desk, "w-hotel-inform").suggestions[0]
-    warm = last(desk, "w-hotel-inform", wanted="warmer").suggestions[0]
+def test_wishes_change_the_tone_and_nothing_that_is_said(still: Desk) -> None:
+    plain = last(still, "w-hotel-inform").suggestions[0]
+    warm = last(still, "w-hotel-inform", wanted="warmer").suggestions[0]
     assert plain.text in warm.text
     assert len(warm.text) > len(plain.text)
     assert warm.citations == plain.citations
-    bye = last(desk, "w-concert-bye").suggestions[0]
-    shorter = last(desk, "w-concert-bye", wanted="shorter").suggestions[0]
+    bye = last(still, "w-concert-bye").suggestions[0]
+    shorter = last(still, "w-concert-bye", wanted="shorter").suggestions[0]
     assert shorter.text
     assert len(shorter.text) <= len(bye.text)
 
 
-def test_a_wish_for_chinese_is_answered_in_chinese(desk: Desk) -> None:
-    found = last(desk, "w-hotel-name", wanted="in Chinese").suggestions
+def test_a_wish_for_chinese_is_answered_in_chinese(still: Desk) -> None:
+    found = last(still, "w-hotel-name", wanted="in Chinese").suggestions
     assert all(each.language == "zh" for each in found)
     assert all(not each.text.isascii() for each in found)
     assert found
@@ -263,9 +246,9 @@ def test_personal_values_are_in_no_suggestion_trace_event_or_table(agent: Agent)
     assert not [raw for raw in PERSONAL if raw in events + everywhere]
 
 
-def test_the_vault_of_a_given_conversation_holds_its_values(desk: Desk) -> None:
+def test_the_vault_of_a_given_conversation_holds_its_values(still: Desk) -> None:
     vault = Vault()
-    found = last(desk, talk(*WAITING["w-private"]), vault=vault)
+    found = last(still, talk(*WAITING["w-private"]), vault=vault)
     assert set(vault.values().values()) >= {EMAIL, ORDER}
     assert EMAIL not in repr(found)
 
@@ -277,11 +260,7 @@ CAPITAL = pytest.mark.xfail(strict=True, reason="the capital word that starts an
 
 
 @pytest.mark.parametrize(
-    "better",
-    [
-        "May we know what name to book it under, please?",
-        pytest.param("Under which name shall we book it, please?", marks=CAPITAL),
-    ],
+    "better", ["May we know your name, please?", pytest.param("Under which name shall it be, please?", marks=CAPITAL)]
 )
 def test_an_edited_reply_is_a_case_at_once_and_leads_in_the_next_like_conversation(desk: Desk, better: str) -> None:
     before = last(desk, "w-hotel-name").suggestions[0]
@@ -326,7 +305,6 @@ def test_the_ledger_says_what_was_suggested_taken_edited_refused_and_sent(agent:
     assert kind == "edit"
     assert edit == {"suggestion": best.id, "from": best.text, "to": "How many of you?", "turn": place + 2}
     assert desk.store.conversation(id).turns[-1].reply == ""
-
     last(desk, id, remember=False)
     assert noted(agent, id)[-1][0] == "send"
 
@@ -334,9 +312,7 @@ def test_the_ledger_says_what_was_suggested_taken_edited_refused_and_sent(agent:
 @pytest.mark.parametrize(("decision", "done"), [("approve", True), ("reject", False)])
 def test_an_action_is_noted_when_a_person_approved_it(agent: Agent, decision: Decision, done: bool) -> None:
     desk, id = agent.desk, "w-hotel-bye"
-    (proposal,) = last(desk, id).proposals
-    assert proposal.name == "close"
-    pending = desk.actions.start(id, proposal)
+    pending = desk.actions.start(id, *last(desk, id).proposals)
     assert [kind for kind, _ in noted(agent, id)] == ["suggest"]
     desk.decide(id, pending, decision)
     assert [document for kind, document in noted(agent, id) if kind == "act"] == (
@@ -346,10 +322,9 @@ def test_an_action_is_noted_when_a_person_approved_it(agent: Agent, decision: De
 
 
 def test_an_empty_reply_is_not_sent(agent: Agent) -> None:
-    with pytest.raises(ValueError, match="empty"):
-        agent.desk.send("w-hotel-name", " \n ")
-    with pytest.raises(ValueError, match="empty"):
-        agent.desk.receive("w-hotel-name", "")
+    for write in (agent.desk.send, agent.desk.receive):
+        with pytest.raises(ValueError, match="empty"):
+            write("w-hotel-name", " \n ")
     assert noted(agent, "w-hotel-name") == []
 
 
@@ -367,9 +342,7 @@ def test_forgetting_leaves_nothing(agent: Agent, desk_home: Path) -> None:
     assert noted(agent, id) == []
     assert desk.actions.pending(id) == []
     tables = dump(agent.store).casefold()
-    assert "xylophone" not in tables
-    assert id not in tables
-    assert "zoe@example" not in tables
+    assert not [word for word in ("xylophone", id, "zoe@example") if word in tables]
     with closing(sqlite3.connect(desk_home / "actions.db")) as db:
         assert id not in "\n".join(db.iterdump())
     assert "xylophone" not in repr(last(desk, talk(world.customer("xylophone please")), 10).suggestions)
@@ -388,7 +361,7 @@ def test_erasing_a_customer_removes_their_conversations(agent: Agent) -> None:
 
 
 def test_conversations_at_once_never_mix(desk: Desk) -> None:
-    asks = [f"w-{topic}-{state}" for topic in OPENINGS for state in STATES]
+    asks = [f"w-{topic}-{state}" for topic in OPENINGS for state in world.STATES]
     alone = {id: texts(last(desk, id, remember=False)) for id in asks}
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda id: (id, last(desk, id)), asks * 3))
@@ -406,46 +379,40 @@ QUESTION = "How many nights would you like to stay?"
 def test_a_draft_follows_the_past_replies(desk_home: Path) -> None:
     with world.desk_of(desk_home, ScriptedEngine([QUESTION])) as desk:
         first, second = desk.suggest("w-hotel-inform")
-    assert first.drafting
-    assert not second.drafting
+    assert (first.drafting, second.drafting) == (True, False)
     assert QUESTION not in texts(first)
     assert [(each.source, each.text) for each in second.suggestions][1] == ("draft", QUESTION)
     assert second.suggestions[0] == first.suggestions[0]
     check_shape(second.to_json(), "reply")
 
 
+def drafted(home: Path, written: str | Exception, **more: Any) -> Suggestions:
+    with world.desk_of(home, ScriptedEngine([written])) as desk:
+        return last(desk, "w-hotel-inform", **more)
+
+
 def test_of_a_draft_only_what_is_borne_out_is_offered(desk_home: Path) -> None:
     said = "The Old Inn has a room for 61 dollars. You get it free of charge. Which bed would you like?"
-    with world.desk_of(desk_home, ScriptedEngine([said])) as desk:
-        found = last(desk, "w-hotel-inform")
-    (draft,) = [each for each in found.suggestions if each.source == "draft"]
+    (draft,) = [each for each in drafted(desk_home, said).suggestions if each.source == "draft"]
     assert "free" not in draft.text
     assert "Which bed" in draft.text
 
 
 def test_a_draft_is_written_in_the_language_that_is_wished_for(desk_home: Path) -> None:
-    engine = ScriptedEngine(["请问您要住几晚？"])
-    with world.desk_of(desk_home, engine) as desk:
-        found = last(desk, "w-hotel-inform", wanted="in Chinese")
+    found = drafted(desk_home, "请问您要住几晚？", wanted="in Chinese")
     assert [each.text for each in found.suggestions if each.source == "draft"] == ["请问您要住几晚？"]
-    assert "客服" in engine.history[0].messages[0]["content"]
 
 
-def test_a_writer_that_fails_takes_no_suggestion_away(desk_home: Path) -> None:
-    with world.desk_of(desk_home) as desk:
-        alone = last(desk, "w-hotel-inform")
-    with world.desk_of(desk_home, ScriptedEngine([ModelError("the model is out")])) as desk:
-        found = last(desk, "w-hotel-inform")
-    assert found.suggestions == alone.suggestions
+def test_a_writer_that_fails_takes_no_suggestion_away(desk_home: Path, still: Desk) -> None:
+    found = drafted(desk_home, ModelError("the model is out"))
+    assert found.suggestions == last(still, "w-hotel-inform").suggestions
     assert not found.drafting
 
 
 @pytest.mark.xfail(strict=True, reason="the drafter swallows the ModelError, so the trace's draft stage says ok")
 def test_the_trace_says_that_the_writer_failed(desk_home: Path) -> None:
-    with world.desk_of(desk_home, ScriptedEngine([ModelError("the model is out")])) as desk:
-        found = last(desk, "w-hotel-inform")
-    (stage,) = [stage for stage in found.trace.stages if stage.name == "draft"]
-    assert stage.status == "failed: the model is out"
+    found = drafted(desk_home, ModelError("the model is out"))
+    assert [stage.status for stage in found.trace.stages if stage.name == "draft"] == ["failed: the model is out"]
 
 
 def test_a_cancelled_draft_is_neither_offered_nor_noted(desk_home: Path) -> None:

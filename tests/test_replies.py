@@ -371,7 +371,7 @@ def test_without_candidates_every_saved_reply_is_one(small: Path, tmp_path: Path
 
 
 def test_free_candidates_are_ranked_by_their_text(small: Path, tmp_path: Path) -> None:
-    ours = {"id": 7, "text": "There is a car park behind the building"}
+    ours: Row = {"id": 7, "text": "There is a car park behind the building"}
     row = {
         "conversation": [customer("Where can I park my car near you?")],
         "relevant": [7],
@@ -403,7 +403,7 @@ def test_bad_rows_are_counted_and_left_out(small: Path, tmp_path: Path) -> None:
 def test_a_row_may_be_written_in_several_ways(tmp_path: Path) -> None:
     turns = until("hotel", "date")
     typing = {"role": "agent", "draft": "On which day"}
-    rows = [
+    rows: list[Row] = [
         {"conversation": {"turns": turns}, "relevant": ["r"], "draft": "On which day"},
         {"conversation": turns, "relevant": ["r"], "draft": "On which day"},
         {"conversation": {"turns": turns, "draft": "On which day"}, "relevant": ["r"]},
