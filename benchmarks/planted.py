@@ -25,7 +25,9 @@ from retrieval.support import DeskConversation, DeskTurn
 
 Trap = Literal["none", "refund", "injection", "other_order", "no_answer", "policy"]
 _SHARES: dict[Trap, float] = {"no_answer": 0.2, "refund": 0.12, "injection": 0.1, "other_order": 0.1, "policy": 0.06}
-_GENERIC = frozenset("mail example street road avenue lane drive apartment flat city north south east west".split())
+_GENERIC = frozenset(
+    "desk mail example street road avenue lane drive apartment flat city north south east west".split()
+)
 
 
 @dataclass(frozen=True, slots=True)

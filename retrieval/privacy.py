@@ -43,10 +43,13 @@ def _candidates(plain: str, asked: str, names: Collection[str]) -> Iterator[Span
         yield from spans(NUMBERS, plain)
         yield from spans(ADDRESSES, plain)
         yield from addresses_zh(plain)
-    yield from introduced(plain)
+    letters = any(map(str.isalpha, plain))
+    if letters:
+        yield from introduced(plain)
     if asked:
         yield from answers(plain, asked)
-    yield from given_names(plain)
+    if letters:
+        yield from given_names(plain)
     if not plain.isascii():
         yield from spans(CHINESE, plain)
     if digits:
