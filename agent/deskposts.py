@@ -15,6 +15,7 @@ from retrieval.reader import Reader, read
 ARTICLES = 3
 POSTS = 2
 SENT_ALONG = 0.6  # relevance of a post that is worth sending along
+_NOBODY = "\x00"  # no id of anybody, and no author either: articles often have none
 CITED = 0.45  # relevance of an article that may answer
 
 
@@ -51,4 +52,4 @@ class DeskPosts:
 
 
 def _nobody(view: View) -> Reader:
-    return read("", (), view.community, view.embedder)
+    return read(_NOBODY, (), view.community, view.embedder)

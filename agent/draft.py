@@ -17,7 +17,6 @@ from agent.reply import ReplySuggestion, Sentence
 from agent.specifics import stems
 from agent.wish import Wish
 from retrieval.desk import Case
-from retrieval.errors import ModelError
 from retrieval.post import Post
 from retrieval.support import PLACEHOLDER, DeskTurn
 
@@ -51,7 +50,7 @@ class Drafter:
         cancel: threading.Event | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> ReplySuggestion | None:
-        """A draft with its citations; None without a writer, when it fails, or when nothing helpful stays.
+        """A draft with its citations; None without a writer or when nothing helpful stays. ModelError when it fails.
 
         `on_text` is called with the whole unchecked text so far, to show that something is being written;
         only what is returned may be offered.
@@ -63,13 +62,10 @@ class Drafter:
             return None
         messages = asked_of_writer(turns, cases, articles, language, wish)
         text = ""
-        try:
-            for piece in engine.stream(messages, max_tokens=TOKENS, stop=["\n"], cancel=cancel):
-                text += piece
-                if on_text is not None:
-                    on_text(text)
-        except ModelError:
-            return None
+        for piece in engine.stream(messages, max_tokens=TOKENS, stop=["\n"], cancel=cancel):
+            text += piece
+            if on_text is not None:
+                on_text(text)
         return self._checked(text, turns, cases, articles, language)
 
     def _checked(

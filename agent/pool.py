@@ -11,7 +11,7 @@ import numpy as np
 from agent.grounding import classify, evidence_of, ground, is_question, split
 from agent.lookups import facts_of
 from agent.replies import ReplyCandidate, ReplyRanker, Scored, plain
-from agent.reply import ReplySuggestion, Sentence
+from agent.reply import Citation, ReplySuggestion, Sentence
 from agent.slots import Filled, SlotBook, templated
 from agent.topics import detect_language
 from agent.trace import StageRecord
@@ -191,7 +191,8 @@ class Pool:
     @staticmethod
     def _with(sentence: Sentence, filled: Filled) -> Sentence:
         """The citations of values that were filled in, beside those of the sentence."""
-        more = [cite for cite in filled.citations if cite.quote and cite.quote in sentence.text]
+        spoken = sentence.text.casefold()
+        more = [cite for cite in filled.citations if _value(cite).casefold() in spoken]
         return replace(sentence, citations=tuple(dict.fromkeys([*sentence.citations, *more])))
 
     def _says_the_same(self, suggestion: ReplySuggestion, chosen: Sequence[ReplySuggestion]) -> bool:
@@ -245,6 +246,11 @@ def own_chips(text: str, turns: Sequence[DeskTurn]) -> str:
         return next(iter(same)) if len(same) == 1 else "{" + _kind(match[0]) + "}"
 
     return CHIP.sub(put, text)
+
+
+def _value(citation: Citation) -> str:
+    """What a filled value is: the quote of a look-up is "label: blue"."""
+    return citation.quote.rpartition(": ")[2]
 
 
 def _kind(chip: str) -> str:

@@ -110,7 +110,9 @@ class ReplyRanker:
         shares = np.exp(scores - scores.max())
         shares /= shares.sum()
         order = sorted(
-            range(len(candidates)), key=lambda place: (-scores[place], candidates[place].text, candidates[place].id)
+            range(len(candidates)),
+            # Rounded, because sums differ in their last bits with the place in the list.
+            key=lambda place: (-round(scores[place], 6), candidates[place].text, candidates[place].id),
         )
         return [
             Scored(

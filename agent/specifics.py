@@ -223,7 +223,8 @@ def _names(text: str) -> Iterator[Specific]:
         spoken = match[0].split(" ")
         # A capital at the start of a sentence says little: "Unfortunately", but "Hilton has a room".
         while spoken and (
-            _bare(spoken[0]) in _NO_NAMES or (first and (_bare(spoken[0]) in _STARTERS or spoken[0].endswith("ly")))
+            _bare(spoken[0]) in _NO_NAMES
+            or (first and (_bare(spoken[0]) in _STARTERS or _bare(spoken[0]) in STOPWORDS or spoken[0].endswith("ly")))
         ):
             start += len(spoken[0]) + 1
             first = False

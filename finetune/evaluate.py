@@ -213,8 +213,9 @@ Scorer = Callable[[Trial, Sequence[ReplyCandidate]], Floats]
 
 def _scorer(name: str, book: CaseBook, desk: DeskStore, ranker: ReplyRanker) -> Scorer:
     if name == "random":
-        rng = random.Random(0)
-        return lambda trial, candidates: np.array([rng.random() for _ in candidates], dtype=np.float32)
+        return lambda trial, candidates: np.array(
+            [random.Random(f"{trial.turns}|{each.id}").random() for each in candidates], dtype=np.float32
+        )
     if name == "popularity":
         return lambda trial, candidates: np.array([book.habits[each.id] for each in candidates], dtype=np.float32)
     if name == "text":

@@ -10,6 +10,7 @@ Cases of a conversation are never neighbours of its own situations.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -223,6 +224,9 @@ def measured(
         values = measure(book, net, step.turns, candidates, neighbours, draft)
         right = step.sent.reply if step.sent.reply in known else "sent"
         kind = "saved" if step.sent.reply in known else "free"
+        if kind == "saved":  # the answer itself must not count as a habit
+            place_of = next(n for n, candidate in enumerate(candidates) if candidate.id == step.sent.reply)
+            values[place_of, SIGNALS.index("habit")] = math.log1p(max(book.habits[step.sent.reply] - 1, 0))
         yield Choice(step.conversation, kind, values, np.array([candidate.id == right for candidate in candidates]))
 
 

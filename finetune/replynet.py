@@ -43,6 +43,17 @@ def train(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ReplyNet:
     """A network over `replies` (their order is that of `Example.reply`). The same input gives the same network."""
+    from threadpoolctl import threadpool_limits
+
+    # The matrices are small: more threads wait for each other longer than they work.
+    with threadpool_limits(1):
+        return _trained(examples, replies, epochs, rate, seed, progress)
+
+
+def _trained(
+    examples: Sequence[Example], replies: Sequence[str], epochs: int | None, rate: float, seed: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> ReplyNet:  # fmt: skip
     epochs = epochs or int(np.clip(_SEEN // len(examples), 6, 30))
     rng = np.random.default_rng(seed)
     width = len(examples[0].vector)

@@ -29,7 +29,7 @@ from retrieval.situation import Situation
 from retrieval.words import words
 
 BEFORE = 0.3  # weight of the agent's own last words in a situation's vector; chosen on validation conversations
-DENSE, LEXICAL = 80, 40  # cases that each search brings
+DENSE, LEXICAL, EDITS = 80, 40, 10  # cases that each search brings
 SHARPNESS = 6.0  # of the weights that like cases get
 WORDS_WEIGHT = 1.0  # of the likeness of the words beside the cosine
 INDEX_FILE = "cases.faiss"
@@ -65,6 +65,8 @@ class CaseBook:
         self.habits: Counter[str] = Counter()  # saved reply -> how often it was taken
         self._frequency: Counter[str] = Counter()  # word -> cases whose answer has it
         self._read = 0
+        self._edits: list[int] = []  # cases in which an agent wrote over what was suggested
+        self._edit_vectors: list[Vectors] = []
         self._bags: dict[str, tuple[npt.NDArray[np.int32], Floats]] = {}
         self._bagged = 0  # answers that had been read when these were made
 
@@ -119,6 +121,9 @@ class CaseBook:
             return []
         vector = self.vector([found.asked], [found.before])[0]
         near = dict(self._index.search(vector[None], DENSE)[0])
+        if self._edits:  # among thousands of the same situation these must not be missed
+            likeness = np.stack(self._edit_vectors) @ vector
+            near |= {self._edits[place]: float(likeness[place]) for place in np.argsort(-likeness)[:EDITS]}
         spoken = [num for num, _ in self._desk.search(f"{found.asked} {found.draft}", LEXICAL)]
         cases = self._desk.cases_by_num([*near, *(num for num in spoken if num not in near)])
         cases = {num: case for num, case in cases.items() if case.conversation != besides}
@@ -176,6 +181,8 @@ class CaseBook:
     def _load(self, progress: Callable[[str, int, int], None] | None) -> None:
         self.habits.clear()
         self._frequency.clear()
+        self._edits.clear()
+        self._edit_vectors.clear()
         self._read = self._last = 0
         nums, vectors = self._desk.vectors(self._embedder.name, self.dimension)
         total = self._desk.counts()["cases"]
@@ -227,6 +234,9 @@ class CaseBook:
         return len(cases)
 
     def _count(self, case: Case) -> None:
+        if case.offered and not case.reply:
+            self._edits.append(case.num)
+            self._edit_vectors.append(self.vector([case.asked], [case.before])[0])
         if case.reply:
             self.habits[case.reply] += 1
         if self._read < _READ:

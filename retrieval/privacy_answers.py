@@ -61,7 +61,7 @@ _AFTER_NAME = re.compile(
 _SAID_NAME = re.compile(r"\b(?:named|called|name (?:is|was)|name's)\s(?=\w)")
 _SAID_WORD = re.compile(r"\b(?:named|called|name (?:is|was)|name's)\s(?=\w)|\b(?:is|was)\s(?=[A-Z])")
 _BARE_HAN = re.compile(
-    r"(?!不知道|没有|谢谢|忘|不记得|可以|对的|当然|不用|不想|不方便)"
+    r"(?!转|人工|经理|主管|投诉|你好|您好|再见|不知道|没有|谢谢|忘|不记得|可以|对的|当然|不用|不想|不方便)"
     rf"(?:{SURNAME}?[{HAN}]{{1,3}}|[{HAN}]{{1,6}}(?:·[{HAN}]{{1,8}})+)(?=[,。!;\s的]|$)"
 )
 # A password after the lead and to the end, and one with a digit anywhere.

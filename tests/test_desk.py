@@ -72,10 +72,7 @@ def test_the_right_reply_comes_first(still: Desk, topic: str, state: str) -> Non
     assert last(still, f"w-{topic}-{state}").suggestions[0].id == world.right(topic, state)
 
 
-LABEL = pytest.mark.xfail(strict=True, reason="a filled value that is a plain word gets no citation of its look-up")
-
-
-@pytest.mark.parametrize("topic", ["hotel", pytest.param("parcel", marks=LABEL), "zh"])
+@pytest.mark.parametrize("topic", ["hotel", "parcel", "zh"])
 def test_placeholders_are_filled_from_the_look_up_and_cited_to_it(still: Desk, topic: str) -> None:
     turns = WAITING[f"w-{topic}-inform"]
     best = last(still, f"w-{topic}-inform").suggestions[0]
@@ -108,7 +105,6 @@ def test_a_promise_is_made_with_the_policy_and_never_without(desk: Desk, tmp_pat
             assert all(sentence.kind != "promise" for sentence in suggestion.sentences)
 
 
-@pytest.mark.xfail(strict=True, reason="an article without an author counts as nobody's own post and is filtered out")
 def test_an_article_needs_no_author(tmp_path: Path) -> None:
     anonymous = world.make_desk(per_topic=4)
     anonymous.posts = [{key: row[key] for key in row if key != "author"} for row in anonymous.posts]
@@ -142,15 +138,12 @@ def test_a_question_that_nothing_known_answers_is_handed_over(still: Desk) -> No
     assert found.handover.reason
 
 
-NAMED = pytest.mark.xfail(strict=True, reason="转人工 after a question for the name is masked as a name")
-
-
 @pytest.mark.parametrize(
     ("turns", "word"),
     [
         (WAITING["w-person"], "person"),
         ([*until("zh", "name"), world.customer("转人工")], "人工"),
-        pytest.param([*until("zh", "date")[:2], world.customer("转人工")], "人工", marks=NAMED),
+        ([*until("zh", "date")[:2], world.customer("转人工")], "人工"),
     ],
 )
 def test_whoever_asks_for_a_person_is_handed_over(still: Desk, turns: Any, word: str) -> None:
@@ -256,12 +249,7 @@ def test_the_vault_of_a_given_conversation_holds_its_values(still: Desk) -> None
 # ---- learning
 
 
-CAPITAL = pytest.mark.xfail(strict=True, reason="the capital word that starts an agent's own words becomes {name}")
-
-
-@pytest.mark.parametrize(
-    "better", ["May we know your name, please?", pytest.param("Under which name shall it be, please?", marks=CAPITAL)]
-)
+@pytest.mark.parametrize("better", ["May we know your name, please?", "Under which name shall it be, please?"])
 def test_an_edited_reply_is_a_case_at_once_and_leads_in_the_next_like_conversation(desk: Desk, better: str) -> None:
     before = last(desk, "w-hotel-name").suggestions[0]
     desk.send("w-hotel-name", better, before.id)
@@ -409,7 +397,6 @@ def test_a_writer_that_fails_takes_no_suggestion_away(desk_home: Path, still: De
     assert not found.drafting
 
 
-@pytest.mark.xfail(strict=True, reason="the drafter swallows the ModelError, so the trace's draft stage says ok")
 def test_the_trace_says_that_the_writer_failed(desk_home: Path) -> None:
     found = drafted(desk_home, ModelError("the model is out"))
     assert [stage.status for stage in found.trace.stages if stage.name == "draft"] == ["failed: the model is out"]

@@ -131,7 +131,8 @@ def test_text_is_shown_while_it_is_written() -> None:
 
 def test_without_a_writer_or_with_a_broken_one_there_is_no_draft() -> None:
     assert Drafter(lambda: None).draft(POOL, [], [], "en") is None
-    assert draft(ModelError("gone"))[0] is None
+    with pytest.raises(ModelError, match="gone"):
+        draft(ModelError("gone"))
     assert draft("Which one?", turns=())[0] is None
 
 
