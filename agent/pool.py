@@ -27,7 +27,7 @@ TRIED = 25  # of the best, how many are made ready before whyfeed gives up findi
 ALIKE = 0.9  # cosine from which two replies say the same
 EDITED = 0.75  # likeness of a situation from which on an agent's own edit is offered first
 QUOTED = 0.4  # likeness of an article's sentence to what was asked, from which on it is offered as it stands
-_LIKELY, _SHARE = 0.01, 0.06  # a probability below the first, or below that share of the best, is not offered
+_SAVED, _FREE = 0.01, 0.06  # a share of the best reply's probability below which another is not offered
 _MISSING = 1  # placeholder that a reply in an agent's own words may lack; with more it is somebody else's
 _QUANTITY = re.compile(
     r"\bwhen\b|\bhow (?:long|much|many|soon|late|early)\b|什么时候|几[点天时]|多久|多少|多长", re.IGNORECASE
@@ -104,8 +104,12 @@ class Pool:
 
         Fewer where nothing else is likely: an agent has no use for a reply that nobody would send.
         """
-        likely = scored[0].probability * _SHARE if scored else 0.0
-        ready = self._ready([each for each in scored[:TRIED] if each.probability >= max(likely, _LIKELY)], record)
+        best = scored[0].probability if scored else 0.0
+        # What the team wrote may be less likely than what an agent once said to somebody else.
+        ready = self._ready(
+            [each for each in scored[:TRIED] if each.probability >= best * (_SAVED if each.candidate.saved else _FREE)],
+            record,
+        )
         chosen: list[ReplySuggestion] = []
         spare: list[ReplySuggestion] = []
         for suggestion in ready:
@@ -150,7 +154,7 @@ class Pool:
     def _edit(self, scored: Scored) -> float:
         """How alike the situation is in which an agent wrote these words over what was suggested; else 0."""
         neighbour = self._cases.get(scored.candidate.id)
-        if neighbour is None or not neighbour.case.offered or neighbour.case.reply:
+        if neighbour is None or not neighbour.case.edited:
             return 0.0
         return neighbour.similarity if neighbour.similarity >= EDITED else 0.0
 

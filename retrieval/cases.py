@@ -234,7 +234,7 @@ class CaseBook:
         return len(cases)
 
     def _count(self, case: Case) -> None:
-        if case.offered and not case.reply:
+        if case.edited:
             self._edits.append(case.num)
             self._edit_vectors.append(self.vector([case.asked], [case.before])[0])
         if case.reply:

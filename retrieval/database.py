@@ -105,7 +105,7 @@ def m004_desk(db: SqliteDatabase) -> None:
             num INTEGER PRIMARY KEY AUTOINCREMENT,
             conversation INTEGER NOT NULL REFERENCES desk_conversations (num) ON DELETE CASCADE,
             place INTEGER NOT NULL, asked TEXT NOT NULL, before TEXT NOT NULL, text TEXT NOT NULL,
-            reply TEXT NOT NULL, offered TEXT NOT NULL, time REAL, UNIQUE (conversation, place)
+            reply TEXT NOT NULL, offered TEXT NOT NULL, time REAL, live INTEGER NOT NULL, UNIQUE (conversation, place)
         );
         CREATE VIRTUAL TABLE desk_search USING fts5 (asked, before, tokenize = 'porter unicode61');
         CREATE TABLE desk_vectors (

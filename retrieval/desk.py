@@ -31,7 +31,7 @@ _FREQUENT = 20_000  # cases that hold a word from which on it tells nothing and 
 _MOST_HITS = 20_000  # of all words of a query: BM25 takes about a microsecond a hit
 _CANDIDATE_WORDS = 32  # distinct words of a query that are looked at
 _CASES = (
-    "SELECT c.num, v.id, c.place, c.asked, c.before, c.text, c.reply, c.offered, v.language, c.time"
+    "SELECT c.num, v.id, c.place, c.asked, c.before, c.text, c.reply, c.offered, v.language, c.time, c.live"
     " FROM desk_cases c JOIN desk_conversations v ON v.num = c.conversation"
 )
 
@@ -54,6 +54,12 @@ class Case:
     offered: tuple[str, ...]
     language: str
     time: float | None
+    live: bool = False  # said at this desk, not imported
+
+    @property
+    def edited(self) -> bool:
+        """At this desk an agent wrote these words in place of what was suggested."""
+        return self.live and bool(self.offered) and not self.reply
 
     @property
     def id(self) -> str:
@@ -154,7 +160,7 @@ class DeskStore:
             if turn.role == "customer":
                 turn = replace(turn, text=vault.mask(turn.text, asked=_situation(turns)[1]))
             turn = _mask_known(turn, vault)
-            _add(db, num, len(turns), turn, turns)
+            _add(db, num, len(turns), turn, turns, live=True)
             spoken = [*_last_word((*turns, turn)), num]
             db.execute("UPDATE desk_conversations SET speaker = ?, since = ? WHERE num = ?", spoken)
             _keep_vault(db, num, vault.values())
@@ -335,14 +341,16 @@ def _insert(db: SqliteDatabase, conversation: DeskConversation, digest: str) -> 
     return int(row[0])
 
 
-def _add(db: SqliteDatabase, num: int, place: int, turn: DeskTurn, earlier: Sequence[DeskTurn]) -> None:
+def _add(
+    db: SqliteDatabase, num: int, place: int, turn: DeskTurn, earlier: Sequence[DeskTurn], *, live: bool = False
+) -> None:
     """Write one masked turn after the `earlier` ones, and the case that it makes."""
     db.execute("INSERT INTO desk_turns VALUES (?, ?, ?)", [num, place, _json(turn.to_row())])
     asked, before = _situation(earlier) if turn.role == "agent" and turn.text else ("", "")
     if asked or before:
         case = db.execute(
-            "INSERT INTO desk_cases VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING num",
-            [num, place, asked, before, turn.text, turn.reply, _json(turn.offered), turn.time],
+            "INSERT INTO desk_cases VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING num",
+            [num, place, asked, before, turn.text, turn.reply, _json(turn.offered), turn.time, live],
         ).fetchone()[0]
         words = [case, segment(asked), segment(before)]
         db.execute("INSERT INTO desk_search (rowid, asked, before) VALUES (?, ?, ?)", words)
@@ -409,8 +417,10 @@ def masked_value(value: Any, vault: Vault) -> Any:
 
 
 def _case(row: Sequence[Any]) -> Case:
-    num, conversation, place, asked, before, text, reply, offered, language, time = row
-    return Case(num, conversation, place, asked, before, text, reply, tuple(json.loads(offered)), language, time)
+    num, conversation, place, asked, before, text, reply, offered, language, time, live = row
+    return Case(
+        num, conversation, place, asked, before, text, reply, tuple(json.loads(offered)), language, time, bool(live)
+    )
 
 
 def _json(value: Any) -> str:
