@@ -70,10 +70,12 @@ class Pool:
 
     def ranked(self, without: Collection[str]) -> list[Scored]:
         """Every candidate with its probability, the likeliest first; an agent's own edit in a like situation leads."""
+        # What an agent does not want is not wanted under another id either.
+        unwanted = {reply.text for reply in self._replies.values() if reply.id in without}
         saved = [
             ReplyCandidate(reply.id, reply.text)
             for reply in self._replies.values()
-            if reply.id not in without and (reply.language or "en") == self._language
+            if reply.text not in unwanted and (reply.language or "en") == self._language
         ]
         free: dict[str, ReplyCandidate] = {}
         for neighbour in self._neighbours:
@@ -104,10 +106,14 @@ class Pool:
 
         Fewer where nothing else is likely: an agent has no use for a reply that nobody would send.
         """
-        best = scored[0].probability if scored else 0.0
+        best = max((each.probability for each in scored), default=0.0)
         # What the team wrote may be less likely than what an agent once said to somebody else.
         ready = self._ready(
-            [each for each in scored[:TRIED] if each.probability >= best * (_SAVED if each.candidate.saved else _FREE)],
+            [
+                each
+                for each in scored[:TRIED]
+                if self._edit(each) or each.probability >= best * (_SAVED if each.candidate.saved else _FREE)
+            ],
             record,
         )
         chosen: list[ReplySuggestion] = []
@@ -189,7 +195,7 @@ class Pool:
             return None
         return ReplySuggestion(
             candidate.id, filled.text, "case" if saved is None else "saved", sentences,
-            scored.probability, filled.missing, self._language,
+            max(scored.probability, self._edit(scored)), filled.missing, self._language,
         )  # fmt: skip
 
     @staticmethod

@@ -249,7 +249,14 @@ def test_the_vault_of_a_given_conversation_holds_its_values(still: Desk) -> None
 # ---- learning
 
 
-@pytest.mark.parametrize("better", ["May we know your name, please?", "Under which name shall it be, please?"])
+BETTER = (
+    "May we know your name, please?",
+    "Under which name shall it be, please?",
+    "Kindly whisper the surname of whomever we should expect?",  # unlike anything that was ever said here
+)
+
+
+@pytest.mark.parametrize("better", BETTER)
 def test_an_edited_reply_is_a_case_at_once_and_leads_in_the_next_like_conversation(desk: Desk, better: str) -> None:
     before = last(desk, "w-hotel-name").suggestions[0]
     desk.send("w-hotel-name", better, before.id)
@@ -266,6 +273,13 @@ def test_a_refused_reply_is_gone_from_this_conversation_alone(desk: Desk) -> Non
     desk.refuse("w-hotel-date", refused)
     assert refused not in {each.id for each in last(desk, "w-hotel-date", 10).suggestions}
     assert refused in {each.id for each in last(desk, talk(*until("hotel", "date")), 10).suggestions}
+
+
+def test_a_refused_reply_does_not_come_back_under_another_id(desk: Desk) -> None:
+    desk.store.put_replies([SavedReply("twin", REPLIES["ask-name"], language="en")])
+    assert {"ask-name", "twin"} & {each.id for each in last(desk, "w-hotel-name").suggestions}
+    desk.refuse("w-hotel-name", "ask-name")
+    assert REPLIES["ask-name"] not in texts(last(desk, "w-hotel-name", 10))
 
 
 def test_the_ledger_says_what_was_suggested_taken_edited_refused_and_sent(agent: Agent) -> None:
