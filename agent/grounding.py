@@ -353,7 +353,12 @@ def _borne(claim: _Claim, proofs: Sequence[_Proof], spoken: Sequence[_Proof]) ->
     pure = claim.asks and not any(_states(part) for part in _CLAUSE.split(claim.text))
     if pure or not claim.content:  # a question carries its values only; "{instruction}." stands for itself
         values = _found(claim, claim.specifics, known, spoken)
-        return values if values or PLACEHOLDER.search(claim.text) else None
+        if values or PLACEHOLDER.search(claim.text):
+            return values
+        # "Take your time!" states next to nothing: that somebody has said just this bears it out.
+        said = " ".join(claim.text.split())
+        same = next((proof for proof in proofs if said in map(str.strip, proof.sentences)), None)
+        return None if same is None or claim.specifics else (same.cite(claim),)
     for proof in proofs:
         if not proof.covers(claim) or not proof.agrees(claim):
             continue

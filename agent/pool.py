@@ -106,19 +106,14 @@ class Pool:
 
         Fewer where nothing else is likely: an agent has no use for a reply that nobody would send.
         """
-        best = max((each.probability for each in scored), default=0.0)
-        # What the team wrote may be less likely than what an agent once said to somebody else.
-        ready = self._ready(
-            [
-                each
-                for each in scored[:TRIED]
-                if self._edit(each) or each.probability >= best * (_SAVED if each.candidate.saved else _FREE)
-            ],
-            record,
-        )
         chosen: list[ReplySuggestion] = []
         spare: list[ReplySuggestion] = []
-        for suggestion in ready:
+        best = 0.0  # of those that may be said: one that may not says nothing about the others
+        for each, suggestion in self._ready(scored[:TRIED], record):
+            # What the team wrote may be less likely than what an agent once said to somebody else.
+            if not self._edit(each) and each.probability < best * (_SAVED if each.candidate.saved else _FREE):
+                continue
+            best = max(best, each.probability)
             if self._says_the_same(suggestion, [*chosen, *spare]):
                 record.removed["same"] = record.removed.get("same", 0) + 1
             else:
@@ -164,13 +159,13 @@ class Pool:
             return 0.0
         return neighbour.similarity if neighbour.similarity >= EDITED else 0.0
 
-    def _ready(self, scored: Sequence[Scored], record: StageRecord) -> Iterator[ReplySuggestion]:
+    def _ready(self, scored: Sequence[Scored], record: StageRecord) -> Iterator[tuple[Scored, ReplySuggestion]]:
         for each in scored:
             suggestion = self._suggestion(each)
             if suggestion is None:
                 record.removed["ungrounded"] = record.removed.get("ungrounded", 0) + 1
             else:
-                yield suggestion
+                yield each, suggestion
 
     def _suggestion(self, scored: Scored) -> ReplySuggestion | None:
         """The reply with its placeholders filled and every sentence cited; None when a part of it may not be said."""

@@ -379,13 +379,6 @@ def _of_the_case(text: str, common: Callable[[str], int]) -> list[Specific]:
         ordinary = ordinary and common(specific.value) >= SPECIFIC
         # A capital at the start of a sentence, or a name that agents say to everybody, such as the desk's own.
         first = first and not HAN.search(specific.value)
-        if (
-            first
-            and specific.kind == "name"
-            and (specific.value in STOPWORDS or " " not in specific.value)
-            and not re.match(r"\s+(?:is|has|was|offers|can|will)\b", text[specific.end :])
-        ):
-            continue  # "Under which name …": only "Hilton has a room" starts with a name
         if not ordinary or (not first and common(specific.value) < 100 * SPECIFIC):
             found.append(specific)
     place = 0

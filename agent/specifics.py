@@ -66,6 +66,9 @@ _TOKEN = re.compile(
     re.IGNORECASE,
 )
 _CAPITALS = re.compile(r"[A-Z\u00c0-\u00de][\w'’&-]*(?: [A-Z\u00c0-\u00de][\w'’&-]*)*")
+_LIKE_A_NAME = re.compile(
+    r"['’]s\b|,|\s+(?:is|are|has|have|had|was|were|offers|can|cannot|will|would|does|costs|serves|opens)\b|\s*$"
+)
 _QUOTED = re.compile(r"[\"“「《『]([^\"”」》』]{2,60})[\"”」》』]|(?<![\w'])'([^'\n]{2,60})'(?!\w)")
 _NO_NAMES = frozenset(
     """i i'm i've i'll i'd ok okay am pm sir madam mr mrs ms dr please pin id faq pdf sms wifi wi-fi tv app hi hello
@@ -220,6 +223,7 @@ def _names(text: str) -> Iterator[Specific]:
     for match in _CAPITALS.finditer(text):
         start = match.start()
         first = bool(re.search(r"(?:^|[.!?:。！？\n…][\"”')]?\s*)[\"“'(]?$", text[:start]))
+        first = first and not re.search(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St)\.\s*$", text[:start])
         spoken = match[0].split(" ")
         # A capital at the start of a sentence says little: "Unfortunately", but "Hilton has a room".
         while spoken and (
@@ -229,6 +233,8 @@ def _names(text: str) -> Iterator[Specific]:
             start += len(spoken[0]) + 1
             first = False
             del spoken[0]
+        if first and len(spoken) == 1 and not _LIKE_A_NAME.match(text, match.end()):
+            continue  # "Take your time": a lone word is a name where it does something, or is spoken to
         if spoken:
             end = match.end()
             word = re.sub(r"(?:['’]s|['’&-]+)$", "", text[start:end])
