@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agent import Agent
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("page.js", "cards.js", "rail.js", "behind.js", "start.js", "desk.js")
+_SCRIPTS = ("page.js", "cards.js", "rail.js", "behind.js", "start.js", "desk-help.js", "desk.js")
 _LOOK_SECONDS = 2.0
 _PORTS = range(7860, 7960)
 # The page needs nothing from anywhere else, and the browser holds it to that. Gradio compiles templates
