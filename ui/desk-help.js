@@ -1,4 +1,4 @@
-/* Part 5: the desk's right side: suggestions with their evidence, the draft, the hand-over, proposed actions. */
+/* Part 6: the desk's right side: suggestions with their evidence, the draft, the hand-over, proposed actions. */
 
 function drawHelp() {
   const help = view.desk_help;

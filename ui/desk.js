@@ -1,4 +1,4 @@
-/* Part 6: the service desk. What is written in the editor belongs to this tab; everything else is the server's. */
+/* Part 7: the service desk. What is written in the editor belongs to this tab; everything else is the server's. */
 
 const reply = find("#wf-reply");
 const OPEN = /\{\s*([A-Za-z_\u4e00-\u9fff][\w\- \u4e00-\u9fff]{0,60})\s*\}/g;
