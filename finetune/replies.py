@@ -140,13 +140,13 @@ def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
     return outcome
 
 
-def fit_when_due(agent: Agent) -> Outcome | None:
+def fit_when_due(agent: Agent, progress: Progress | None = None) -> Outcome | None:
     """Fit on an agent's home when a fifth more answers have come since the last time; None when it is not due."""
     answers = agent.desk.store.counts()["cases"]
     last = int(agent.marked(_MARK) or 0)
     if answers < ENOUGH or answers < _DUE * last:
         return None
-    outcome = fit_agent(agent)
+    outcome = fit_agent(agent, progress)
     agent.mark(_MARK, str(answers))
     return outcome
 

@@ -107,11 +107,19 @@ def ui(
         agent.desk.build(progress)
         agent.models.fetch(fetched)
 
+        stopping = threading.Event()
+        learning = threading.Thread(target=_learn, args=(agent, stopping), name="whyfeed-learning", daemon=True)
+
         def ready(url: str) -> None:
             typer.echo(f"whyfeed is ready: {url}")
-            threading.Thread(target=_learn, args=(agent,), name="whyfeed-learning", daemon=True).start()
+            learning.start()
 
-        serve(agent, host, port, ready, login=(name, password) if login else None)
+        try:
+            serve(agent, host, port, ready, login=(name, password) if login else None)
+        finally:
+            stopping.set()
+            if learning.is_alive():
+                learning.join()
 
 
 @app.command()
@@ -314,13 +322,17 @@ def _fit(agent: Agent, progress: Callable[[str, int, int], None]) -> str:
     return fit_agent(agent, progress).why
 
 
-def _learn(agent: Agent) -> None:
+def _learn(agent: Agent, stopping: threading.Event) -> None:
     """Fit the reply ranker while the page already serves, when much has come since it was last fitted."""
     from finetune.replies import fit_when_due
     from retrieval.errors import WhyfeedError
 
+    def go_on(*_: object) -> None:
+        if stopping.is_set():
+            sys.exit()  # ends this thread alone; what was fitted so far is thrown away
+
     try:
-        fit_when_due(agent)
+        fit_when_due(agent, go_on)
     except WhyfeedError as exc:
         typer.echo(f"whyfeed: the desk goes on with the ranker it has: {exc}", err=True)
 
