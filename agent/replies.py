@@ -125,9 +125,9 @@ class ReplyRanker:
 
 def measure(
     book: CaseBook, net: ReplyNet | None, turns: Sequence[DeskTurn], candidates: Sequence[ReplyCandidate],
-    neighbours: Sequence[Neighbour], draft: str = "",
+    neighbours: Sequence[Neighbour], draft: str = "", habits: Mapping[str, int] | None = None,
 ) -> Floats:  # fmt: skip
-    """Signals of every candidate, (candidates, SIGNALS)."""
+    """Signals of every candidate, (candidates, SIGNALS). `habits`: how often each was taken; default: in the book."""
     now = situation(turns, draft)
     texts = [plain(candidate.text) for candidate in candidates]
     vectors, bags = book.encode(texts), book.bags(texts)
@@ -164,8 +164,8 @@ def measure(
     column["context"][:] = [_share(each, everything, book) for each in spelled]
     column["topic"][:] = vectors @ book.encode([now.asked])[0]
     column["repeated"][:] = [text in repeated for text in texts]
-    habits = book.habits
-    column["habit"][:] = [math.log1p(habits[candidate.id]) for candidate in candidates]
+    habits = book.habits if habits is None else habits
+    column["habit"][:] = [math.log1p(habits.get(candidate.id, 0)) for candidate in candidates]
     if draft.strip():
         column["draft"][:] = (book.bags([draft]) @ bags.T).toarray()[0]
         column["draft_sense"][:] = vectors @ book.encode([draft])[0]

@@ -10,8 +10,8 @@ Cases of a conversation are never neighbours of its own situations.
 from __future__ import annotations
 
 import hashlib
-import math
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,8 +41,10 @@ PENALTIES = (0.001, 0.01, 0.1)
 FOLDS = 6
 _MEASURED = 400  # situations of each kind from which the weights are fitted and the gate is decided
 _ALTERNATIVES = 300  # saved replies that a choice is made from, at most
-# What was offered and passed over must not gain by it, though in many logs only good replies were ever offered.
-_BOUNDS = [(None, 0.0) if name == "passed" else (None, None) for name in SIGNALS]
+# What was offered and passed over must not gain by it, though in many logs only good replies were ever offered. And a
+# reply must not gain by being rare: where all are equally frequent, the one that is held out is the rarest of the rest.
+_BOUND: Mapping[str, tuple[float | None, float | None]] = {"passed": (None, 0.0), "habit": (0.0, None)}
+_BOUNDS = [_BOUND.get(name, (None, None)) for name in SIGNALS]
 _DUE = 1.2
 _MARK = "answers that the reply ranker was fitted on"
 _BATCH = 512
@@ -95,8 +97,10 @@ def fit(
         # A network that has not seen this part; a small home needs every part to be judged on.
         net = lessons.train({step.conversation for step in found if _fold(step.conversation) != fold}, progress, seed)
         held = [step for step in found if _fold(step.conversation) == fold]
-        choices += measured(book, net, [step for step in held if _half(step.conversation)], saved, seed, progress)
-        test += measured(book, net, [step for step in held if not _half(step.conversation)], saved, seed, progress)
+        habits = Counter(step.sent.reply for step in found if _fold(step.conversation) != fold)
+        for half, into in ((1, choices), (0, test)):
+            part = [step for step in held if _half(step.conversation) == half]
+            into += measured(book, net, part, saved, habits, seed, progress)
         if len(test) >= _MEASURED:
             break
     if not choices or not test:
@@ -190,8 +194,8 @@ class Lessons:
 
 
 def measured(
-    book: CaseBook, net: ReplyNet | None, found: Sequence[Step], saved: Sequence[ReplyCandidate], seed: int,
-    progress: Progress | None = None,
+    book: CaseBook, net: ReplyNet | None, found: Sequence[Step], saved: Sequence[ReplyCandidate],
+    habits: Mapping[str, int], seed: int, progress: Progress | None = None,
 ) -> Iterator[Choice]:  # fmt: skip
     """What could have been sent in each situation: among saved replies where one was taken, else among free ones."""
     rng = random.Random(seed)
@@ -221,12 +225,9 @@ def measured(
             continue
         draft = step.sent.draft if rng.random() < 0.5 else ""
         neighbours = book.like(situation(step.turns, draft), step.conversation)
-        values = measure(book, net, step.turns, candidates, neighbours, draft)
+        values = measure(book, net, step.turns, candidates, neighbours, draft, habits)
         right = step.sent.reply if step.sent.reply in known else "sent"
         kind = "saved" if step.sent.reply in known else "free"
-        if kind == "saved":  # the answer itself must not count as a habit
-            place_of = next(n for n, candidate in enumerate(candidates) if candidate.id == step.sent.reply)
-            values[place_of, SIGNALS.index("habit")] = math.log1p(max(book.habits[step.sent.reply] - 1, 0))
         yield Choice(step.conversation, kind, values, np.array([candidate.id == right for candidate in candidates]))
 
 

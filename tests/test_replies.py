@@ -248,7 +248,7 @@ def planted(folder: Path, *, there: bool) -> tuple[dict[str, float], list[str]]:
     with opened(desk.write(folder), EMBED) as bench:
         bench.book.refresh()
         (step,) = replies.steps([DeskConversation.from_row(row)])
-        (choice,) = replies.measured(bench.book, None, [step], bench.saved, 0)
+        (choice,) = replies.measured(bench.book, None, [step], bench.saved, {}, 0)
         neighbours = bench.book.like(situation(step.turns), "planted")
     values = dict(zip(SIGNALS, choice.values[choice.chosen][0].tolist(), strict=True))
     return values, [each.case.conversation for each in neighbours]
@@ -265,10 +265,12 @@ def test_a_conversation_is_no_neighbour_of_itself(tmp_path: Path) -> None:
             assert values[name] == pytest.approx(without[name], abs=0.05), name
 
 
-def test_a_conversation_does_not_teach_its_own_habit(tmp_path: Path) -> None:
-    there, _ = planted(tmp_path / "there", there=True)
-    gone, _ = planted(tmp_path / "gone", there=False)
-    assert there["habit"] == gone["habit"]
+def test_nothing_is_gained_by_being_rare_or_passed_over(tmp_path_factory: pytest.TempPathFactory) -> None:
+    _, outcome = world.fitted_of(tmp_path_factory)
+    # Where all replies are equally frequent, the one that is held out is the rarest of the rest.
+    for weights in outcome.card["weights"].values():
+        assert weights["habit"] >= 0
+        assert weights["passed"] <= 0
 
 
 def test_a_fit_is_due_when_a_fifth_more_has_come(small: Path, tmp_path: Path) -> None:
