@@ -54,17 +54,17 @@ class Desk:
         self._ranker: ReplyRanker | None = None
         self._replies: dict[str, SavedReply] = {}
         self._slots = SlotBook()
-        self._known = (-1, -1, -1)
+        self._known = (-1, -1)
         self._actions: Actions | None = None
 
     def build(self, progress: Callable[[str, int, int], None] | None = None) -> None:
         """Bring everything in memory in step with the store; cheap when nothing has changed."""
         with self._lock:
             self.book.refresh(progress)
-            counts = self.store.counts()
-            known = (self.store.generation(), counts["replies"], counts["conversations"] // 200)
-            if known != self._known:
-                self._replies = {reply.id: reply for reply in self.store.replies()}
+            replies = {reply.id: reply for reply in self.store.replies()}
+            known = (self.store.generation(), self.store.counts()["conversations"] // 200)
+            if known != self._known or replies != self._replies:
+                self._replies = replies
                 self._slots = SlotBook.learn(self.store.latest(_LEARNT_FROM), self._replies)
                 self._known = known
             if self._ranker is None:
@@ -124,7 +124,7 @@ class Desk:
         given = _handover(turns, language, found.fits, proposals)
         suggestions = tuple(_as_wanted(each, asked_for) for each in found.suggestions) if found.fits else ()
         with trace.stage("posts") as record:
-            posts = self._posts.helpful(now.asked, conversation.customer, language, trace) if now.asked else ()
+            posts = self._posts.helpful(now.asked, conversation.customer, language) if now.asked else ()
             record.left = len(posts)
         facts = any(turn.item for turn in since_answer(turns))
         sure = bool(suggestions) and suggestions[0].confidence >= SURE

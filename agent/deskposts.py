@@ -6,7 +6,6 @@ from agent.answer import Item
 from agent.core import Core
 from agent.pipeline import Task, run
 from agent.request import Request
-from agent.trace import Trace
 from agent.view import View
 from retrieval.errors import UnknownUser
 from retrieval.post import Post
@@ -15,8 +14,8 @@ from retrieval.reader import Reader, read
 ARTICLES = 3
 POSTS = 2
 SENT_ALONG = 0.6  # relevance of a post that is worth sending along
-_NOBODY = "\x00"  # no id of anybody, and no author either: articles often have none
 CITED = 0.45  # relevance of an article that may answer
+_NOBODY = "\x00"  # nobody's id; "" would be the author of every article that names none
 
 
 class DeskPosts:
@@ -36,7 +35,7 @@ class DeskPosts:
         posts = view.store.posts([id for id, relevance in scored if relevance >= CITED])
         return [(posts[id], relevance) for id, relevance in sorted(scored, key=lambda pair: -pair[1]) if id in posts]
 
-    def helpful(self, asked: str, customer: str, language: str, trace: Trace) -> tuple[Item, ...]:
+    def helpful(self, asked: str, customer: str, language: str) -> tuple[Item, ...]:
         """Posts that are close to what the customer asks, each with its reason."""
         view = self._core.view()
         if not len(view.community):

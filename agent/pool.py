@@ -203,8 +203,6 @@ class Pool:
     def _says_the_same(self, suggestion: ReplySuggestion, chosen: Sequence[ReplySuggestion]) -> bool:
         if not chosen:
             return False
-        if suggestion.text in {each.text for each in chosen}:
-            return True
         vectors = self._book.encode([plain(suggestion.text), *(plain(each.text) for each in chosen)])
         return bool((vectors[1:] @ vectors[0]).max() >= ALIKE)
 
@@ -244,11 +242,11 @@ def own_chips(text: str, turns: Sequence[DeskTurn]) -> str:
     here: dict[str, set[str]] = {}
     for turn in turns:
         for match in CHIP.finditer(turn.text):
-            here.setdefault(_kind(match[0]), set()).add(match[0])
+            here.setdefault(match["kind"], set()).add(match[0])
 
     def put(match: re.Match[str]) -> str:
-        same = here.get(_kind(match[0]), set())
-        return next(iter(same)) if len(same) == 1 else "{" + _kind(match[0]) + "}"
+        same = here.get(match["kind"], set())
+        return next(iter(same)) if len(same) == 1 else "{" + match["kind"] + "}"
 
     return CHIP.sub(put, text)
 
@@ -256,10 +254,6 @@ def own_chips(text: str, turns: Sequence[DeskTurn]) -> str:
 def _value(citation: Citation) -> str:
     """What a filled value is: the quote of a look-up is "label: blue"."""
     return citation.quote.rpartition(": ")[2]
-
-
-def _kind(chip: str) -> str:
-    return chip.strip("[]").rsplit(" ", 1)[0]
 
 
 def _only_asks(suggestion: ReplySuggestion) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from agent.replynet import ReplyNet, bucket
 from retrieval.arrays import Floats
-from retrieval.cases import CaseBook, Neighbour
+from retrieval.cases import CaseBook, Neighbour, grams
 from retrieval.files import kept_arrays, write_whole
 from retrieval.situation import Situation, features, situation
 from retrieval.support import PLACEHOLDER, DeskTurn
@@ -157,9 +157,9 @@ def measure(
         column["taken"][:] = [taken.get(candidate.id, 0.0) for candidate in candidates]
         column["passed"][:] = [passed.get(candidate.id, 0.0) for candidate in candidates]
 
-    asked, everything = book.grams(now.asked), book.grams(now.everything)
+    asked, everything = grams(now.asked), grams(now.everything)
     repeated = {plain(text) for text in now.said}
-    spelled = [book.grams(text) for text in texts]
+    spelled = [grams(text) for text in texts]
     column["answers"][:] = [_share(each, asked, book) for each in spelled]
     column["context"][:] = [_share(each, everything, book) for each in spelled]
     column["topic"][:] = vectors @ book.encode([now.asked])[0]

@@ -103,19 +103,6 @@ class SlotBook:
             forms,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON document that `from_json` reads."""
-        keys = {name: {key: list(count) for key, count in known.items()} for name, known in self._keys.items() if known}
-        return {"keys": keys, "surfaces": self._surfaces, "forms": self._forms}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> SlotBook:
-        """The book that `to_json` wrote; ValueError when the document is not one."""
-        try:
-            return cls(document["keys"], document["surfaces"], document["forms"])
-        except (KeyError, TypeError, AttributeError) as exc:
-            raise ValueError(f"this is no book of slots: {exc!r}; learn it again from the conversations") from exc
-
     def fill(self, reply: SavedReply | str, turns: Sequence[DeskTurn]) -> Filled:
         """The reply with every placeholder filled from the newest look-up that has it, or left open."""
         id, template = ("", reply) if isinstance(reply, str) else (reply.id, reply.text)

@@ -77,11 +77,6 @@ class Wish:
             unknown,
         )
 
-    @property
-    def needs_writer(self) -> bool:
-        """Is there something that `apply` cannot do: another language, an offer, free words?"""
-        return bool(self.language or self.offer or self.words)
-
 
 def apply(text: str, wish: Wish, language: str) -> str:
     """The text made shorter, warmer or more formal without a model; nothing that states anything is added."""

@@ -13,7 +13,6 @@ Counted by rules of this file, not by those that decide what is suggested:
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import tempfile
 from collections import Counter
@@ -23,7 +22,7 @@ from pathlib import Path
 from agent import Agent
 from agent.demo import import_demo
 from agent.reply import Citation, ReplySuggestion
-from benchmarks.planted import Planted, ordinary, planted, survives
+from benchmarks.planted import Planted, ordinary, planted, share, survives
 from finetune.replies import fit_agent
 from retrieval.desk import masked
 from retrieval.privacy import CHIP, Vault
@@ -93,18 +92,18 @@ def _run(agent: Agent, found: Sequence[Planted], options: argparse.Namespace) ->
     plain = ordinary(options.seed)
     touched = [text for text in plain if Vault().mask(text) != text]
     print(f"\n{len(found)} conversations, {suggestions} suggestions, {drafts} of them drafts, seed {options.seed}")
-    print(f"with an uncited number, date or promise: {len(faults)} ({_share(len(faults), suggestions)}), aim 0")
+    print(f"with an uncited number, date or promise: {len(faults)} ({share(len(faults), suggestions)}), aim 0")
     for line in faults[:10]:
         print(f"    {line}")
-    print(f"planted values masked: {_share(values - len(left), values)} of {values}, aim at least 99 %")
+    print(f"planted values masked: {share(values - len(left), values)}, aim at least 99 %")
     for line in left[:10]:
         print(f"    {line}")
-    print(f"ordinary sentences left alone: {_share(len(plain) - len(touched), len(plain))} of {len(plain)}, aim 98 %")
+    print(f"ordinary sentences left alone: {share(len(plain) - len(touched), len(plain))}, aim 98 %")
     for line in touched[:10]:
         print(f"    {line}")
     for trap in sorted(seen):
         aim = ", aim at least 90 %" if trap == "no_answer" else ""
-        print(f"handed over, {trap}: {_share(handed[trap], seen[trap])} of {seen[trap]}{aim}")
+        print(f"handed over, {trap}: {share(handed[trap], seen[trap])}{aim}")
 
 
 def _fault(agent: Agent, conversation: DeskConversation, suggestion: ReplySuggestion) -> str:
@@ -138,16 +137,6 @@ def _source(agent: Agent, conversation: DeskConversation, citation: Citation) ->
         return store.conversation(id).turns[int(place)].text
     turn = conversation.turns[int(citation.id)]
     return f"{turn.text} {turn.item or ''} {turn.query or ''}"
-
-
-def _share(part: int, whole: int) -> str:
-    """A percentage with its 95 % Wilson interval."""
-    if not whole:
-        return "-"
-    share, z = part / whole, 1.96
-    middle = (share + z * z / (2 * whole)) / (1 + z * z / whole)
-    half = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole)) / (1 + z * z / whole)
-    return f"{100 * share:.1f} % [{100 * max(0.0, middle - half):.1f}, {100 * min(1.0, middle + half):.1f}]"
 
 
 if __name__ == "__main__":

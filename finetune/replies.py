@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from agent.replies import HAND_SET, NET_FILE, SIGNALS, ReplyCandidate, ReplyRanker, measure, pairs
+from agent.replies import HAND_SET, NET_FILE, RANKER_FILE, SIGNALS, ReplyCandidate, ReplyRanker, measure, pairs
 from agent.replynet import ReplyNet, bucket
 from finetune import replynet
 from finetune.rank import Outcome, conditional_logit, interval
@@ -120,7 +120,8 @@ def fit(
         "weights": weights,
     }  # fmt: skip
     if low <= 0:
-        why = f"fitted is not surely better ({low:+.3f} to {high:+.3f}): the hand-set weights stay"
+        (home / RANKER_FILE).unlink(missing_ok=True)  # one that won on fewer conversations has lost now
+        why = f"fitted is not surely better ({low:+.3f} to {high:+.3f}): the hand-set weights serve"
         return Outcome(False, why, card)
     final = lessons.train(None, progress, seed)
     digest = ""
@@ -216,11 +217,10 @@ def measured(
             candidates = [ReplyCandidate("sent", step.sent.text, saved=False)]
             others = rng.sample(texts[step.language], min(len(texts[step.language]), _OTHERS))
             candidates += [ReplyCandidate(f"other {n}", text, saved=False) for n, text in enumerate(others)]
-        candidates = list(
-            {
-                candidate.text if not candidate.saved else candidate.id: candidate for candidate in candidates[::-1]
-            }.values()
-        )[::-1]
+        apart: dict[str, ReplyCandidate] = {}
+        for candidate in candidates:  # what was sent comes first, and stays when another is the same
+            apart.setdefault(candidate.id if candidate.saved else candidate.text, candidate)
+        candidates = list(apart.values())
         if len(candidates) < 2:
             continue
         draft = step.sent.draft if rng.random() < 0.5 else ""

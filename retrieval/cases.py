@@ -35,7 +35,7 @@ WORDS_WEIGHT = 1.0  # of the likeness of the words beside the cosine
 INDEX_FILE = "cases.faiss"
 _LARGE = 60_000  # cases from which on an inverted file is searched instead of all of them
 _BATCH = 2_000
-_READ = 50_000  # of the latest cases, from which word frequencies are counted
+_READ = 50_000  # of the first cases, from which word frequencies are counted
 _CACHED = 50_000  # vectors of texts that are kept
 _MARK = "case"
 _HAN_RUN = re.compile(r"[\u3400-\u9fff]+")
@@ -146,7 +146,7 @@ class CaseBook:
         return math.log((self._read + 1) / (self._frequency[word] + 1)) if self._read else 1.0
 
     def bags(self, texts: Sequence[str]) -> Any:
-        """Words and pairs of words of texts, weighted by how much they tell: sparse (n, columns), rows of length 1."""
+        """The grams of texts, weighted by how much they tell: sparse (n, columns), rows of length 1."""
         from scipy.sparse import csr_array
 
         rows = [self._bag(text) for text in texts]
@@ -154,11 +154,6 @@ class CaseBook:
         values = np.concatenate([row[1] for row in rows]) if rows else np.zeros(0, dtype=np.float32)
         starts = np.cumsum([0, *(len(row[0]) for row in rows)])
         return csr_array((values, places, starts), shape=(len(texts), _COLUMNS))
-
-    @staticmethod
-    def grams(text: str) -> frozenset[str]:
-        """What is compared between texts: words, pairs of words, short runs of Chinese characters."""
-        return _grams(text)
 
     def frequency(self, word: str) -> int:
         """In how many of the answers that were read the word occurs."""
@@ -200,7 +195,8 @@ class CaseBook:
             if case.num not in known:
                 missing.append(case)
             if len(missing) == _BATCH:
-                done += self._embed(missing, progress, done, total - len(known))
+                self._embed(missing, progress, done, total - len(known))
+                done += len(missing)
                 missing = []
         if missing:
             self._embed(missing, progress, done, total - len(known))
@@ -217,21 +213,20 @@ class CaseBook:
     def _add(self, cases: Sequence[Case], progress: Callable[[str, int, int], None] | None) -> None:
         for case in cases:
             self._count(case)
-        self._embed(cases, progress, 0, len(cases))
-        vectors = self.vector([case.asked for case in cases], [case.before for case in cases])
+        vectors = self._embed(cases, progress, 0, len(cases))
         if self._index is not None:
             self._index.add([case.num for case in cases], [_MARK] * len(cases), vectors)
         self._last = cases[-1].num
 
     def _embed(
         self, cases: Sequence[Case], progress: Callable[[str, int, int], None] | None, done: int, total: int
-    ) -> int:
-        """Make and keep the vectors of cases; returns how many."""
+    ) -> Vectors:
+        """Make and keep the vectors of cases; returns them."""
         vectors = self.vector([case.asked for case in cases], [case.before for case in cases])
         self._desk.put_vectors(self._embedder.name, [case.num for case in cases], vectors)
         if progress:
             progress("reading past conversations", done + len(cases), max(total, done + len(cases)))
-        return len(cases)
+        return vectors
 
     def _count(self, case: Case) -> None:
         if case.edited:
@@ -241,22 +236,21 @@ class CaseBook:
             self.habits[case.reply] += 1
         if self._read < _READ:
             self._read += 1
-            self._frequency.update(_grams(case.text))
+            self._frequency.update(grams(case.text))
 
 
 @lru_cache(maxsize=50_000)
-def _grams(text: str) -> frozenset[str]:
-    """A text's words, pairs of words, and short runs of Chinese characters."""
+def grams(text: str) -> frozenset[str]:
+    """What is compared between texts: words, pairs of words, short runs of Chinese characters."""
     spelled = words(text)
     # What is said in Chinese is as telling as the words that a segmenter makes of it, which differ with the context.
     runs = [
         run[at : at + size] for run in _HAN_RUN.findall(text) for size in (2, 3) for at in range(len(run) - size + 1)
     ]
-    grams = [*spelled, *(f"{first} {second}" for first, second in pairwise(spelled)), *runs]
-    return frozenset(grams)
+    return frozenset([*spelled, *(f"{first} {second}" for first, second in pairwise(spelled)), *runs])
 
 
 @lru_cache(maxsize=50_000)
 def _columns(text: str) -> dict[int, str]:
     """Where the grams of a text stand in a bag of words."""
-    return {zlib.crc32(gram.encode()) % _COLUMNS: gram for gram in sorted(_grams(text))}
+    return {zlib.crc32(gram.encode()) % _COLUMNS: gram for gram in sorted(grams(text))}

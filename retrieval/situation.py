@@ -26,7 +26,6 @@ class Situation:
 
     asked: str
     before: str
-    last_reply: str  # the saved reply that `before` was, "" when it was none
     said: tuple[str, ...]  # everything the agent has said so far
     everything: str  # all that was said so far
     draft: str
@@ -38,7 +37,6 @@ def situation(turns: Sequence[DeskTurn], draft: str = "") -> Situation:
     return Situation(
         asked=" ".join(turn.text for turn in since_answer(turns) if turn.role == "customer" and turn.text),
         before=spoken[-1].text if spoken else "",
-        last_reply=spoken[-1].reply if spoken else "",
         said=tuple(turn.text for turn in spoken),
         everything=" ".join(turn.text for turn in turns if turn.text),
         draft=draft,

@@ -51,6 +51,18 @@ def processes() -> BaseContext:
     return context
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium for tests of the page."""
+    from benchmarks.screenshot import NoBrowser, chromium
+
+    try:
+        with chromium() as found:
+            yield found
+    except NoBrowser as exc:
+        pytest.fail(str(exc), pytrace=False)
+
+
 @pytest.fixture(autouse=True)
 def _no_real_models(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent.agent import Agent
-from benchmarks.screenshot import NoBrowser, chromium, served
+from benchmarks.screenshot import served
 from tests.test_desk_session import EMAIL, HOSTILE, REFUND, REPLIES, events, make_desk
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
@@ -26,15 +26,6 @@ def collected() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         collect()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        with chromium() as found:
-            yield found
-    except NoBrowser as exc:
-        pytest.fail(str(exc), pytrace=False)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from benchmarks.screenshot import NoBrowser, ask, choose, chromium, served
+from benchmarks.screenshot import ask, choose, served
 from retrieval.errors import HomeError
 from tests.page_world import HOSTILE, World
 from ui.texts import TEXTS
@@ -84,15 +84,6 @@ def test_a_page_that_others_can_reach_needs_a_login() -> None:
 # ---- the real page
 
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        with chromium() as found:
-            yield found
-    except NoBrowser as exc:
-        pytest.fail(str(exc), pytrace=False)
 
 
 @pytest.fixture

@@ -34,11 +34,6 @@ def test_wishes_are_understood(text: str, wish: Wish) -> None:
     assert Wish.parse(text) == wish
 
 
-def test_only_what_code_cannot_do_needs_a_writer() -> None:
-    assert not Wish.parse("shorter and warmer").needs_writer
-    assert all(Wish.parse(text).needs_writer for text in ("in Chinese", "offer a refund", "mention the parking"))
-
-
 def test_shorter_keeps_what_matters() -> None:
     text = "Thank you for your patience. Your ride has been booked. Have a great day!"
     assert apply(text, Wish(shorter=True), "en") == "Your ride has been booked."
