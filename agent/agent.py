@@ -9,17 +9,18 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from agent.answer import Answer, ChatEvent, Explanation, Member, Profile
+from agent.answer import Answer, ChatEvent, Explanation, Found, Member, Profile
 from agent.core import Core
 from agent.desk import Ask, Desk
 from agent.dialogue import Dialogue
 from agent.pipeline import Task, run
 from agent.profile import describe
 from agent.reply import ReplySuggestion
-from agent.request import Language, Request
+from agent.request import Horizon, Language, Request
 from agent.settings import Settings
+from agent.steering import horizon_end, rule_text
 from agent.topics import detect_language
 from agent.view import Progress
 from agent.why import explain_absence, explain_presence
@@ -34,6 +35,8 @@ from retrieval.user import User
 
 MOST = 50  # posts in one answer
 MESSAGE = 2000  # characters of a message that are read
+SEARCHED = 500  # posts that a search looks through for those of a kind
+Direction = Literal["more", "less"]
 FEEDBACK = tuple(kind for kind in INTEREST if kind not in ("ask", "answer", "comment", "reply", "rate"))
 
 
@@ -89,11 +92,13 @@ class Agent:
         as_of: float | None = None,
         llm_rank: bool = False,
         language: Language | None = None,
+        write: bool = True,
     ) -> Answer:
         """The k best posts for a user, each with a checked reason.
 
         `as_of` answers as of a moment of the past (Unix seconds); `llm_rank` computes and shows the
-        LLM's P(engage). Raises UnknownUser, and ValueError when k is not between 1 and 50.
+        LLM's P(engage); without `write` nothing is written now, and what is not kept yet is quoted.
+        Raises UnknownUser, and ValueError when k is not between 1 and 50.
         """
         if not 1 <= k <= MOST:
             raise ValueError(f"k={k!r} is not between 1 and {MOST}")
@@ -105,7 +110,7 @@ class Agent:
         )
         now = self._core.clock() if as_of is None else as_of
         ranking = self._core.rank(view, user, Task(request, k, now=now), llm_rank=llm_rank)
-        items = self._core.explainer.items(view, ranking, request, write=True)
+        items = self._core.explainer.items(view, ranking, request, write=write)
         answer = Answer(user, "", items, request, ranking.trace)
         if as_of is None:
             self._core.remember(view, ranking, answer)
@@ -132,6 +137,36 @@ class Agent:
             self._core.conversations.check(conversation, user)
         dialogue = Dialogue(self, self._core, user, conversation, cancel or threading.Event(), llm_rank)
         return dialogue.answer(clean_text(text, MESSAGE))
+
+    def search(self, query: str, k: int = 5, kinds: Sequence[str] = ()) -> list[Found]:
+        """The k posts that are most about something, whoever asks. ValueError when k is not between 1 and 50."""
+        if not 1 <= k <= MOST:
+            raise ValueError(f"k={k!r} is not between 1 and {MOST}")
+        view = self._core.view()
+        ids = {
+            view.community.ids[row]: relevance
+            for row, relevance in view.topics.search(clean_text(query, MESSAGE), SEARCHED).items()
+        }
+        posts = self._store.posts(list(ids))
+        found = (Found(posts[id], relevance) for id, relevance in ids.items() if id in posts)
+        return [each for each in found if not kinds or each.post.kind in kinds][:k]
+
+    def steer(self, user: str, topic: str, direction: Direction, horizon: Horizon = "always") -> Event:
+        """See more of a topic, or none of it, from the next list on; the rule is an event that can be forgotten.
+
+        `horizon` is day, week, month or always. Raises UnknownUser, and ValueError for anything else.
+        """
+        self._store.user(user)
+        topic = clean_text(topic, 200)
+        if not topic or direction not in ("more", "less") or horizon not in ("day", "week", "month", "always"):
+            raise ValueError(f"cannot steer to {direction!r} of {topic!r} for {horizon!r}; name a topic, more or less")
+        kind = "include" if direction == "more" else "exclude"
+        until = horizon_end(horizon, self._core.clock())
+        return self._core.append(Event("", user, "", kind, value=until, text=rule_text(topic, horizon, "")))
+
+    def about(self, topic: str) -> int:
+        """How many posts are about a topic, as a steering rule sees it."""
+        return len(self._core.view().topics.match(clean_text(topic, 200)))
 
     def feedback(self, user: str, post: str, kind: str) -> Event:
         """Write what a user did with a post into the ledger; the very next list obeys.

@@ -12,6 +12,11 @@ from agent.trace import Trace
 from retrieval.post import Post
 
 
+def post_json(post: Post) -> dict[str, Any]:
+    """A post as every answer names it."""
+    return {"id": post.id, "kind": post.kind, "title": post.label, "url": post.url}
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One recommended post. `contributions` is signal -> share of the score (they sum to it)."""
@@ -28,7 +33,7 @@ class Item:
     def to_json(self) -> dict[str, Any]:
         """The shape of the contract."""
         return {
-            "post": {"id": self.post.id, "kind": self.post.kind, "title": self.post.label, "url": self.post.url},
+            "post": post_json(self.post),
             "rank": self.rank,
             "score": round(self.score, 6),
             "probability": None if self.probability is None else round(self.probability, 6),
@@ -76,6 +81,18 @@ class Answer:
             "receipt": self.receipt.to_json(),
             "trace": self.trace.to_json(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A post that a search found, with its relevance (0..1)."""
+
+    post: Post
+    relevance: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As `search` answers it."""
+        return {**post_json(self.post), "community": self.post.community, "relevance": round(self.relevance, 6)}
 
 
 # What `Agent.chat` yields, in this order: StageStarted..., ItemsReady (at most once), ReasonReady...,
@@ -150,6 +167,27 @@ class Profile:
     hidden: tuple[Post, ...]
     events: int
 
+    def to_json(self) -> dict[str, Any]:
+        """As `profile` answers it."""
+        return {
+            "user": self.user,
+            "name": self.name,
+            "events": self.events,
+            "interests": [
+                {
+                    "label": interest.label,
+                    "weight": round(interest.weight, 6),
+                    "posts": [post_json(post) for post in interest.posts],
+                }
+                for interest in self.interests
+            ],
+            "rules": [
+                {"id": rule.id, "kind": rule.kind, "topic": rule.topic, "active": rule.active, "until": rule.until}
+                for rule in self.rules
+            ],
+            "hidden": [post_json(post) for post in self.hidden],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -176,7 +214,7 @@ class Explanation:
         """The document of `why --json` and `why-not --json`."""
         return {
             "user": self.user,
-            "post": {"id": self.post.id, "kind": self.post.kind, "title": self.post.label, "url": self.post.url},
+            "post": post_json(self.post),
             "shown": self.shown,
             "rank": self.rank,
             "text": self.text,

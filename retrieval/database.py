@@ -120,6 +120,19 @@ def m004_desk(db: SqliteDatabase) -> None:
     )
 
 
+@migrations()
+def m005_keys(db: SqliteDatabase) -> None:
+    """Who may ask over the network. Of a key only its digest is kept."""
+    db.executescript(
+        """
+        CREATE TABLE keys (
+            name TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, scopes TEXT NOT NULL, users TEXT,
+            per_minute INTEGER NOT NULL, created REAL NOT NULL
+        ) WITHOUT ROWID;
+        """
+    )
+
+
 class Database:
     """One SQLite file, used from many threads: each gets a connection of its own.
 
