@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from agent.answer import Answer, ChatEvent, Explanation, Found, Member, Profile
+from agent.batch import BatchReport, Hands, LocalHands, Wanted
+from agent.batch import run as run_batch
 from agent.core import Core
 from agent.desk import Ask, Desk
 from agent.dialogue import Dialogue
+from agent.ledger import Send
 from agent.pipeline import Task, run
 from agent.profile import describe
 from agent.reply import ReplySuggestion
@@ -47,13 +52,14 @@ class Agent:
     >>> answer = agent.recommend("alcohol:37", k=5)                  # doctest: +SKIP
 
     One agent may be used from many threads. It belongs to one home; nothing about a user or a
-    conversation is kept in it, only in the home's store. `clock` gives the time of new events.
+    conversation is kept in it, only in the home's store. `clock` gives the time of new events; with
+    `send` another process writes (`agent.ledger`).
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time, send: Send | None = None) -> None:
         self.settings = settings
         self.home = settings.home.expanduser()
-        self._core = Core(settings, clock)
+        self._core = Core(settings, clock, send)
         self._store = self._core.store
         self.models = self._core.models
         self.desk = Desk(self._core)
@@ -124,7 +130,7 @@ class Agent:
         *,
         cancel: threading.Event | None = None,
         llm_rank: bool = False,
-    ) -> Iterator[ChatEvent]:
+    ) -> Generator[ChatEvent, None, None]:
         """Answer a message; yields what happens while it happens, and ends with an `Answer`.
 
         A conversation is started when none is given; its id is in the answer. Raises UnknownUser,
@@ -142,11 +148,10 @@ class Agent:
         """The k posts that are most about something, whoever asks. ValueError when k is not between 1 and 50."""
         if not 1 <= k <= MOST:
             raise ValueError(f"k={k!r} is not between 1 and {MOST}")
+        query = clean_text(query, MESSAGE)
         view = self._core.view()
-        ids = {
-            view.community.ids[row]: relevance
-            for row, relevance in view.topics.search(clean_text(query, MESSAGE), SEARCHED).items()
-        }
+        rows = view.topics.search(query, SEARCHED) if query else {}
+        ids = {view.community.ids[row]: relevance for row, relevance in rows.items()}
         posts = self._store.posts(list(ids))
         found = (Found(posts[id], relevance) for id, relevance in ids.items() if id in posts)
         return [each for each in found if not kinds or each.post.kind in kinds][:k]
@@ -213,6 +218,60 @@ class Agent:
         """
         *_, last = self.desk.suggest(conversation, k, draft=draft, wanted=wanted)
         return list(last.suggestions)
+
+    def batch(
+        self,
+        users: Sequence[str] | None,
+        out: Path | str,
+        k: int = 5,
+        *,
+        language: Language = "en",
+        write: bool = True,
+        min_events: int = 1,
+        ray: bool = False,
+        restart: bool = False,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> BatchReport:
+        """Explained recommendations for these users (None: everybody), to JSON Lines or Parquet by the name of `out`.
+
+        It can be stopped at any moment and goes on when it is called again; see `agent.batch`. Without `write` the
+        language model is not asked; `ray` spreads the work over a Ray cluster. Raises ValueError for a bad k,
+        DataError when another run was begun or is running in that place.
+        """
+        wanted = Wanted(None if users is None else tuple(users), k, language, write, min_events)
+        hands: Callable[[Core, Wanted, float], Hands] = LocalHands
+        if ray:
+            from agent.rayhands import RayHands
+
+            hands = RayHands
+        return run_batch(
+            self._core, Path(out), wanted, progress=progress, cancel=cancel, restart=restart, hands=hands
+        )  # fmt: skip
+
+    # ---- the same without blocking an event loop ----
+
+    async def achat(
+        self, user: str, text: str, conversation: str | None = None, *, llm_rank: bool = False
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """`chat` for an event loop, event by event. Leaving the loop or cancelling its task ends the work."""
+        cancel = threading.Event()
+        events = await asyncio.to_thread(self.chat, user, text, conversation, cancel=cancel, llm_rank=llm_rank)
+        try:
+            while (event := await asyncio.to_thread(next, events, None)) is not None:
+                yield event
+        finally:
+            cancel.set()
+            with suppress(ValueError):  # a thread is in the middle of it: it ends by itself, and keeps the turn
+                events.close()
+
+    async def abatch(self, users: Sequence[str] | None, out: Path | str, k: int = 5, **options: Any) -> BatchReport:
+        """`batch` for an event loop. Cancelling the task stops it between two rows; a later call goes on."""
+        cancel = threading.Event()
+        try:
+            return await asyncio.to_thread(self.batch, users, out, k, cancel=cancel, **options)
+        finally:
+            cancel.set()
 
     # ---- users ----
 

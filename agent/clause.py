@@ -112,6 +112,13 @@ class ClauseBook:
         document = self._shelf.kept(KIND, self._key(post, language))
         return None if document is None else _from_document(post, language, document)
 
+    def current(self, post: Post, language: str) -> Clause | None:
+        """The clause that is kept, unless the writer of now is another than the one that made it."""
+        document = self._shelf.kept(KIND, self._key(post, language))
+        if document is None or ((writer := self.writer_name()) is not None and document["by"] != writer):
+            return None
+        return _from_document(post, language, document)
+
     def write(self, post: Post, language: str, cancel: threading.Event | None = None) -> Clause:
         """The clause that this writer made and that is kept, else a new one.
 
@@ -119,10 +126,9 @@ class ClauseBook:
         that a later call has its chance; when the writer's words fail their checks twice, the
         extract is kept.
         """
-        document = self._shelf.kept(KIND, self._key(post, language))
+        if (kept := self.current(post, language)) is not None:
+            return kept
         engine = self._writer()
-        if document is not None and (engine is None or document["by"] == engine.name):
-            return _from_document(post, language, document)
         # With nothing but a title there is nothing to tell that the card does not show already.
         if engine is None or not plain(post.text):
             return self.extract(post, language)

@@ -39,6 +39,11 @@ class Engine(Protocol):
         """What traces call the model."""
         ...
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls at once keep it busy: one in this process, many behind a server that batches them."""
+        ...
+
     def complete(
         self,
         messages: Sequence[Message],

@@ -10,6 +10,7 @@ from agent.answer import Answer
 from agent.clause import ClauseBook, ClauseWorker
 from agent.explaining import Explainer
 from agent.judge import Judge
+from agent.ledger import Send, forwarding
 from agent.models import Models
 from agent.pipeline import Ranking, Task, run
 from agent.settings import Settings
@@ -25,13 +26,15 @@ from retrieval.store import Store
 class Core:
     """The parts of one home, opened once. Nothing about a user or a conversation is kept in it."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float], send: Send | None = None) -> None:
         self.settings = settings
         self.clock = clock
         self.store = Store(settings.home.expanduser())
         self.embedder = open_embedder(settings.embedder)
         self.views = Views(self.store, self.embedder, settings.index)
         self.conversations = Conversations(self.store)
+        if send is not None:
+            self.store, self.conversations = forwarding(self.store, send), forwarding(self.conversations, send)
         self.models = Models(settings)
         self._book = ClauseBook(self.store, self.models.writer, self.embedder)
         self._worker = ClauseWorker(self._book)
@@ -78,8 +81,6 @@ class Core:
 
     def remember(self, view: View, ranking: Ranking, answer: Answer) -> None:
         """Keep the trace of an answer, and the answer in its conversation if it has one."""
-        now = self.clock()
-        with self.store.database.write():
-            self.conversations.add_trace(answer.user, now, trace_document(view, ranking, answer))
-            if answer.conversation:
-                self.conversations.add(answer.conversation, "agent", answer.text, now, answer.to_chat_json())
+        document = trace_document(view, ranking, answer)
+        said = (answer.conversation, answer.text, answer.to_chat_json()) if answer.conversation else None
+        self.conversations.remember(answer.user, self.clock(), document, said)

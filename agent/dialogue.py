@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Dialogue:
         self._turns: list[Turn] = core.conversations.turns(conversation)
         self._last = next((turn.answer for turn in reversed(self._turns) if turn.answer and turn.answer["items"]), None)
 
-    def answer(self, text: str) -> Iterator[ChatEvent]:
+    def answer(self, text: str) -> Generator[ChatEvent, None, None]:
         """Understand the message, act on it, and answer; see `Agent.chat`."""
         yield StageStarted("understand")
         trace = Trace()

@@ -81,6 +81,7 @@ class EmbeddedEngine:
             raise ValueError(f"n_ctx and threads must be at least 1, not {n_ctx} and {threads}")
         self.path = Path(path)
         self.name = self.path.stem
+        self.in_flight = 1
         self.threads = threads or free_cores()
         self.n_ctx = n_ctx
         self._memory = memory

@@ -61,6 +61,7 @@ class ScriptedEngine:
     replies: Callable[[Sequence[Message]], Reply] | Sequence[Reply] = ()
     judgement: Callable[[str, str], float] | None = None
     name: str = "scripted"
+    in_flight: int = 4
     history: list[Call] = field(default_factory=list)
     judged: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     warmed: list[str] = field(default_factory=list)

@@ -3,27 +3,75 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from agent.answer import Item
 from agent.clause import Clause, ClauseBook, ClauseWorker
 from agent.explain import Facts, explain
 from agent.pipeline import Leaving, Ranking
-from agent.reason import Reason
 from agent.request import Request
 from agent.view import View
 from retrieval.candidate import Candidate
+from retrieval.event import Event
 from retrieval.post import Post
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A chosen post with the reader's half of its reason; what it lacks is the post's half."""
+
+    facts: Facts
+    rank: int
+    score: float
+    probability: float | None
+    contributions: Mapping[str, float]
+
+    @property
+    def post(self) -> Post:
+        """The post that was chosen."""
+        return self.facts.post
+
+    def item(self, clause: Clause, language: str) -> Item:
+        """The item with its whole reason."""
+        return Item(
+            post=self.facts.post,
+            rank=self.rank,
+            score=self.score,
+            probability=self.probability,
+            signals=dict(self.facts.signals),
+            contributions=self.contributions,
+            sources=self.facts.sources,
+            reason=explain(self.facts, clause, language),
+        )
 
 
 class Explainer:
     """Joins the reader's half of a reason, made here and now, with the post's half, which is kept."""
 
     def __init__(self, book: ClauseBook, worker: ClauseWorker, writer_state: Callable[[], str]) -> None:
-        self._book = book
+        self.book = book
         self._worker = worker
         self._writer_state = writer_state
+
+    def prepare(self, view: View, ranking: Ranking, request: Request) -> list[Prepared]:
+        """The reader's half for every post that was chosen, from the acts that each rests on."""
+        posts = view.store.posts([candidate.post for candidate in ranking.chosen])
+        leaving = Leaving(ranking, view)
+        for candidate in ranking.chosen:
+            candidate.because = candidate.because or leaving.because(candidate)
+        past = view.store.posts([found.post for candidate in ranking.chosen for found in candidate.because])
+        own = {event.id: event for event in ranking.reader.events}
+        return [
+            Prepared(
+                facts=_facts(view, ranking, request, candidate, posts[candidate.post], past, own),
+                rank=rank,
+                score=candidate.score,
+                probability=candidate.probability,
+                contributions=view.ranker.contributions(candidate.signals),
+            )
+            for rank, candidate in enumerate(ranking.chosen, 1)
+        ]
 
     def items(self, view: View, ranking: Ranking, request: Request, *, write: bool) -> tuple[Item, ...]:
         """Items with reasons. Clauses that are not kept yet are written now (`write`), or quoted for the time being.
@@ -31,48 +79,44 @@ class Explainer:
         The trace notes how many were ready, so that waiting can be told from working.
         """
         with ranking.trace.stage("explain", len(ranking.chosen)) as record:
-            posts = view.store.posts([candidate.post for candidate in ranking.chosen])
             items, ready = [], 0
-            leaving = Leaving(ranking, view)
-            for rank, candidate in enumerate(ranking.chosen, 1):
-                post = posts[candidate.post]
-                candidate.because = leaving.because(candidate)
-                clause = self._book.ready(post, request.language)
+            for prepared in self.prepare(view, ranking, request):
+                clause = self.book.ready(prepared.post, request.language)
                 ready += clause is not None
                 if clause is None:
-                    clause = (
-                        self._book.write(post, request.language)
-                        if write
-                        else self._book.extract(post, request.language)
-                    )
-                items.append(self._item(view, ranking, request, candidate, post, rank, clause))
+                    make = self.book.write if write else self.book.extract
+                    clause = make(prepared.post, request.language)
+                items.append(prepared.item(clause, request.language))
             record.left = len(items)
             record.note = f"{ready} ready"
-            writer = self._book.writer_name()
+            writer = self.book.writer_name()
             if writer is None:
                 record.note += f"; the writer is {self._writer_state()}: quotes serve"
         ranking.trace.models["writer"] = writer or "none"
-        ranking.trace.prompts["clause"] = self._book.version(request.language)
+        ranking.trace.prompts["clause"] = self.book.version(request.language)
         return tuple(items)
 
     def waiting(self, items: Sequence[Item], language: str) -> tuple[str, ...]:
         """The posts whose clause the writer could still make better than the quote that stands there."""
-        if self._book.writer_name() is None:
+        if self.book.writer_name() is None:
             return ()
-        return tuple(item.post.id for item in items if self._book.ready(item.post, language) is None)
+        return tuple(item.post.id for item in items if self.book.ready(item.post, language) is None)
 
     def written(
         self, view: View, ranking: Ranking, request: Request, items: Sequence[Item], cancel: threading.Event
     ) -> Iterator[Item]:
         """Write the clauses that are missing, one after the other, and yield each item with its final reason."""
-        for item, candidate in zip(items, ranking.chosen, strict=True):
+        missing = {item.post.id for item in items if self.book.ready(item.post, request.language) is None}
+        if not missing:
+            return
+        for prepared in self.prepare(view, ranking, request):
             if cancel.is_set():
                 return
-            if self._book.ready(item.post, request.language) is not None:
+            if prepared.post.id not in missing:
                 continue
             with self._worker.foreground():
-                clause = self._book.write(item.post, request.language, cancel)
-            yield replace(item, reason=self._reason(view, ranking, request, candidate, item.post, clause))
+                clause = self.book.write(prepared.post, request.language, cancel)
+            yield prepared.item(clause, request.language)
 
     def ahead(self, posts: Sequence[Post], language: str) -> None:
         """Have clauses made in the background, for posts that will soon be shown."""
@@ -80,49 +124,30 @@ class Explainer:
 
     def clause(self, post: Post, language: str) -> Clause:
         """The half about a post as it is kept, else a quote of it."""
-        return self._book.ready(post, language) or self._book.extract(post, language)
+        return self.book.ready(post, language) or self.book.extract(post, language)
 
-    # ---- inside ----
 
-    def _item(
-        self,
-        view: View,
-        ranking: Ranking,
-        request: Request,
-        candidate: Candidate,
-        post: Post,
-        rank: int,
-        clause: Clause,
-    ) -> Item:
-        return Item(
-            post=post,
-            rank=rank,
-            score=candidate.score,
-            probability=candidate.probability,
-            signals=dict(candidate.signals),
-            contributions=view.ranker.contributions(candidate.signals),
-            sources=tuple(candidate.sources),
-            reason=self._reason(view, ranking, request, candidate, post, clause),
-        )
-
-    def _reason(
-        self, view: View, ranking: Ranking, request: Request, candidate: Candidate, post: Post, clause: Clause
-    ) -> Reason:
-        reader = ranking.reader
-        own = {event.id: event for event in reader.events}
-        past = view.store.posts([found.post for found in candidate.because])
-        vectors = view.community.vectors([candidate.row])[0]
-        named = sorted(
-            reader.named, key=lambda pair: -float(vectors @ view.topics.vector(pair[1])) if reader.named else 0.0
-        )
-        author = post.author if post.author in reader.people else ""
-        facts = Facts(
-            post=post,
-            because=tuple((found, own[found.event], past.get(found.post)) for found in candidate.because),
-            interests=tuple(named[:1]),
-            query=request.query,
-            person=view.store.names([author]).get(author) if author else None,
-            signals=candidate.signals,
-            sources=tuple(candidate.sources),
-        )
-        return explain(facts, clause, request.language)
+def _facts(
+    view: View,
+    ranking: Ranking,
+    request: Request,
+    candidate: Candidate,
+    post: Post,
+    past: Mapping[str, Post],
+    own: Mapping[str, Event],
+) -> Facts:
+    reader = ranking.reader
+    named = list(reader.named)
+    if named:
+        vector = view.community.vectors([candidate.row])[0]
+        named.sort(key=lambda pair: -float(vector @ view.topics.vector(pair[1])))
+    author = post.author if post.author in reader.people else ""
+    return Facts(
+        post=post,
+        because=tuple((found, own[found.event], past.get(found.post)) for found in candidate.because),
+        interests=tuple(named[:1]),
+        query=request.query,
+        person=view.store.names([author]).get(author) if author else None,
+        signals=dict(candidate.signals),
+        sources=tuple(candidate.sources),
+    )

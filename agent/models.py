@@ -10,6 +10,7 @@ from typing import Any, Literal
 from agent import weights as weight_files
 from agent.engine import Engine, OpenAIEngine, open_engine
 from agent.settings import Settings
+from agent.usage import MeteredEngine, Usage
 from agent.weights import Weights
 from retrieval.errors import ModelError, WeightsError, WhyfeedError
 
@@ -21,6 +22,7 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.usage = Usage()
         self._lock = threading.Lock()
         self._engines: dict[Role, Engine] = {}
         self._failed: dict[Role, str] = {}
@@ -35,6 +37,11 @@ class Models:
     def ranker(self) -> Engine | None:
         """The LLM that judges a reader and a post, or None while there is none."""
         return self._engine("ranker")
+
+    def put(self, role: Role, engine: Engine) -> None:
+        """Use an engine of the caller's own for a role, in place of what the settings name; `close` closes it."""
+        with self._lock:
+            self._engines[role] = MeteredEngine(engine, role, self.usage)
 
     def fetch(self, progress: Callable[[str, int, int], None] | None = None) -> None:
         """Download missing weights in the background; `status` follows it, `close` stops it.
@@ -97,14 +104,15 @@ class Models:
             except (ModelError, WeightsError) as exc:
                 self._failed[role] = str(exc)
                 return None
-            self._engines[role] = engine
-            return engine
+            self._engines[role] = MeteredEngine(engine, role, self.usage)
+            return self._engines[role]
 
     def _open(self, role: Role) -> Engine:
         if self._settings.llm_url:
             return OpenAIEngine(
-                self._settings.llm_url, self._settings.llm_model or None, self._settings.llm_key or None
-            )
+                self._settings.llm_url, self._settings.llm_model or None, self._settings.llm_key or None,
+                in_flight=self._settings.llm_in_flight,
+            )  # fmt: skip
         return open_engine(self._spec(role))
 
     def _spec(self, role: Role) -> str:

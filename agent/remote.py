@@ -31,7 +31,13 @@ class OpenAIEngine:
     """
 
     def __init__(
-        self, url: str, model: str | None = None, api_key: str | None = None, timeout: float = 60.0, retries: int = 2
+        self,
+        url: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 2,
+        in_flight: int = 16,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -42,6 +48,7 @@ class OpenAIEngine:
         self._timeout = timeout
         self._key = api_key
         self._retries = retries
+        self.in_flight = in_flight
         self._opened: openai.OpenAI | None = None
         self._closed = False
         self._lock = threading.Lock()

@@ -19,6 +19,8 @@ class Settings(BaseSettings):
     llm_url: str = ""  # an OpenAI-compatible server for both roles, in place of writer and ranker
     llm_model: str = ""
     llm_key: str = ""
+    llm_in_flight: int = 16  # requests that a batch keeps at that server at once
     no_llm: bool = False
     index: str = "IDMap2,Flat"
+    ray_workers: int = 2  # actors that rank and actors that write, with --ray
     judged: int = 20  # candidates that --llm-rank scores

@@ -80,6 +80,16 @@ class Conversations:
                 [user, user, TRACES_KEPT],
             )
 
+    def remember(
+        self, user: str, time: float, trace: dict[str, Any], said: tuple[str, str, dict[str, Any]] | None = None
+    ) -> None:
+        """Keep the trace of an answer, and what was said (conversation, text, answer), both or neither."""
+        with self._store.database.write():
+            self.add_trace(user, time, trace)
+            if said is not None:
+                conversation, text, answer = said
+                self.add(conversation, "agent", text, time, answer)
+
     def traces(self, user: str, last: int = TRACES_KEPT) -> list[dict[str, Any]]:
         """The traces of a user's last answers, the newest first."""
         rows = self._store.database.connection.execute(

@@ -51,8 +51,8 @@ class Keys:
             raise ValueError("a key needs a name")
         if not scopes or (unknown := [scope for scope in scopes if scope not in SCOPES]):
             raise ValueError(f"scope {(unknown[0] if scopes else '')!r} is none of {', '.join(SCOPES)}")
-        if users is not None and "admin" in scopes:
-            raise ValueError("an admin key sees everybody; leave out the users, or the scope")
+        if users is not None and (wide := {"admin", "desk"} & set(scopes)):
+            raise ValueError(f"a key with the scope {min(wide)!r} sees everybody; leave out the users, or the scope")
         if per_minute < 1:
             raise ValueError(f"{per_minute} requests a minute are too few; give at least 1")
         secret = f"wf_{secrets.token_urlsafe(32)}"

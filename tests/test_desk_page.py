@@ -15,7 +15,8 @@ from agent.agent import Agent
 from benchmarks.screenshot import served
 from tests.test_desk_session import EMAIL, HOSTILE, REFUND, REPLIES, events, make_desk
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., Any]
 EDITED = "Which room are you in, and for how many people?"
 

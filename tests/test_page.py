@@ -21,9 +21,6 @@ from ui.texts import TEXTS
 if TYPE_CHECKING:
     from agent import Agent
 
-# Gradio leaves event loops and their sockets open when a page is closed; they are collected here.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
 UI = Path(__file__).parent.parent / "ui"
 DEMO = Path(__file__).parent.parent / "retrieval" / "demo"
 

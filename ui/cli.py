@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ui import upkeep
+from ui import batching, mcp_server, serving, upkeep
 from ui.terminal import (
     Home,
     Json,
@@ -42,6 +42,10 @@ app = typer.Typer(
 app.add_typer(upkeep.models_app, name="models")
 app.add_typer(upkeep.finetune_app, name="finetune")
 app.command()(upkeep.evaluate)
+app.command()(batching.batch)
+app.command()(mcp_server.mcp)
+app.command()(serving.serve)
+app.add_typer(serving.keys_app, name="keys")
 
 
 def main() -> None:

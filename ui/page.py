@@ -124,7 +124,7 @@ def serve(
     Without a port the first free one from 7860 on is taken. HomeError when the port is in use, or
     when others could reach the page (`host` is not this machine alone) and no login is given.
     """
-    if login is None and not _is_loopback(host):
+    if login is None and not is_loopback(host):
         raise HomeError(f"{host!r} can be reached from other machines: give a login, or use 127.0.0.1")
     page = build(agent, language)
     url = launch(page, host, port, login)
@@ -158,19 +158,26 @@ def launch(page: Any, host: str, port: int | None, login: tuple[str, str] | None
             quiet=True,
             share=False,
             inbrowser=False,
-            run_history=False,
-            enable_monitoring=False,
-            footer_links=[],
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            theme=theme(),
-            head=f"{head()}<style>{_read('desk.css')}</style>",
-            app_kwargs={"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
+            **settings(),
         )
     except OSError as exc:
         raise HomeError(f"cannot serve on port {free} of {host!r} ({exc}); name another with --port") from exc
     return str(page.local_url)
+
+
+def settings() -> dict[str, Any]:
+    """How the page is served, whoever serves it: arguments of `Blocks.launch` and of `gradio.mount_gradio_app`."""
+    return {
+        "run_history": False,
+        "enable_monitoring": False,
+        "footer_links": [],
+        "ssr_mode": False,
+        "mcp_server": False,
+        "pwa": False,
+        "theme": theme(),
+        "head": f"{head()}<style>{_read('desk.css')}</style>",
+        "app_kwargs": {"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
+    }
 
 
 def _is_free(family: int, host: str, port: int) -> bool:
@@ -203,7 +210,8 @@ class _Headers:
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Is it an address that only this machine can reach?"""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

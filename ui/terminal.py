@@ -88,3 +88,13 @@ def bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
                 typer.echo(f"{what}: {10 * tenth} %", err=True)
 
         yield progress
+
+
+def own_version() -> str:
+    """The version of whyfeed; "0" when it is run from its folder and not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("whyfeed")
+    except PackageNotFoundError:
+        return "0"

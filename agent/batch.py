@@ -1,0 +1,448 @@
+"""Explained recommendations for many users: one file, whole or not at all, that can be stopped and gone on with.
+
+Readers are ranked ahead while the writer writes, and each post's clause is written once for everybody, so the
+language model's cost grows with the posts that are shown and not with the readers. Who does the work (threads of
+this process, a Ray cluster) is behind `Hands`; the order of the rows, and so the file, is always the same.
+
+While it runs, rows are in OUT.part and what was asked for is in OUT.part.json. A row counts once its line is whole,
+so a kill at any moment loses at most the row that was being written. At the end OUT is put in place at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from agent.clause import Clause
+from agent.explaining import Prepared
+from agent.pipeline import Task
+from agent.request import Language, Request
+from retrieval.errors import DataError, HomeError, UnknownUser
+from retrieval.files import write_whole
+from retrieval.post import Post
+
+if TYPE_CHECKING:
+    from agent.core import Core
+
+AHEAD = 512  # readers that are ranked and wait for clauses
+_RANKED_AHEAD = 4  # readers a thread that are being ranked or wait to be taken
+_LOOK_SECONDS = 0.2  # between two looks at whether rows are still wanted
+_SYNC_SECONDS = 5.0  # between two times that rows are forced to the disk
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a batch makes. `users` None: everybody with at least `min_events` events."""
+
+    users: tuple[str, ...] | None = None
+    k: int = 5
+    language: Language = "en"
+    write: bool = True
+    min_events: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= 50:
+            raise ValueError(f"k={self.k!r} is not between 1 and 50")
+
+    def to_json(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        document = asdict(self)
+        if self.users is not None:
+            document["users"] = hashlib.sha256("\0".join(self.users).encode(errors="replace")).hexdigest()
+        return document
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """How a batch went. `resumed` rows were there before; `short` readers have fewer posts than asked for.
+
+    `skipped` is cause -> user ids; `reasons` counts by source; tokens are those of this run, and so are the seconds
+    by stage: `rank` and `write` add up over threads and overlap, `wait` is for clauses, `all` is what a clock shows.
+    """
+
+    out: str
+    users: int
+    done: int = 0
+    resumed: int = 0
+    short: int = 0
+    posts: int = 0
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    complete: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `batch --json`."""
+        return asdict(self)
+
+
+class Hands(Protocol):
+    """Who ranks and writes."""
+
+    def ranked(self, users: Sequence[str]) -> Iterator[tuple[str, list[Prepared] | None, float]]:
+        """Every user in order with what was chosen (None when there is no such user any more) and seconds."""
+        ...
+
+    def clause(self, post: Post) -> Future[tuple[Clause, float]]:
+        """The post's half of a reason, kept for the next time, and the seconds that it took."""
+        ...
+
+    def close(self) -> None:
+        """End what runs."""
+        ...
+
+
+def prepare(core: Core, user: str, wanted: Wanted, now: float) -> list[Prepared] | None:
+    """What is chosen for one reader, each post with the reader's half of its reason; None for an unknown one."""
+    request = Request(k=wanted.k, language=wanted.language)
+    view = core.view()
+    try:
+        ranking = core.rank(view, user, Task(request, wanted.k, now=now), llm_rank=False)
+    except UnknownUser:
+        return None
+    return core.explainer.prepare(view, ranking, request)
+
+
+class LocalHands:
+    """Threads of this process: some rank, as many write as the writer serves at once."""
+
+    def __init__(self, core: Core, wanted: Wanted, now: float) -> None:
+        self._core = core
+        self._wanted = wanted
+        self._now = now
+        self._stop = threading.Event()
+        writer = core.models.writer() if wanted.write else None
+        self._threads = max(1, (os.cpu_count() or 1) - (writer is not None and writer.in_flight == 1))
+        self._rankers = ThreadPoolExecutor(self._threads, "whyfeed-rank")
+        self._writers = ThreadPoolExecutor(1 if writer is None else writer.in_flight, "whyfeed-write")
+
+    def ranked(self, users: Sequence[str]) -> Iterator[tuple[str, list[Prepared] | None, float]]:
+        """See `Hands.ranked`."""
+        rest = iter(users)
+        running = deque((user, self._rank(user)) for user in islice(rest, self._threads * _RANKED_AHEAD))
+        while running:
+            user, future = running.popleft()
+            prepared, seconds = future.result()
+            for following in islice(rest, 1):
+                running.append((following, self._rank(following)))
+            yield user, prepared, seconds
+
+    def clause(self, post: Post) -> Future[tuple[Clause, float]]:
+        """See `Hands.clause`."""
+        return self._writers.submit(self._write, post)
+
+    def close(self) -> None:
+        """See `Hands.close`."""
+        self._stop.set()
+        for pool in (self._rankers, self._writers):
+            pool.shutdown(cancel_futures=True)
+
+    def _rank(self, user: str) -> Future[tuple[list[Prepared] | None, float]]:
+        def work() -> tuple[list[Prepared] | None, float]:
+            start = time.perf_counter()
+            return prepare(self._core, user, self._wanted, self._now), time.perf_counter() - start
+
+        return self._rankers.submit(work)
+
+    def _write(self, post: Post) -> tuple[Clause, float]:
+        start = time.perf_counter()
+        explainer, language = self._core.explainer, self._wanted.language
+        clause = (
+            explainer.book.write(post, language, self._stop) if self._wanted.write else explainer.clause(post, language)
+        )
+        return clause, time.perf_counter() - start
+
+
+def run(
+    core: Core,
+    out: Path,
+    wanted: Wanted,
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+    restart: bool = False,
+    hands: Callable[[Core, Wanted, float], Hands] = LocalHands,
+) -> BatchReport:
+    """Make the file `out` (JSON Lines, or Parquet by its name), or go on where an earlier run was stopped.
+
+    Setting `cancel` stops it between two rows; the report then is not `complete`. Raises DataError when another
+    run of other options was begun in the same place (`restart` throws it away) or is running now.
+    """
+    start = time.perf_counter()
+    cancel = cancel or threading.Event()
+    if out.suffix == ".parquet":
+        import pyarrow.parquet  # noqa: F401 - missing, it must be missed now and not after the work
+    with _alone(out), _Run(core, out, wanted, restart) as state:
+        report = state.report
+        if state.rest:
+            before = core.models.usage.of("writer")
+            worker = hands(core, wanted, state.now)
+            try:
+                _work(core, worker, state, cancel, progress)
+            finally:
+                worker.close()
+                used = core.models.usage.of("writer")
+                report.tokens["prompt"] = used.prompt_tokens - before.prompt_tokens
+                report.tokens["written"] = used.tokens - before.tokens
+        if state.is_complete:
+            state.finish()
+    report.seconds["all"] = time.perf_counter() - start
+    report.seconds = {name: round(seconds, 3) for name, seconds in report.seconds.items()}
+    return report
+
+
+def _work(core: Core, hands: Hands, state: _Run, cancel: threading.Event, progress: Progress | None) -> None:
+    """Rank ahead, have clauses written, and write rows in order."""
+    language = state.wanted.language
+    seconds = {"rank": 0.0, "write": 0.0, "wait": 0.0}
+    written: dict[str, Clause] = {}  # of this run
+    asked: dict[str, Future[tuple[Clause, float]]] = {}
+    window: deque[tuple[str, list[Prepared] | None]] = deque()
+
+    def is_ready(chosen: list[Prepared] | None) -> bool:
+        return all(each.post.id in written or asked[each.post.id].done() for each in chosen or ())
+
+    def clause_of(post: Post) -> Clause:
+        if post.id not in written:
+            start, future = time.perf_counter(), asked[post.id]
+            while not cancel.is_set() and not wait([future], _LOOK_SECONDS).done:
+                pass
+            if cancel.is_set():
+                raise _Cancelled
+            written[post.id], took = asked.pop(post.id).result()
+            seconds["wait"] += time.perf_counter() - start
+            seconds["write"] += took
+        return written[post.id]
+
+    def write_first() -> None:
+        if cancel.is_set():
+            raise _Cancelled
+        user, chosen = window.popleft()
+        items = None if chosen is None else [each.item(clause_of(each.post), language) for each in chosen]
+        state.add(user, items)
+        if progress is not None:
+            progress("readers", state.report.done, len(state.order))
+
+    with suppress(_Cancelled):
+        for user, chosen, took in hands.ranked(state.rest):
+            seconds["rank"] += took
+            for each in chosen or ():
+                if each.post.id not in written and each.post.id not in asked:
+                    asked[each.post.id] = hands.clause(each.post)
+            window.append((user, chosen))
+            while window and (len(window) >= AHEAD or is_ready(window[0][1])):
+                write_first()
+            if cancel.is_set():
+                break
+        while window:
+            write_first()
+    state.report.seconds = seconds
+
+
+class _Cancelled(Exception):
+    """The caller wants no more rows."""
+
+
+class _Run:
+    """The file in the making: what was asked for, which rows are there, and the next ones."""
+
+    def __init__(self, core: Core, out: Path, wanted: Wanted, restart: bool) -> None:
+        self.wanted = wanted
+        self._out = out
+        self._part = out.with_name(out.name + ".part")
+        self._about = out.with_name(out.name + ".part.json")
+        if restart:
+            self._part.unlink(missing_ok=True)
+            self._about.unlink(missing_ok=True)
+        begun = self._begun()
+        users, skipped = _users(core, wanted)
+        if begun is None:
+            begun = {"wanted": wanted.to_json(), "now": core.clock(), "users": users}
+            # In this order: a description without rows would be a run that had ended.
+            self._part.write_bytes(b"")
+            write_whole(self._about, json.dumps(begun).encode())
+        self.order: list[str] = begun["users"]
+        self.now = float(begun["now"])
+        self.report = BatchReport(str(out), len(self.order) + sum(map(len, skipped.values())), skipped=skipped)
+        self._handled = 0
+        if self._part.exists():
+            self._read()
+        else:  # killed between the renaming and the end
+            self._out.replace(self._part)
+            self._read()
+        self._file: BinaryIO = self._part.open("ab")
+        self.rest = self.order[self._handled :]
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def is_complete(self) -> bool:
+        """Has every user been handled?"""
+        return self._handled == len(self.order)
+
+    def add(self, user: str, items: Sequence[Any] | None) -> None:
+        """Write the row of the next user; None: no such user any more."""
+        self._handled += 1
+        if items is None:
+            self.report.skipped.setdefault("erased meanwhile", []).append(user)
+            return
+        row = {"user": user, "items": [item.to_json() for item in items]}
+        self._file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+        self._count(row)
+
+    def finish(self) -> None:
+        """Put the file in its place, whole, and remove what was needed to go on."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._out.suffix == ".parquet":
+            _to_parquet(self._part, self._out)
+            self._about.unlink()
+            self._part.unlink()
+        else:
+            self._part.replace(self._out)
+            self._about.unlink()
+        self.report.complete = True
+
+    def _begun(self) -> dict[str, Any] | None:
+        """The run that was begun in this place, if there is one that can go on."""
+        try:
+            begun = json.loads(self._about.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        if not self._part.exists() and (self._out.suffix == ".parquet" or not self._out.exists()):
+            return None
+        if begun["wanted"] != json.loads(json.dumps(self.wanted.to_json())):
+            raise DataError(
+                f"{str(self._part)!r} is a run of other options ({_told(begun['wanted'])}); finish it with those, "
+                "or throw it away with --restart"
+            )
+        return dict(begun)
+
+    def _read(self) -> None:
+        """Count the whole rows that are there and cut off what is not whole."""
+        places = {user: place for place, user in enumerate(self.order)}
+        whole = 0
+        with self._part.open("rb") as file:
+            for line in file:
+                try:
+                    row = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict) or places.get(str(row.get("user")), -1) < self._handled:
+                    break
+                whole += len(line)
+                self._handled = places[row["user"]] + 1
+                self._count(row)
+        os.truncate(self._part, whole)
+        self.report.resumed = self.report.done
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        report = self.report
+        report.done += 1
+        report.posts += len(row["items"])
+        report.short += len(row["items"]) < self.wanted.k
+        for item in row["items"]:
+            source = item["reason"]["source"]
+            report.reasons[source] = report.reasons.get(source, 0) + 1
+
+
+def _users(core: Core, wanted: Wanted) -> tuple[list[str], dict[str, list[str]]]:
+    """Users to serve, in order and once each, and those to leave out, with the cause."""
+    known = {user.id for user in core.store.all_users()}
+    skipped: dict[str, list[str]] = {}
+    if wanted.users is not None:
+        chosen = list(dict.fromkeys(wanted.users))
+        if unknown := [user for user in chosen if user not in known]:
+            skipped["unknown user"] = unknown
+        return [user for user in chosen if user in known], skipped
+    active = dict(core.view().community.active_users())
+    few = sorted(user for user in known if active.get(user, 0) < wanted.min_events)
+    if few:
+        skipped[f"fewer than {wanted.min_events} events"] = few
+    return sorted(known.difference(few)), skipped
+
+
+def _told(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={'all' if value is None else value}" for name, value in options.items())
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """No second batch writes the same file at the same time."""
+    from filelock import FileLock, Timeout
+
+    if not out.parent.is_dir():
+        raise DataError(f"there is no folder {str(out.parent)!r}; make it first")
+    if out.is_dir():
+        raise DataError(f"{str(out)!r} is a folder; name a file")
+    path = out.with_name(out.name + ".part.lock")
+    lock = FileLock(path, timeout=0)
+    try:
+        with lock:
+            yield
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    except Timeout:
+        raise DataError(f"another batch is writing {str(out)!r}; wait for it, or name another file") from None
+    except OSError as exc:
+        raise HomeError(
+            f"cannot write {str(out)!r}: {exc.strerror or exc}; free some space or name another place, "
+            "then run it again: it goes on where it was"
+        ) from exc
+
+
+def _to_parquet(rows: Path, out: Path) -> None:
+    """Turn JSON Lines into Parquet, a thousand rows at a time, beside its place and then into it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    evidence = pa.struct(
+        [("type", pa.string()), ("id", pa.string()), ("post", pa.string()), ("field", pa.string()),
+         ("start", pa.int64()), ("end", pa.int64()), ("value", pa.float64())]
+    )  # fmt: skip
+    claim = pa.struct([("text", pa.string()), ("verified", pa.bool_()), ("evidence", pa.list_(evidence))])
+    reason = pa.struct(
+        [("text", pa.string()), ("language", pa.string()), ("source", pa.string()), ("claims", pa.list_(claim))]
+    )
+    post = pa.struct([(name, pa.string()) for name in ("id", "kind", "title", "url")])
+    item = pa.struct(
+        [("post", post), ("rank", pa.int64()), ("score", pa.float64()), ("probability", pa.float64()),
+         ("signals", pa.map_(pa.string(), pa.float64())), ("sources", pa.list_(pa.string())), ("reason", reason)]
+    )  # fmt: skip
+    schema = pa.schema([("user", pa.string()), ("items", pa.list_(item))])
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with rows.open("rb") as file, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+            while lines := list(islice(file, 1000)):
+                documents = [json.loads(line) for line in lines]
+                for document in documents:
+                    for each in document["items"]:
+                        each["signals"] = list(each["signals"].items())
+                writer.write_table(pa.Table.from_pylist(documents, schema=schema))
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)

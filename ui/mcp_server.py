@@ -1,0 +1,219 @@
+"""`whyfeed mcp`: the tools of `agent.operations` over the Model Context Protocol, on standard streams or HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ui.terminal import Home, NoLlm, bars, open_agent, own_version
+
+if TYPE_CHECKING:
+    from mcp.server.context import ServerRequestContext
+    from mcp.server.lowlevel import Server
+    from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams, Tool
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from agent import Agent
+    from agent.operations import Operation
+    from retrieval.keys import Key
+    from ui.access import Access
+
+PATH = "/mcp"
+_AT_ONCE = 16  # calls that run beside each other; more wait
+_KEY = "whyfeed.key"  # where a request's scope carries the key that it came with
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_INSTRUCTIONS = (
+    "whyfeed answers what a person should read: real posts of their community, each with a reason that can be checked. "
+    "Give a post's own words and its reason as they are, and name its id when asking about it again."
+)
+
+_log = logging.getLogger(__name__)
+
+
+def mcp(
+    home: Home = None,
+    http: Annotated[bool, typer.Option("--http", help="Serve HTTP, with keys, in place of standard streams.")] = False,
+    host: Annotated[str, typer.Option(help="With --http: the address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="With --http: the port to listen on.")] = 8001,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="Without --http: serve this user's data alone; may be given several times.", metavar="ID"),
+    ] = None,
+    no_llm: NoLlm = False,
+) -> None:
+    """Serve the tools over the Model Context Protocol; a client starts it and talks on standard input and output."""
+    from ui.access import Access
+
+    if http and user:
+        raise ValueError("--user is for standard streams; over HTTP a key has its users: `whyfeed keys add`")
+    with ExitStack() as stack:
+        # Standard output is the protocol's: nothing that a library says may come before it.
+        with redirect_stdout(sys.stderr):
+            agent = stack.enter_context(open_agent(home, no_llm=no_llm))
+        for id in user or ():
+            agent.user(id)
+        if not http:
+            return serve_stdio(build(agent, Access(agent.store), local_key(user)))
+        with bars() as progress:
+            agent.build(progress)
+            agent.desk.build(progress)
+        serve_http(agent, host, port, lambda url: typer.echo(f"whyfeed speaks MCP: {url}"))
+
+
+def local_key(users: list[str] | None = None) -> Key:
+    """What whoever started this process may do: everything, or only what concerns these users.
+
+    The desk is left out for the latter: it knows every customer's conversation.
+    """
+    from retrieval.keys import Key
+
+    if not users:
+        return Key("local", frozenset({"admin"}))
+    return Key("local", frozenset({"read", "feedback"}), frozenset(users))
+
+
+def build(agent: Agent, access: Access, key: Key | None = None) -> Server[Any]:
+    """The protocol's server over an agent. Without a `key` each HTTP request carries its own, as `Guard` found it."""
+    import anyio
+    import mcp_types as types
+    from anyio.to_thread import run_sync
+    from mcp.server.lowlevel import Server
+    from mcp.shared.exceptions import MCPError
+
+    from agent.operations import TOOLS
+    from retrieval.errors import WhyfeedError
+    from ui.access import Refused
+
+    offered = {operation.name: (operation, _tool(operation)) for operation in TOOLS}
+    slots = anyio.CapacityLimiter(_AT_ONCE)
+
+    def caller(context: ServerRequestContext[Any, Any]) -> Key:
+        request: Any = context.request
+        found: Key = key if key is not None else request.scope[_KEY]
+        return found
+
+    async def list_tools(context: ServerRequestContext[Any, Any], _: PaginatedRequestParams | None) -> ListToolsResult:
+        may = caller(context).may
+        return types.ListToolsResult(tools=[tool for operation, tool in offered.values() if may(operation.scope)])
+
+    async def call_tool(context: ServerRequestContext[Any, Any], asked: CallToolRequestParams) -> CallToolResult:
+        if asked.name not in offered:
+            raise MCPError(types.INVALID_PARAMS, f"unknown tool {asked.name!r}; there are {', '.join(offered)}")
+        operation, _ = offered[asked.name]
+        try:
+            access.allow_scope(caller(context), operation.scope)
+            arguments = operation.check(asked.arguments or {})
+            access.allow(caller(context), operation, arguments)
+            document = await run_sync(operation.run, agent, arguments, limiter=slots)
+        except (WhyfeedError, ValueError, Refused) as exc:
+            return _result(" ".join(str(exc).split()))
+        except Exception:
+            _log.exception("the tool %s failed", operation.name)
+            return _result("internal error")
+        return _result(json.dumps(document, ensure_ascii=False), document)
+
+    def _result(text: str, document: dict[str, Any] | None = None) -> CallToolResult:
+        content: list[types.ContentBlock] = [types.TextContent(text=text)]
+        return types.CallToolResult(content=content, structured_content=document, is_error=document is None)
+
+    return Server(
+        "whyfeed", version=own_version(), instructions=_INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool
+    )
+
+
+def serve_stdio(server: Server[Any]) -> None:
+    """Serve one client on standard input and output until the input is closed."""
+    import anyio
+    from mcp.server.stdio import stdio_server
+
+    async def serve() -> None:
+        # It takes the streams for itself: what anything else prints goes to standard error.
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+
+    # A thread that waits for input cannot be cancelled; what is in the store survives being stopped at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        anyio.run(serve)
+    except* BrokenPipeError:
+        _log.debug("the client went away while it was answered")
+
+
+def serve_http(agent: Agent, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve clients with keys over HTTP until interrupted; `on_ready` gets the address once it answers.
+
+    Where there is no key at all, an admin key is made and shown once on standard error. HomeError when the address
+    cannot be had.
+    """
+    from ui.listening import address, listen, open_access, run
+
+    def told(secret: str) -> None:
+        typer.echo(f"a first key, with every right, shown only now: {secret}", err=True)
+
+    with listen(host, port) as listening:
+        access = open_access(agent.store, told)
+        app = build(agent, access).streamable_http_app(
+            streamable_http_path=PATH, stateless_http=True, transport_security=_security(host)
+        )
+        url = f"{address(host, listening)}{PATH}"
+        run(Guard(app, access), listening, lambda: on_ready(url))
+
+
+class Guard:
+    """Lets only requests with a key through to an ASGI application, and tells it which key it is."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; 401 without a known key, 429 when the key asks too often."""
+        if scope["type"] == "http":
+            from starlette.datastructures import Headers
+            from starlette.responses import JSONResponse
+
+            from ui.access import Refused
+
+            try:
+                scope[_KEY] = self._access.authenticate(Headers(scope=scope).get("authorization"))
+            except Refused as exc:
+                headers = {"WWW-Authenticate": "Bearer"} if exc.status == 401 else {}
+                if exc.retry_after is not None:
+                    headers["Retry-After"] = str(exc.retry_after)
+                await JSONResponse({"error": str(exc)}, exc.status, headers)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _tool(operation: Operation) -> Tool:
+    import mcp_types as types
+
+    hints = types.ToolAnnotations(read_only_hint=not operation.writes, open_world_hint=False)
+    if operation.writes:
+        hints.destructive_hint = operation.name == "forget"
+    return types.Tool(
+        name=operation.name,
+        description=operation.description,
+        input_schema=operation.arguments.model_json_schema(),
+        annotations=hints,
+    )
+
+
+def _security(host: str) -> Any:
+    """Which names a browser may call this server by, so that a page cannot reach it under a name of its own."""
+    from mcp.server.transport_security import TransportSecuritySettings
+
+    from ui.listening import in_url
+
+    if host in ("0.0.0.0", "::"):
+        # Nobody knows all names of a machine; such a page still has no key.
+        return TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    names = [form for name in dict.fromkeys((*_LOOPBACK, in_url(host))) for form in (name, f"{name}:*")]
+    return TransportSecuritySettings(allowed_hosts=names, allowed_origins=[f"http://{name}" for name in names])
