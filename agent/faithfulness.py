@@ -49,6 +49,11 @@ _INSTRUCTION = re.compile(
     r"|(?:忽略|无视|忘记|不要理会)[^。\n]{0,20}(?:指令|指示|要求|提示|规则|以上|之前)|系统提示",
     re.IGNORECASE,
 )
+# One of these is in every ASCII line that the pattern finds; looking for them takes a tenth of its time.
+_INSTRUCTION_HINTS = (
+    "ignore", "disregard", "forget", "override", "system prompt", "as a ai", "as an ai", "language model", "you are",
+    "reply", "respond", "output", "write", "print", "repeat",
+)  # fmt: skip
 _ASKING = re.compile(
     r"[?？]|\b(?:can(?:no|')t|couldn't|could not|trying to) (?:figure|find|understand)"
     r"|\bI(?:'m| am) (?:wondering|looking for|confused)"
@@ -103,7 +108,7 @@ class Fault:
 
 def plain(text: str) -> str:
     """A text as the writer may see it: one line, without links, formulae, chat markers and orders to a model."""
-    text = "\n".join("" if _INSTRUCTION.search(line) else line for line in _SPECIAL.sub(" ", text).split("\n"))
+    text = "\n".join("" if _instructs(line) else line for line in _SPECIAL.sub(" ", text).split("\n"))
     return " ".join(_MATH.sub(_formula, _URL.sub(" ", text)).split())
 
 
@@ -157,7 +162,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     """(start, end) of every sentence, in order, without those that speak to a model."""
     found = []
     for line in re.finditer(r"[^\n]+", text):
-        if _INSTRUCTION.search(line[0]):
+        if _instructs(line[0]):
             continue
         open_at: int | None = None
         for match in _SENTENCE.finditer(text, line.start(), line.end()):
@@ -238,6 +243,15 @@ def supporting_spans(clause: str, post: Post, embedder: Embedder | None = None) 
 
 
 # ---- inside ----
+
+
+def _instructs(line: str) -> bool:
+    """Does a line speak to a model instead of to readers?"""
+    if line.isascii():
+        lowered = line.lower()
+        if not any(hint in lowered for hint in _INSTRUCTION_HINTS):
+            return False
+    return _INSTRUCTION.search(line) is not None
 
 
 def _formula(match: re.Match[str]) -> str:

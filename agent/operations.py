@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
 
 from retrieval.clock import parse_time
 
@@ -24,14 +24,19 @@ Scope = Literal["read", "feedback", "desk", "admin"]
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Words = Annotated[str, StringConstraints(max_length=2000)]
+Moment = Annotated[
+    float,
+    BeforeValidator(parse_time),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}),
+]
 Kind = Literal["post", "article", "video", "product", "artist", "person", "group", "ad"]
 Act = Literal["like", "dislike", "hide", "save", "open", "click", "share", "buy", "listen", "read", "view"]
 
 
 class Arguments(BaseModel):
-    """Base of all arguments: what is not known is refused, not ignored."""
+    """Base of all arguments: what is not known is refused, not ignored, and "5" is no number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class OfUser(Arguments):
@@ -47,7 +52,7 @@ class Recommend(OfUser):
     query: Words | None = Field(None, description="What the posts should be about, in words.")
     kinds: list[Kind] = Field(default_factory=list, max_length=8, description="Only these kinds of thing.")
     language: Literal["en", "zh"] | None = Field(None, description="Language of the reasons.")
-    as_of: str | None = Field(None, max_length=40, description="Answer as of this moment: ISO 8601 or Unix seconds.")
+    as_of: Moment | None = Field(None, description="Answer as of this moment: ISO 8601 or Unix seconds.")
     llm: bool = Field(True, description="Let the language model write what is not written yet; false: quotes serve.")
 
 
@@ -153,7 +158,7 @@ class Operation:
 def recommend(agent: Agent, asked: Recommend) -> dict[str, Any]:
     """The best posts for a user, each with a reason whose claims can be checked."""
     answer = agent.recommend(
-        asked.user, asked.k, asked.query, asked.kinds, language=asked.language, as_of=parse_time(asked.as_of),
+        asked.user, asked.k, asked.query, asked.kinds, language=asked.language, as_of=asked.as_of,
         write=asked.llm,
     )  # fmt: skip
     return answer.to_json()

@@ -106,6 +106,7 @@ class Leaving:
     def __init__(self, ranking: Ranking, view: View) -> None:
         self._ranking = ranking
         self._view = view
+        self._vectors = view.community.vectors(ranking.reader.rows)
         self._without: dict[int, Reader] = {}
 
     def because(self, candidate: Candidate, most: int = 2) -> tuple[Because, ...]:
@@ -118,7 +119,7 @@ class Leaving:
         reader, community = self._ranking.reader, self._view.community
         if not len(reader.rows):
             return ()
-        cosines = community.vectors(reader.rows) @ community.vectors([candidate.row])[0]
+        cosines = np.vecdot(self._vectors, community.vectors([candidate.row])[0])
         likely = list(np.argsort(-(cosines * np.sqrt(reader.weights)), kind="stable")[:2])
         shares = np.zeros(len(reader.rows), dtype=np.float32)
         if community.cooccurrence is not None:
@@ -147,17 +148,15 @@ class Leaving:
         """The candidate's score had the reader never acted on `row`; what was asked stays as it was."""
         community, ranker = self._view.community, self._view.ranker
         if row not in self._without:
-            self._without[row] = self._ranking.reader.without(row, community, self._view.embedder)
+            self._without[row] = self._ranking.reader.without(row, community)
         left = self._without[row]
         # A history at its full length lets one older post in, with a weight below .05: it counts as nothing.
         weighted = [shares.get(own, 0.0) * weight for own, weight in zip(left.rows.tolist(), left.weights, strict=True)]
         history = sum(weighted)
         spread = np.array([history / max(float(left.weights.sum()), 1e-9)], dtype=np.float32)
-        measured = signals.measure(
-            np.array([candidate.row], dtype=np.int64), left, community, spread,
-            {candidate.row: candidate.signals.get("query", 0.0)},
-            {candidate.row: candidate.signals.get("include", 0.0)},
-        )  # fmt: skip
+        measured = np.array([[candidate.signals.get(name, 0.0) for name in NAMES]], dtype=np.float32)
+        row_alone = np.array([candidate.row], dtype=np.int64)
+        measured[:, : len(signals.HISTORY)] = signals.measure_history(row_alone, left, community, spread)
         return float(ranker.score(measured, NAMES)[0]) + ranker.weights["llm"] * candidate.signals.get("llm", 0.0)
 
 
@@ -249,10 +248,11 @@ def _score(
     if not len(rows):
         return
     measured = signals.measure(rows, reader, view.community, spread[rows], query, include)
-    for candidate, values, score in zip(candidates, measured, view.ranker.score(measured, NAMES), strict=True):
-        candidate.signals = dict(zip(NAMES, map(float, values), strict=True))
-        candidate.score = float(score)
-        candidate.probability = view.ranker.probability(candidate.score)
+    scores = view.ranker.score(measured, NAMES).tolist()
+    for candidate, values, score in zip(candidates, measured.tolist(), scores, strict=True):
+        candidate.signals = dict(zip(NAMES, values, strict=True))
+        candidate.score = score
+        candidate.probability = view.ranker.probability(score)
 
 
 def _judge(

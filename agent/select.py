@@ -110,43 +110,35 @@ def choose(
     nearest = np.zeros(len(best))  # cosine with the nearest chosen post
     interest, share = _interests(vectors, reader)
     taken = np.zeros(len(share))
-    included = [candidate.signals.get("include", 0.0) >= 0.5 for candidate in best]
-    left = list(range(len(best)))
+    scores = np.array([candidate.score for candidate in best])
+    included = np.array([candidate.signals.get("include", 0.0) >= 0.5 for candidate in best], dtype=np.bool_)
+    authors = np.array([community.authors[candidate.row] for candidate in best], dtype=object)
+    left, crowded = np.ones(len(best), dtype=np.bool_), np.zeros(len(best), dtype=np.bool_)
     chosen: list[int] = []
-    authors: dict[str, int] = {}
-    codes: dict[int, str] = {}
-    while left and len(chosen) < k:
-        allowed = [place for place in left if codes.get(place) is None]
-        if not allowed:
-            # Better a third post of one author than an empty place; a duplicate helps nobody.
-            allowed = [place for place in left if codes[place] == "author"]
-            if not allowed:
-                break
-        if sum(included[other] for other in chosen) < int(INCLUDED * (len(chosen) + 1)):
-            allowed = [other for other in allowed if included[other]] or allowed
-        value = [
-            best[other].score
-            - DIVERSITY * max(float(nearest[other]) - _DIVERSITY_FROM, 0)
-            - CALIBRATION * max(float((taken[interest[other]] + 1) / k - share[interest[other]]), 0)
-            for other in allowed
-        ]
-        place = allowed[value.index(max(value))]
+    while len(chosen) < k:
+        fresh = left & (nearest < DUPLICATE_COSINE)
+        # Better a third post of one author than an empty place; a duplicate helps nobody.
+        allowed = fresh & ~crowded if (fresh & ~crowded).any() else fresh
+        if not allowed.any():
+            break
+        if included[chosen].sum() < int(INCLUDED * (len(chosen) + 1)) and (allowed & included).any():
+            allowed &= included
+        value = (
+            scores
+            - DIVERSITY * np.maximum(nearest - _DIVERSITY_FROM, 0)
+            - CALIBRATION * np.maximum((taken + 1) / k - share, 0)[interest]
+        )
+        place = int(np.where(allowed, value, -np.inf).argmax())
         taken[interest[place]] += 1
         chosen.append(place)
-        left.remove(place)
-        nearest = np.maximum(nearest, vectors @ vectors[place])
-        author = community.authors[best[place].row]
-        if author:
-            authors[author] = authors.get(author, 0) + 1
-        for other in left:
-            if nearest[other] >= DUPLICATE_COSINE:
-                codes[other] = "duplicate"
-            elif authors.get(community.authors[best[other].row], 0) >= PER_AUTHOR:
-                codes[other] = "author"
-    places = set(chosen)
-    for place, candidate in enumerate(best):
-        if place not in places:
-            trace.remove(record, candidate.post, codes.get(place, "outranked"))
+        left[place] = False
+        nearest = np.maximum(nearest, np.vecdot(vectors, vectors[place]))
+        author = authors[place]
+        if author and (authors[chosen] == author).sum() >= PER_AUTHOR:
+            crowded |= authors == author
+    for place in np.flatnonzero(left).tolist():
+        code = "duplicate" if nearest[place] >= DUPLICATE_COSINE else "author" if crowded[place] else "outranked"
+        trace.remove(record, best[place].post, code)
     for candidate in ranked[pool:]:
         trace.remove(record, candidate.post, "outranked")
     return [best[place] for place in chosen]
@@ -159,4 +151,4 @@ def _interests(vectors: Vectors, reader: Reader) -> tuple[Rows, Floats]:
     centres = np.stack([group.vector for group in reader.groups])
     weights = np.array([group.weight for group in reader.groups], dtype=np.float32)
     # Small interests may have one post in five without being held to their exact share.
-    return (vectors @ centres.T).argmax(axis=1), np.maximum(weights, 0.2)
+    return np.vecdot(vectors[:, None], centres[None]).argmax(axis=1), np.maximum(weights, 0.2)

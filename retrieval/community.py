@@ -70,6 +70,9 @@ class Community:
         self.community_codes: Rows = np.array([codes[name] for name in self.communities], dtype=np.int64)
         self.tags: list[tuple[str, ...]] = [_tags(row[7]) for row in rows]
         self.tag_counts: Counter[str] = Counter(tag for tags in self.tags for tag in tags)
+        self._idf = {tag: float(np.log((len(rows) + 1) / (count + 1))) for tag, count in self.tag_counts.items()}
+        self._rarest = float(np.log(len(rows) + 1))  # what a tag says that no post has
+        self._tag_norms = [sum(self._idf[tag] ** 2 for tag in tags) ** 0.5 or 1.0 for tags in self.tags]
         self.common_tags: list[str] = [tag for tag, _ in self.tag_counts.most_common(_TAGS_READ)]
         self.tag_vectors: Vectors = np.zeros((len(self.common_tags), index.dimension), dtype=np.float32)
         self.digests: list[str] = [row[8] for row in rows]
@@ -86,6 +89,7 @@ class Community:
         self._rows: list[int] = []
         self._weights: list[float] = []
         self._times: list[float] = []
+        self._popular: npt.NDArray[np.float64] = np.zeros(len(rows))
         self.last_event = 0
         self._counted = 0
         self.event_counts: Counter[str] = Counter()
@@ -146,7 +150,11 @@ class Community:
         """Take in the events appended since; co-occurrence follows when enough have come."""
         with self._lock:
             new = [item for item in store.events(after=self.last_event) if _known_by(item[1], self._events_until)]
+            known = len(self._rows)
             self._add(new)
+            if new:
+                # Where posts have no dates, "now" is the newest event.
+                self._measure_time() if self._undated else self._measure_popularity(known)
             small, grown = len(self._rows) < 50_000, len(self._rows) - self._counted
             if (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1):
                 self._count()
@@ -166,14 +174,11 @@ class Community:
 
     def freshness(self, rows: Rows) -> Floats:
         """0..1 for each row: halves with each tenth of its community's span of time; 0 when undated."""
-        codes = self.community_codes[rows]
-        age = np.maximum(self._now[codes] - self.created[rows], 0) / self._half_life[codes]
-        return np.nan_to_num(0.5**age).astype(np.float32)
+        return self._freshness[rows]
 
     def popularity(self, rows: Rows) -> Floats:
         """0..1 for each row: recent acts on it, logarithmic, relative to its community's most popular."""
-        codes = self.community_codes[rows]
-        return (np.log1p(self._popular[rows]) / np.log1p(np.maximum(self._most_popular[codes], 1))).astype(np.float32)
+        return self._popularity[rows]
 
     def rows_by(self, author: str) -> list[int]:
         """Rows of the posts by one author, in the order of arrival."""
@@ -181,14 +186,19 @@ class Community:
 
     def rows_in(self, codes: Iterable[int]) -> Rows:
         """Rows of the posts in these communities; of all communities when there are none."""
-        wanted = list(codes)
-        if not wanted:
+        wanted = np.zeros(max(len(self.community_names), 1), dtype=np.bool_)
+        wanted[list(codes)] = True
+        if not wanted.any():
             return np.arange(len(self.ids), dtype=np.int64)
-        return np.flatnonzero(np.isin(self.community_codes, wanted)).astype(np.int64)
+        return np.flatnonzero(wanted[self.community_codes])
 
     def idf(self, tag: str) -> float:
         """How much a tag says: log of posts over posts with it."""
-        return float(np.log((len(self.ids) + 1) / (self.tag_counts.get(tag, 0) + 1)))
+        return self._idf.get(tag, self._rarest)
+
+    def tag_norm(self, row: int) -> float:
+        """Length of a post's tags as a vector of `idf`; 1 where it has none."""
+        return self._tag_norms[row]
 
     def active_users(self) -> list[tuple[str, int]]:
         """(user, number of acts), the most active first."""
@@ -229,9 +239,6 @@ class Community:
             # Undated events come in the order in which they arrived. Not by their number: that has gaps
             # where something was forgotten.
             self._times.append(float(len(self._times)) if event.time is None else event.time)
-        if items and hasattr(self, "_popular"):
-            # Where posts have no dates, "now" is the newest event.
-            self._measure_time() if self._undated else self._measure_popularity()
 
     def _count(self) -> None:
         _, users, rows, _, _ = self.sequences()
@@ -255,21 +262,23 @@ class Community:
                 early, late = np.quantile(created, [0.02, 0.98])
                 self._now[code] = created.max()
                 self._half_life[code] = max((late - early) / 10, 1e-9)
+        age = np.maximum(self._now[self.community_codes] - self.created, 0) / self._half_life[self.community_codes]
+        self._freshness: Floats = np.nan_to_num(0.5**age).astype(np.float32)
         self._measure_popularity()
 
-    def _measure_popularity(self) -> None:
-        rows = np.array(self._rows, dtype=np.int64)
-        times = np.array(self._times)
-        popular = np.zeros(len(self.ids))
-        if len(rows):
-            codes = self.community_codes[rows]
-            # Older acts count less, but never nothing: a classic stays a classic.
-            age = np.clip((self._now[codes] - times) / self._half_life[codes], 0, None)
-            np.add.at(popular, rows, np.array(self._weights) * (0.2 + 0.8 * 0.5**age))
+    def _measure_popularity(self, known: int = 0) -> None:
+        """Popularity of every post; the first `known` acts are in it already."""
+        popular = self._popular if known else np.zeros(len(self.ids))
+        rows = np.array(self._rows[known:], dtype=np.int64)
+        codes = self.community_codes[rows]
+        # Older acts count less, but never nothing: a classic stays a classic.
+        age = np.clip((self._now[codes] - np.array(self._times[known:])) / self._half_life[codes], 0, None)
+        np.add.at(popular, rows, np.array(self._weights[known:]) * (0.2 + 0.8 * 0.5**age))
         most = np.zeros(max(len(self.community_names), 1))
-        if len(popular):
-            np.maximum.at(most, self.community_codes, popular)
-        self._popular, self._most_popular = popular, most
+        np.maximum.at(most, self.community_codes, popular)
+        self._popular = popular
+        relative = np.log1p(popular) / np.log1p(np.maximum(most[self.community_codes], 1))
+        self._popularity: Floats = relative.astype(np.float32)
 
 
 def _bring_up_to_date(

@@ -41,18 +41,19 @@ class Cooccurrence:
 
     def spread(self, reach: Any, weights: Floats) -> Floats:
         """Scores (n,) of all posts for a history with these weights; linear in the weights."""
-        from scipy import sparse
-
-        reached = sparse.csr_matrix(weights[None, :]) @ reach
-        smoothed = reached + CANDIDATE_SMOOTHING * (reached @ self._transposed)
-        return np.asarray(smoothed.todense(), dtype=np.float32).ravel()
+        reached = reach.T @ weights
+        there = np.flatnonzero(reached)
+        # Few posts are reached: a product with all neighbours would cost several times as much.
+        near = self._transposed[there].T @ reached[there]
+        return np.asarray(reached + CANDIDATE_SMOOTHING * near, dtype=np.float32)
 
     def shares(self, reach: Any, candidate: int) -> Floats:
         """What one unit of each history row adds to the score of `candidate`: one column of `spread`."""
-        near = self._neighbours[candidate]
-        through = reach[:, near.indices] @ near.data if near.nnz else np.zeros(reach.shape[0])
-        own = np.asarray(reach[:, [candidate]].todense()).ravel()
-        return np.asarray(own + CANDIDATE_SMOOTHING * through, dtype=np.float32)
+        column = np.zeros(reach.shape[1], dtype=np.float32)
+        near = slice(*self._neighbours.indptr[candidate : candidate + 2])
+        column[self._neighbours.indices[near]] = CANDIDATE_SMOOTHING * self._neighbours.data[near]
+        column[candidate] += 1
+        return np.asarray(reach @ column, dtype=np.float32)
 
 
 def _counts(users: Rows, rows: Rows, size: int) -> Any:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from retrieval.arrays import Floats, Rows, Vectors, unit
 from retrieval.community import Community
@@ -52,11 +53,42 @@ class SteeringRule:
     conversation: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Liked:
+    """The latest posts that somebody liked, oldest first, with their vectors (n, d) and distances (n, n).
+
+    One more than are looked at, so that any of them can be left out without measuring the others again.
+    """
+
+    rows: Rows
+    vectors: Vectors
+    distances: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Rows, community: Community) -> Liked:
+        """Measure the distances between these posts."""
+        vectors = community.vectors(rows)
+        if len(rows) < 2:
+            return cls(rows, vectors, np.zeros((len(rows),) * 2))
+        from scipy.spatial.distance import pdist, squareform
+
+        return cls(rows, vectors, squareform(pdist(vectors)))
+
+    def only(self, rows: Rows) -> Liked | None:
+        """Those of them that are in `rows`; None when there are others in it."""
+        place_of = {row: place for place, row in enumerate(self.rows.tolist())}
+        kept = [place_of.get(row, -1) for row in rows.tolist()]
+        if -1 in kept:
+            return None
+        return Liked(rows, self.vectors[kept], self.distances[kept][:, kept])
+
+
 @dataclass(slots=True)
 class Reader:
     """One user as the ranking sees them.
 
     rows/weights: the latest of what they liked, oldest first (weights decay with later events);
+    liked: the same rows and one more;
     hidden: rows they pushed away; people: acts on the posts of others, or the edge to them.
     """
 
@@ -65,6 +97,7 @@ class Reader:
     acts: Mapping[int, Sequence[Event]]  # row -> own acts on it, oldest first
     past: Mapping[int, float]  # row -> weight of what they liked, the latest act last
     replied: Mapping[str, int]  # author -> acts on their posts
+    liked: Liked
     rows: Rows
     weights: Floats
     recent: Vectors
@@ -72,6 +105,7 @@ class Reader:
     hidden: tuple[int, ...]
     rules: tuple[SteeringRule, ...]
     named: tuple[tuple[Event, str], ...]
+    named_vectors: Vectors
     tags: dict[str, float]
     people: dict[str, float]
     communities: dict[int, float]
@@ -81,27 +115,29 @@ class Reader:
         """Every row that the reader acted on in any way."""
         return frozenset(self.acts)
 
-    def without(self, row: int, community: Community, embedder: Embedder) -> Reader:
+    def without(self, row: int, community: Community) -> Reader:
         """The same reader had they never acted on that post."""
         if row not in self.acts:
             return self
-        gone = self.acts[row]
+        acts, past, replied = dict(self.acts), dict(self.past), dict(self.replied)
+        gone = acts.pop(row)
         left = {event.id for event in gone}
-        replied = dict(self.replied)
         author = community.authors[row]
-        if row in self.past and author in replied:
+        if past.pop(row, None) is not None and author in replied:
             replied[author] -= sum(event.weight > 0 for event in gone)
+        latest = _latest(past, LONGEST)
         return _compose(
             self.user,
             tuple(event for event in self.events if event.id not in left),
-            {other: events for other, events in self.acts.items() if other != row},
-            {other: weight for other, weight in self.past.items() if other != row},
+            acts,
+            past,
+            self.liked.only(latest) or Liked.of(latest, community),
             replied,
             tuple(other for other in self.hidden if other != row),
             self.rules,
             self.named,
+            self.named_vectors,
             community,
-            embedder,
         )
 
 
@@ -129,7 +165,13 @@ def read(user: str, events: Sequence[Event], community: Community, embedder: Emb
         if community.authors[row] not in ("", user):
             replied[community.authors[row]] += sum(event.weight > 0 for event in acts[row])
     rules, named = _rules(timeline), _named(timeline)
-    return _compose(user, timeline, acts, past, replied, tuple(pushed), rules, named, community, embedder)
+    vectors = embedder.encode([topic for _, topic in named]) if named else np.zeros((0, embedder.dimension), np.float32)
+    liked = Liked.of(_latest(past, LONGEST + 1), community)
+    return _compose(user, timeline, acts, past, liked, replied, tuple(pushed), rules, named, vectors, community)
+
+
+def _latest(past: Mapping[int, float], most: int) -> Rows:
+    return np.array(list(past)[-most:], dtype=np.int64)
 
 
 def _compose(
@@ -137,29 +179,35 @@ def _compose(
     events: tuple[Event, ...],
     acts: Mapping[int, Sequence[Event]],
     past: Mapping[int, float],
+    liked: Liked,
     replied: Mapping[str, int],
     hidden: tuple[int, ...],
     rules: tuple[SteeringRule, ...],
     named: tuple[tuple[Event, str], ...],
+    named_vectors: Vectors,
     community: Community,
-    embedder: Embedder,
 ) -> Reader:
-    rows = np.array(list(past)[-LONGEST:], dtype=np.int64)
+    rows, vectors, distances = liked.rows[-LONGEST:], liked.vectors[-LONGEST:], liked.distances[-LONGEST:, -LONGEST:]
     age = np.arange(len(rows))[::-1]
     weights = (np.array([past[row] for row in rows.tolist()], dtype=np.float32) * DECAY**age).astype(np.float32)
-    vectors = community.vectors(rows)
-    groups = _groups(rows, weights, vectors, named, embedder)
+    groups = _groups(rows, weights, vectors, distances)
+    groups += [(vector, NAMED_WEIGHT, (), topic) for (_, topic), vector in zip(named, named_vectors, strict=True)]
+    groups.sort(key=lambda group: -group[1])
+    groups = groups[:MOST_INTERESTS]
+    whole = sum(weight for _, weight, _, _ in groups)
+    interests = tuple(InterestGroup(vector, weight / whole, posts, topic) for vector, weight, posts, topic in groups)
     if len(rows):
         recent = unit((vectors * (weights * RECENT_DECAY**age)[:, None]).sum(axis=0))
     elif groups:
-        recent = unit(np.sum([group.vector for group in groups], axis=0))
+        recent = unit(np.sum([group.vector for group in interests], axis=0))
     else:
         recent = np.zeros(community.index.dimension, dtype=np.float32)
 
     tags: dict[str, float] = defaultdict(float)
     counts: dict[int, float] = defaultdict(float)
-    for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
-        counts[int(community.community_codes[row])] += weight
+    codes = community.community_codes[rows].tolist()
+    for row, code, weight in zip(rows.tolist(), codes, weights.tolist(), strict=True):
+        counts[code] += weight
         for tag in community.tags[row]:
             tags[tag] += weight * community.idf(tag)
     norm = sum(value * value for value in tags.values()) ** 0.5 or 1.0
@@ -173,14 +221,16 @@ def _compose(
         events=events,
         acts=acts,
         past=past,
+        liked=liked,
         replied=replied,
         rows=rows,
         weights=weights,
         recent=recent,
-        groups=groups,
+        groups=interests,
         hidden=hidden,
         rules=rules,
         named=named,
+        named_vectors=named_vectors,
         tags={tag: value / norm for tag, value in tags.items()},
         people=people,
         communities={code: count / total for code, count in counts.items()},
@@ -188,27 +238,41 @@ def _compose(
 
 
 def _groups(
-    rows: Rows, weights: Floats, vectors: Vectors, named: Sequence[tuple[Event, str]], embedder: Embedder
-) -> tuple[InterestGroup, ...]:
-    groups: list[tuple[Vectors, float, tuple[int, ...], str]] = []
-    if len(rows) > 1:
-        from scipy.cluster.hierarchy import fcluster, linkage
+    rows: Rows, weights: Floats, vectors: Vectors, distances: npt.NDArray[np.float64]
+) -> list[tuple[Vectors, float, tuple[int, ...], str]]:
+    """(centre, weight, rows with the most telling first, no topic) of the posts that belong together."""
+    together = _together(distances)
+    if not together:
+        return []
+    weighted = vectors * weights[:, None]
+    centres = unit(np.array([weighted[members].sum(axis=0) for members in together]))
+    telling = np.vecdot(weighted, centres[:, None]).tolist()
+    places, shares = rows.tolist(), weights.tolist()
+    return [
+        (
+            centre,
+            sum(shares[place] for place in members),
+            tuple(places[place] for place in sorted(members, key=told.__getitem__, reverse=True)),
+            "",
+        )
+        for centre, members, told in zip(centres, together, telling, strict=True)
+    ]
 
-        labels = fcluster(linkage(vectors, "ward"), WARD_DISTANCE, "distance")
-    else:
-        labels = np.ones(len(rows), dtype=np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        centre = unit((vectors[members] * weights[members, None]).sum(axis=0))
-        telling = members[np.argsort(-(vectors[members] @ centre) * weights[members], kind="stable")]
-        groups.append((centre, float(weights[members].sum()), tuple(rows[telling].tolist()), ""))
-    if named:
-        for (_, topic), vector in zip(named, embedder.encode([topic for _, topic in named]), strict=True):
-            groups.append((vector, NAMED_WEIGHT, (), topic))
-    groups.sort(key=lambda group: -group[1])
-    groups = groups[:MOST_INTERESTS]
-    total = sum(group[1] for group in groups)
-    return tuple(InterestGroup(vector, weight / total, rows_, topic) for vector, weight, rows_, topic in groups)
+
+def _together(distances: npt.NDArray[np.float64]) -> list[list[int]]:
+    """Places (of n, distances (n, n)) that belong together by Ward's method."""
+    size = len(distances)
+    clusters = {place: [place] for place in range(size)}
+    if size > 1:
+        from scipy.cluster.hierarchy import linkage
+        from scipy.spatial.distance import squareform
+
+        merges = linkage(squareform(distances, checks=False), "ward").tolist()
+        for made, (one, other, distance, _) in enumerate(merges, size):
+            if distance > WARD_DISTANCE:
+                break
+            clusters[made] = clusters.pop(int(one)) + clusters.pop(int(other))
+    return [sorted(members) for members in clusters.values()]
 
 
 def _named(timeline: Sequence[Event]) -> tuple[tuple[Event, str], ...]:

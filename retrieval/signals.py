@@ -18,16 +18,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from retrieval.arrays import Floats, Rows
+from retrieval.arrays import Floats, Rows, Vectors
 from retrieval.community import Community
 from retrieval.reader import Reader
 
-CORE = ("interest", "recent", "cooccurrence", "tags", "people", "community", "fresh", "popular", "disliked")
+HISTORY = ("interest", "recent", "cooccurrence", "tags", "people", "community")
+CORE = (*HISTORY, "fresh", "popular", "disliked")
 ASKED = ("query", "include")
 SIGNALS = (*CORE, *ASKED, "llm")
 _FLOOR = 1e-5  # of the smoothed co-occurrence: what is below is noise
@@ -70,41 +71,45 @@ def measure(
     one post gets never depends on the others.
     """
     vectors = community.vectors(rows)
-    columns = [
-        _nearest(vectors, [group.vector for group in reader.groups]),
-        _cosines(vectors, reader.recent),
-        on_log_scale(spread_values),
-        np.array([_tag_cosine(community, int(row), reader.tags) for row in rows]),
-        np.array([_edge(reader.people.get(community.authors[row], 0.0)) for row in rows]),
-        np.array([reader.communities.get(int(code), 0.0) for code in community.community_codes[rows]]),
-        community.freshness(rows),
-        community.popularity(rows),
-        np.maximum(_nearest(vectors, list(community.vectors(reader.hidden))) - 0.3, 0) / 0.7,
-        np.array([(query or {}).get(int(row), 0.0) for row in rows]),
-        np.array([(include or {}).get(int(row), 0.0) for row in rows]),
-    ]
-    return np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
+    measured = np.zeros((len(rows), len(CORE) + len(ASKED)), dtype=np.float32)
+    measured[:, : len(HISTORY)] = _history(vectors, rows, reader, community, spread_values)
+    measured[:, 6] = community.freshness(rows)
+    measured[:, 7] = community.popularity(rows)
+    if reader.hidden:
+        nearest = _cosines(vectors, community.vectors(reader.hidden)).max(axis=1)
+        measured[:, 8] = np.maximum(nearest - 0.3, 0) / 0.7
+    for column, asked in ((9, query), (10, include)):
+        if asked:
+            measured[:, column] = [asked.get(row, 0.0) for row in rows.tolist()]
+    return measured
 
 
-def _nearest(vectors: Floats, others: Sequence[Floats]) -> Floats:
-    if not len(others):
-        return np.zeros(len(vectors), dtype=np.float32)
-    return np.asarray(np.max([_cosines(vectors, other) for other in others], axis=0), dtype=np.float32)
+def measure_history(rows: Rows, reader: Reader, community: Community, spread_values: Floats) -> Floats:
+    """The signals that depend on what the reader liked, in the order of HISTORY: array (len(rows), 6)."""
+    return _history(community.vectors(rows), rows, reader, community, spread_values)
 
 
-def _cosines(vectors: Floats, other: Floats) -> Floats:
+def _history(vectors: Vectors, rows: Rows, reader: Reader, community: Community, spread_values: Floats) -> Floats:
+    measured = np.zeros((len(rows), len(HISTORY)), dtype=np.float32)
+    cosines = _cosines(vectors, np.stack([reader.recent, *(group.vector for group in reader.groups)]))
+    if reader.groups:
+        measured[:, 0] = cosines[:, 1:].max(axis=1)
+    measured[:, 1] = cosines[:, 0]
+    measured[:, 2] = on_log_scale(spread_values)
+    places = rows.tolist()
+    if reader.tags:
+        measured[:, 3] = [_shared_tags(community, row, reader.tags) for row in places]
+    measured[:, 4] = [reader.people.get(community.authors[row], 0.0) for row in places]
+    measured[:, 4] = np.minimum(np.log1p(measured[:, 4]) / 4, 1)
+    measured[:, 5] = [reader.communities.get(code, 0.0) for code in community.community_codes[rows].tolist()]
+    return measured
+
+
+def _cosines(vectors: Vectors, others: Vectors) -> Floats:
     # Not a matrix product: BLAS adds up a row differently with how many rows there are.
-    return np.asarray((vectors * other).sum(axis=1), dtype=np.float32)
+    return np.asarray(np.vecdot(vectors[:, None], others), dtype=np.float32)
 
 
-def _tag_cosine(community: Community, row: int, profile: Mapping[str, float]) -> float:
-    tags = community.tags[row]
-    if not tags or not profile:
-        return 0.0
-    weights = [community.idf(tag) for tag in tags]
-    norm = sum(weight * weight for weight in weights) ** 0.5 or 1.0
-    return sum(profile.get(tag, 0.0) * weight for tag, weight in zip(tags, weights, strict=True)) / norm
-
-
-def _edge(weight: float) -> float:
-    return min(float(np.log1p(weight)) / 4, 1.0)
+def _shared_tags(community: Community, row: int, profile: Mapping[str, float]) -> float:
+    shared = [profile[tag] * community.idf(tag) for tag in community.tags[row] if tag in profile]
+    return sum(shared) / community.tag_norm(row) if shared else 0.0

@@ -24,6 +24,7 @@ import numpy as np
 from retrieval.arrays import Floats, Rows
 from retrieval.candidate import Candidate
 from retrieval.community import Community
+from retrieval.index import largest
 from retrieval.reader import Reader
 from retrieval.store import Store
 from retrieval.topic import Topics
@@ -188,13 +189,11 @@ def gather(sources: Sequence[Source], reader: Reader, community: Community, limi
 
 
 def _top(values: Floats, limit: int) -> list[tuple[int, float]]:
-    limit = min(limit, len(values))
     if limit < 1:
         return []
-    best = np.argpartition(-values, limit - 1)[:limit]
+    best = largest(values, limit)
     best = best[values[best] > 0]
-    order = best[np.lexsort((best, -values[best]))]
-    return [(int(row), float(values[row])) for row in order]
+    return list(zip(best.tolist(), values[best].tolist(), strict=True))
 
 
 def _top_of(rows: Rows, values: Floats, limit: int) -> list[tuple[int, float]]:

@@ -298,7 +298,7 @@ def test_without_a_post_is_never_having_acted_on_it(store: Store, view: View) ->
     assert len(reader.hidden) > 2
     for row in range(len(view.community)):
         events = [event for event in reader.events if event.post != view.community.ids[row]]
-        left = reader.without(row, view.community, view.embedder)
+        left = reader.without(row, view.community)
         never = read("u7", events, view.community, view.embedder)
         assert of_reader(left) == of_reader(never), view.community.ids[row]
         assert (left.rules, left.named) == (never.rules, never.named)
