@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -353,19 +353,24 @@ def _terms_of(post: Post) -> list[tuple[str, str]]:
     return found[:8]
 
 
-def _ranked_sentences(post: Post) -> list[Span]:
+def _ranked_sentences(post: Post) -> tuple[Span, ...]:
     """Sentences of the text, first those that say most of what title and tags announce; early ones before late."""
-    announced = set(content_words(f"{post.title} {' '.join(post.tags)}"))
+    return _ranked(post.title, post.text, post.tags)
+
+
+@lru_cache(maxsize=4096)
+def _ranked(title: str, text: str, tags: tuple[str, ...]) -> tuple[Span, ...]:
+    announced = set(content_words(f"{title} {' '.join(tags)}"))
     ranked: list[tuple[float, Span]] = []
-    for place, (start, end) in enumerate(sentences(post.text)[:30]):
-        sentence = post.text[start:end]
+    for place, (start, end) in enumerate(sentences(text)[:30]):
+        sentence = text[start:end]
         if not (found := set(content_words(sentence))):
             continue
         score = len(found & announced) + sentence.endswith(("?", "？")) - 0.15 * place
         score -= 2.0 * (len(found) < 4) + 0.5 * (len(sentence) > 180)
         score -= 3.0 * (plain(sentence) != " ".join(sentence.split()) or "\\" in sentence)
         ranked.append((-score, ("text", start, end)))
-    return [span for _, span in sorted(ranked)]
+    return tuple(span for _, span in sorted(ranked))
 
 
 def _key_sentences(post: Post) -> str:

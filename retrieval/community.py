@@ -31,6 +31,7 @@ TAGS_FILE = "tags.npz"
 _TAGS_READ = 4000
 _BATCH = 256  # posts embedded between two commits
 _RECOUNT_SHARE = 0.01  # co-occurrence is counted anew when that share of events has come since
+_SMALL = 5_000  # acts, up to which co-occurrence is counted anew with each: some milliseconds
 
 
 class Community:
@@ -155,7 +156,7 @@ class Community:
             if new:
                 # Where posts have no dates, "now" is the newest event.
                 self._measure_time() if self._undated else self._measure_popularity(known)
-            small, grown = len(self._rows) < 50_000, len(self._rows) - self._counted
+            small, grown = len(self._rows) < _SMALL, len(self._rows) - self._counted
             if (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1):
                 self._count()
 

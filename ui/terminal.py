@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ NoLlm = Annotated[bool, typer.Option("--no-llm", help="Use no language model: ru
 LlmRank = Annotated[bool, typer.Option("--llm-rank", help="Compute and show the LLM's P(engage).")]
 UserArg = Annotated[str, typer.Argument(metavar="USER", help="A user's id.")]
 PostArg = Annotated[str, typer.Argument(metavar="POST", help="A post's id.")]
+
+
+def one_thread_each() -> None:
+    """Keep numpy's own threads out of work that many threads share; to be called before numpy is imported."""
+    for library in ("OPENBLAS", "OMP", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 @contextmanager
