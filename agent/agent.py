@@ -268,10 +268,13 @@ class Agent:
     async def abatch(self, users: Sequence[str] | None, out: Path | str, k: int = 5, **options: Any) -> BatchReport:
         """`batch` for an event loop. Cancelling the task stops it between two rows; a later call goes on."""
         cancel = threading.Event()
+        work = asyncio.ensure_future(asyncio.to_thread(self.batch, users, out, k, cancel=cancel, **options))
         try:
-            return await asyncio.to_thread(self.batch, users, out, k, cancel=cancel, **options)
-        finally:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
             cancel.set()
+            await asyncio.wait([work])  # until it has let go of the file
+            raise
 
     # ---- users ----
 

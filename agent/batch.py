@@ -29,7 +29,6 @@ from agent.explaining import Prepared
 from agent.pipeline import Task
 from agent.request import Language, Request
 from retrieval.errors import DataError, HomeError, UnknownUser
-from retrieval.files import write_whole
 from retrieval.post import Post
 
 if TYPE_CHECKING:
@@ -262,29 +261,21 @@ class _Run:
 
     def __init__(self, core: Core, out: Path, wanted: Wanted, restart: bool) -> None:
         self.wanted = wanted
+        self._core = core
         self._out = out
         self._part = out.with_name(out.name + ".part")
         self._about = out.with_name(out.name + ".part.json")
-        if restart:
-            self._part.unlink(missing_ok=True)
-            self._about.unlink(missing_ok=True)
-        begun = self._begun()
-        users, skipped = _users(core, wanted)
-        if begun is None:
-            begun = {"wanted": wanted.to_json(), "now": core.clock(), "users": users}
-            # In this order: a description without rows would be a run that had ended.
-            self._part.write_bytes(b"")
-            write_whole(self._about, json.dumps(begun).encode())
-        self.order: list[str] = begun["users"]
-        self.now = float(begun["now"])
-        self.report = BatchReport(str(out), len(self.order) + sum(map(len, skipped.values())), skipped=skipped)
-        self._handled = 0
-        if self._part.exists():
+        with _writing(out):
+            begun = self._begin(restart)
+            self.order: list[str] = begun["users"]
+            self.now = float(begun["now"])
+            left_out = sum(map(len, begun["skipped"].values()))
+            self.report = BatchReport(str(out), len(self.order) + left_out, skipped=begun["skipped"])
+            self._handled = 0
+            if not self._part.exists():  # killed between the renaming and the end
+                self._out.replace(self._part)
             self._read()
-        else:  # killed between the renaming and the end
-            self._out.replace(self._part)
-            self._read()
-        self._file: BinaryIO = self._part.open("ab")
+            self._file: BinaryIO = self._part.open("ab")
         self.rest = self.order[self._handled :]
         self._synced = time.monotonic()
 
@@ -303,29 +294,49 @@ class _Run:
         """Write the row of the next user; None: no such user any more."""
         self._handled += 1
         if items is None:
-            self.report.skipped.setdefault("erased meanwhile", []).append(user)
+            self._pass_over(user)
             return
         row = {"user": user, "items": [item.to_json() for item in items]}
-        self._file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
-        self._file.flush()
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        with _writing(self._out):
+            self._file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
+            self._file.flush()
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
         self._count(row)
 
     def finish(self) -> None:
         """Put the file in its place, whole, and remove what was needed to go on."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if self._out.suffix == ".parquet":
-            _to_parquet(self._part, self._out)
-            self._about.unlink()
-            self._part.unlink()
-        else:
-            self._part.replace(self._out)
-            self._about.unlink()
+        with _writing(self._out):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if self._out.suffix == ".parquet":
+                _to_parquet(self._part, self._out)
+                self._about.unlink()
+                self._part.unlink()
+            else:
+                self._part.replace(self._out)
+                self._about.unlink()
+            for path in (self._about, self._out):
+                _beside(path).unlink(missing_ok=True)
         self.report.complete = True
+
+    def _begin(self, restart: bool) -> dict[str, Any]:
+        """The run that goes on, or a new one."""
+        # A description without rows is a run that had ended: it comes after the rows, and goes before them.
+        if restart:
+            self._about.unlink(missing_ok=True)
+            self._part.unlink(missing_ok=True)
+        begun = self._begun()
+        if begun is None:
+            users, skipped = _users(self._core, self.wanted)
+            begun = {"wanted": self.wanted.to_json(), "now": self._core.clock(), "users": users, "skipped": skipped}
+            self._part.write_bytes(b"")
+            beside = _beside(self._about)
+            beside.write_text(json.dumps(begun))
+            beside.replace(self._about)
+        return begun
 
     def _begun(self) -> dict[str, Any] | None:
         """The run that was begun in this place, if there is one that can go on."""
@@ -343,30 +354,47 @@ class _Run:
         return dict(begun)
 
     def _read(self) -> None:
-        """Count the whole rows that are there and cut off what is not whole."""
+        """Count the whole rows that are there; cut off what is not whole, and take out who was erased since."""
         places = {user: place for place, user in enumerate(self.order)}
-        whole = 0
-        with self._part.open("rb") as file:
+        known = {user.id for user in self._core.store.all_users()}
+        whole, kept = 0, 0
+        beside = _beside(self._part)
+        with self._part.open("rb") as file, beside.open("wb") as rows:
             for line in file:
                 try:
-                    row = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    row = None
-                if not isinstance(row, dict) or places.get(str(row.get("user")), -1) < self._handled:
+                    row = json.loads(line)
+                    place = places[row["user"]]
+                    if not line.endswith(b"\n") or place < self._handled:
+                        break
+                    if row["user"] in known:
+                        self._count(row)
+                except (ValueError, LookupError, TypeError):  # half a row, or none of ours
                     break
                 whole += len(line)
-                self._handled = places[row["user"]] + 1
-                self._count(row)
-        os.truncate(self._part, whole)
+                for passed in self.order[self._handled : place]:
+                    self._pass_over(passed)
+                if row["user"] in known:
+                    rows.write(line)
+                    kept += len(line)
+                else:
+                    self._pass_over(row["user"])
+                self._handled = place + 1
+        if kept < whole:
+            beside.replace(self._part)
+        else:
+            beside.unlink()
+            os.truncate(self._part, whole)
         self.report.resumed = self.report.done
 
+    def _pass_over(self, user: str) -> None:
+        self.report.skipped.setdefault("erased meanwhile", []).append(user)
+
     def _count(self, row: Mapping[str, Any]) -> None:
-        report = self.report
+        report, sources = self.report, [item["reason"]["source"] for item in row["items"]]
         report.done += 1
-        report.posts += len(row["items"])
-        report.short += len(row["items"]) < self.wanted.k
-        for item in row["items"]:
-            source = item["reason"]["source"]
+        report.posts += len(sources)
+        report.short += len(sources) < self.wanted.k
+        for source in sources:
             report.reasons[source] = report.reasons.get(source, 0) + 1
 
 
@@ -401,18 +429,33 @@ def _alone(out: Path) -> Iterator[None]:
         raise DataError(f"{str(out)!r} is a folder; name a file")
     path = out.with_name(out.name + ".part.lock")
     lock = FileLock(path, timeout=0)
+    with _writing(out):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise DataError(f"another batch is writing {str(out)!r}; wait for it, or name another file") from None
     try:
-        with lock:
-            yield
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-    except Timeout:
-        raise DataError(f"another batch is writing {str(out)!r}; wait for it, or name another file") from None
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         raise HomeError(
             f"cannot write {str(out)!r}: {exc.strerror or exc}; free some space or name another place, "
             "then run it again: it goes on where it was"
         ) from exc
+
+
+def _beside(path: Path) -> Path:
+    # One name for every process: what a killed one has left is written over by the next, which is alone here.
+    return path.with_name(f".{path.name}.new")
 
 
 def _to_parquet(rows: Path, out: Path) -> None:
@@ -434,7 +477,7 @@ def _to_parquet(rows: Path, out: Path) -> None:
          ("signals", pa.map_(pa.string(), pa.float64())), ("sources", pa.list_(pa.string())), ("reason", reason)]
     )  # fmt: skip
     schema = pa.schema([("user", pa.string()), ("items", pa.list_(item))])
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    beside = _beside(out)
     try:
         with rows.open("rb") as file, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
             while lines := list(islice(file, 1000)):

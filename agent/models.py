@@ -109,10 +109,13 @@ class Models:
 
     def _open(self, role: Role) -> Engine:
         if self._settings.llm_url:
-            return OpenAIEngine(
+            engine = OpenAIEngine(
                 self._settings.llm_url, self._settings.llm_model or None, self._settings.llm_key or None,
                 in_flight=self._settings.llm_in_flight,
             )  # fmt: skip
+            # What is kept bears the model's name, in the next process too.
+            engine.find_model()
+            return engine
         return open_engine(self._spec(role))
 
     def _spec(self, role: Role) -> str:

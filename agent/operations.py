@@ -147,7 +147,7 @@ class Operation:
             return self.arguments.model_validate(arguments)
         except ValidationError as exc:
             first = exc.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "arguments"
+            where = " ".join(".".join(str(part) for part in first["loc"]).split())[:100] or "arguments"
             raise ValueError(f"{self.name}: {where}: {first['msg']}") from None
 
     def call(self, agent: Agent, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ Every node needs whyfeed and the home's folder (shared, or a copy of it), and th
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from agent.batch import Wanted, prepare
 from agent.clause import KIND, Clause, ClauseBook
@@ -192,12 +194,26 @@ def start_ray(processors: int) -> bool:
     ray = import_ray()
     if ray.is_initialized():
         return False
-    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": processors, "include_dashboard": False}
+    cluster = os.environ.get("RAY_ADDRESS")
+    local = {} if cluster else {"num_cpus": processors, "include_dashboard": False}
+    if cluster:
+        _check_reachable(cluster)
     try:
         ray.init(log_to_driver=False, logging_level="error", **local)
-    except (ConnectionError, RuntimeError, ValueError) as exc:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as exc:
         raise HomeError(f"no Ray cluster can be reached or started ({_line(exc)}); check RAY_ADDRESS") from exc
     return True
+
+
+def _check_reachable(cluster: str) -> None:
+    """HomeError when nobody listens at the cluster's address; Ray itself would try for minutes."""
+    parts = urlsplit(cluster if "://" in cluster else f"ray://{cluster}")
+    if parts.hostname is None or parts.port is None:
+        return  # "auto", and whatever else Ray understands
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=10).close()
+    except OSError as exc:
+        raise HomeError(f"no Ray cluster answers at {cluster!r} ({exc.strerror or exc}); check RAY_ADDRESS") from exc
 
 
 def _line(exc: BaseException) -> str:

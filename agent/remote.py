@@ -6,6 +6,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -57,6 +58,11 @@ class OpenAIEngine:
     def name(self) -> str:
         """The model, or the address before the server was asked for its first one."""
         return self._model or self.url
+
+    def find_model(self) -> None:
+        """Ask the server which model it serves, so that `name` is that of the model; nothing when it is not there."""
+        with suppress(ModelError):
+            Job(self._translated(lambda job: self._chosen()), "whyfeed-model").result()
 
     def complete(
         self,

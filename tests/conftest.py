@@ -158,6 +158,19 @@ def agent(home: Path) -> Iterator[Agent]:
 
 
 @pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a batch writes."""
+    return tmp_path / "out.jsonl"
+
+
+@pytest.fixture
+def whole(agent: Agent, tmp_path: Path) -> bytes:
+    """The file of an undisturbed batch for everybody."""
+    agent.batch(None, tmp_path / "whole.jsonl")
+    return (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.fixture
 def run_cli(home: Path) -> RunCli:
     """Run `whyfeed ARGUMENT...` on the world's home in a process of its own."""
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from retrieval.arrays import Vectors, unit
 from retrieval.errors import HomeError
 from retrieval.files import write_whole
-from retrieval.index import PostIndex
+from retrieval.index import PostIndex, largest
 
 DIMENSION = 16
 FLAT, IVF, HNSW = "IDMap2,Flat", "IVF4,SQ8", "IDMap2,HNSW16"
@@ -254,3 +254,9 @@ def test_flat_is_brute_force(steps: list[tuple[str, list[int]]], seed: int, k: i
     (hits,) = index.search(query[None, :], k, np.array(sorted(excluded), dtype=np.int64))
     assert [num for num, _ in hits] == sorted(scores, key=lambda num: -scores[num])[:k]
     assert [score for _, score in hits] == pytest.approx([scores[num] for num, _ in hits], abs=1e-5)
+
+
+@given(st.lists(st.integers(-4, 4), max_size=200), st.integers(1, 60))
+def test_the_largest_values_come_first_and_equal_ones_in_their_order(values: list[int], k: int) -> None:
+    found = largest(np.array(values, dtype=np.float32), k)
+    assert found.tolist() == sorted(range(len(values)), key=lambda place: (-values[place], place))[:k]
