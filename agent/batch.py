@@ -191,7 +191,7 @@ def run(
             before = core.models.usage.of("writer")
             worker = hands(core, wanted, state.now)
             try:
-                _work(core, worker, state, cancel, progress)
+                _work(worker, state, cancel, progress)
             finally:
                 worker.close()
                 used = core.models.usage.of("writer")
@@ -204,7 +204,7 @@ def run(
     return report
 
 
-def _work(core: Core, hands: Hands, state: _Run, cancel: threading.Event, progress: Progress | None) -> None:
+def _work(hands: Hands, state: _Run, cancel: threading.Event, progress: Progress | None) -> None:
     """Rank ahead, have clauses written, and write rows in order."""
     language = state.wanted.language
     seconds = {"rank": 0.0, "write": 0.0, "wait": 0.0}
