@@ -284,6 +284,7 @@ def start(home: Path, out: Path, server: WriterServer) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_the_next_run_goes_on(home: Path, out: Path) -> None:
     with served() as server:
         server.seconds = 0.1

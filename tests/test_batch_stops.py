@@ -257,6 +257,7 @@ def batch_slowly(log: str, home: str, out: str) -> None:
     agent.batch(None, out, progress=lambda *_: time.sleep(0.01))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(killable: Killable, home: Path, out: Path, whole: bytes) -> None:
     longest = killable.whole(batch_slowly, str(home), str(out))
     assert out.read_bytes() == whole
@@ -294,6 +295,7 @@ def batch_until(log: str, home: str, out: str, number: int, restart: bool) -> No
     confirm(log, "done")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "restart"),
     [
@@ -323,6 +325,7 @@ def test_killed_before_each_thing_that_is_done_to_a_file(
     assert number > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
 def test_a_kill_leaves_nothing_behind(killable: Killable, home: Path, agent: Agent, out: Path, name: str) -> None:
     out = out.with_name(name)

@@ -19,6 +19,8 @@ from agent import Agent
 from agent.demo import DESK_FOLDER, FOLDER
 from tests.conftest import EMBEDDER, ROOT
 
+pytestmark = pytest.mark.slow
+
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: \S.* -->")

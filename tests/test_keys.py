@@ -86,6 +86,7 @@ def test_an_empty_master_key_opens_nothing(store: Store) -> None:
 # ---- the commands
 
 
+@pytest.mark.slow
 def test_a_key_is_made_listed_and_removed(run_cli: RunCli, home: Path) -> None:
     made = run_cli("keys", "add", "shop", "--scope", "read", "--scope", "feedback", "--user", "u1", "--per-minute", "9")
     assert made.returncode == 0, made.stderr
@@ -103,6 +104,7 @@ def test_a_key_is_made_listed_and_removed(run_cli: RunCli, home: Path) -> None:
     assert run_cli("keys", "list").stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [

@@ -36,6 +36,8 @@ from tests.world import World
 from ui.access import Access
 from ui.mcp_server import build, local_key
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 ALL = [operation.name for operation in TOOLS]
 MODES = ["auto", "legacy"]  # without and with the handshake of older clients

@@ -379,6 +379,7 @@ def test_metrics_count_requests_by_operation(home: Path) -> None:
     } <= lines
 
 
+@pytest.mark.slow
 def test_any_documented_request_gets_a_documented_answer(agent: Agent) -> None:
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
