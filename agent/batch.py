@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from agent.core import Core
 
 AHEAD = 512  # readers that are ranked and wait for clauses
-_RANKED_AHEAD = 4  # readers a thread that are being ranked or wait to be taken
+_RANKED_AHEAD = 4  # readers that are being ranked or wait to be taken
 _LOOK_SECONDS = 0.2  # between two looks at whether rows are still wanted
 _SYNC_SECONDS = 5.0  # between two times that rows are forced to the disk
 
@@ -69,7 +69,7 @@ class BatchReport:
     """How a batch went. `resumed` rows were there before; `short` readers have fewer posts than asked for.
 
     `skipped` is cause -> user ids; `reasons` counts by source; tokens are those of this run, and so are the seconds
-    by stage: `rank` and `write` add up over threads and overlap, `wait` is for clauses, `all` is what a clock shows.
+    by stage: `rank` and `write` overlap, `write` adds up over threads, `wait` is for clauses, `all` is by the clock.
     """
 
     out: str
@@ -117,7 +117,7 @@ def prepare(core: Core, user: str, wanted: Wanted, now: float) -> list[Prepared]
 
 
 class LocalHands:
-    """Threads of this process: some rank, as many write as the writer serves at once."""
+    """Threads of this process: one ranks, as many write as the writer serves at once."""
 
     def __init__(self, core: Core, wanted: Wanted, now: float) -> None:
         self._core = core
@@ -125,14 +125,14 @@ class LocalHands:
         self._now = now
         self._stop = threading.Event()
         writer = core.models.writer() if wanted.write else None
-        self._threads = max(1, (os.cpu_count() or 1) - (writer is not None and writer.in_flight == 1))
-        self._rankers = ThreadPoolExecutor(self._threads, "whyfeed-rank")
+        # One: of two threads that rank, each would wait for the other (`agent.core`).
+        self._ranker = ThreadPoolExecutor(1, "whyfeed-rank")
         self._writers = ThreadPoolExecutor(1 if writer is None else writer.in_flight, "whyfeed-write")
 
     def ranked(self, users: Sequence[str]) -> Iterator[tuple[str, list[Prepared] | None, float]]:
         """See `Hands.ranked`."""
         rest = iter(users)
-        running = deque((user, self._rank(user)) for user in islice(rest, self._threads * _RANKED_AHEAD))
+        running = deque((user, self._rank(user)) for user in islice(rest, _RANKED_AHEAD))
         while running:
             user, future = running.popleft()
             prepared, seconds = future.result()
@@ -147,7 +147,7 @@ class LocalHands:
     def close(self) -> None:
         """See `Hands.close`."""
         self._stop.set()
-        for pool in (self._rankers, self._writers):
+        for pool in (self._ranker, self._writers):
             pool.shutdown(cancel_futures=True)
 
     def _rank(self, user: str) -> Future[tuple[list[Prepared] | None, float]]:
@@ -155,7 +155,7 @@ class LocalHands:
             start = time.perf_counter()
             return prepare(self._core, user, self._wanted, self._now), time.perf_counter() - start
 
-        return self._rankers.submit(work)
+        return self._ranker.submit(work)
 
     def _write(self, post: Post) -> tuple[Clause, float]:
         start = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 
@@ -41,8 +40,9 @@ class Core:
         self.explainer = Explainer(self._book, self._worker, lambda: self.models.describe("writer"))
         self._understander: Understander | None = None
         self._opening = threading.Lock()
-        # More threads that rank than processors only take turns, and make each other slower.
-        self._processors = threading.BoundedSemaphore(os.cpu_count() or 1)
+        # Ranking is many short steps in Python between short ones in numpy: of two threads at once each waits for
+        # the interpreter at every step, and both together do less than one alone (`benchmarks/LOG.md`).
+        self._ranking = threading.Lock()
 
     def close(self) -> None:
         """Stop what runs in the background and close the store."""
@@ -70,7 +70,7 @@ class Core:
         """Run one request; the LLM judges when asked to, or when a fitted model gives it weight."""
         judge = self.judge(view, llm_rank)
         # Two engines at once would both be slow: while one judges, no clause is made ahead.
-        with self._worker.foreground() if judge else self._processors:
+        with self._worker.foreground() if judge else self._ranking:
             ranking = run(view, view.reader(user), task, judge)
         if llm_rank and judge is None:
             with ranking.trace.stage("judge") as record:

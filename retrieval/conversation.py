@@ -44,11 +44,9 @@ class Conversations:
 
     def add(self, id: str, role: str, text: str, time: float, answer: dict[str, Any] | None = None) -> None:
         """Append a turn."""
+        written = None if answer is None else json.dumps(answer, ensure_ascii=False)
         with self._store.database.write() as db:
-            db.execute(
-                "INSERT INTO turns (conversation, role, text, answer, time) VALUES (?, ?, ?, ?, ?)",
-                [id, role, text, None if answer is None else json.dumps(answer, ensure_ascii=False), time],
-            )
+            _add(db, id, role, text, written, time)
 
     def turns(self, id: str, last: int = 200) -> list[Turn]:
         """The last turns, oldest first."""
@@ -67,28 +65,25 @@ class Conversations:
         ).fetchall()
         return [(row[0], (row[1] or "")[:80], row[2]) for row in rows]
 
-    def add_trace(self, user: str, time: float, document: dict[str, Any]) -> None:
-        """Keep the trace of an answer, and let go of this user's oldest."""
+    def remember(
+        self, user: str, time: float, trace: dict[str, Any], said: tuple[str, str, dict[str, Any]] | None = None
+    ) -> None:
+        """Keep the trace of an answer, and what was said (conversation, text, answer), both or neither.
+
+        Of a user's traces the oldest is let go when there are too many.
+        """
+        # Written out before the file is locked: others wait for it.
+        document = json.dumps(trace, ensure_ascii=False)
+        answer = None if said is None else json.dumps(said[2], ensure_ascii=False)
         with self._store.database.write() as db:
-            db.execute(
-                "INSERT INTO traces (user, time, document) VALUES (?, ?, ?)",
-                [user, time, json.dumps(document, ensure_ascii=False)],
-            )
+            db.execute("INSERT INTO traces (user, time, document) VALUES (?, ?, ?)", [user, time, document])
             db.execute(
                 "DELETE FROM traces WHERE user = ? AND num NOT IN"
                 " (SELECT num FROM traces WHERE user = ? ORDER BY num DESC LIMIT ?)",
                 [user, user, TRACES_KEPT],
             )
-
-    def remember(
-        self, user: str, time: float, trace: dict[str, Any], said: tuple[str, str, dict[str, Any]] | None = None
-    ) -> None:
-        """Keep the trace of an answer, and what was said (conversation, text, answer), both or neither."""
-        with self._store.database.write():
-            self.add_trace(user, time, trace)
             if said is not None:
-                conversation, text, answer = said
-                self.add(conversation, "agent", text, time, answer)
+                _add(db, said[0], "agent", said[1], answer, time)
 
     def traces(self, user: str, last: int = TRACES_KEPT) -> list[dict[str, Any]]:
         """The traces of a user's last answers, the newest first."""
@@ -96,3 +91,10 @@ class Conversations:
             "SELECT document FROM traces WHERE user = ? ORDER BY num DESC LIMIT ?", [user, last]
         ).fetchall()
         return [json.loads(row[0]) for row in rows]
+
+
+def _add(db: Any, conversation: str, role: str, text: str, answer: str | None, time: float) -> None:
+    db.execute(
+        "INSERT INTO turns (conversation, role, text, answer, time) VALUES (?, ?, ?, ?, ?)",
+        [conversation, role, text, answer, time],
+    )

@@ -291,7 +291,7 @@ def test_forgetting_takes_what_speaks_of_the_event_with_it(store: Store) -> None
     event = store.append(like("u0"))
     other = store.append(like("u0"))
     for spoken in (event, other):
-        talks.add_trace("u0", NOW, {"because": [spoken.id]})
+        talks.remember("u0", NOW, {"because": [spoken.id]})
     talk = talks.start("u0", NOW)
     talks.add(talk, "user", "what should I read?", NOW)
     talks.add(talk, "agent", "Because you liked …", NOW, {"evidence": {"id": event.id}})
@@ -349,7 +349,7 @@ def test_erasing_a_user_is_never_having_met_them(tmp_path: Path, world: World) -
     talks = Conversations(store)
     talk = talks.start("u5", NOW)
     talks.add(talk, "user", "my secret", NOW)
-    talks.add_trace("u5", NOW, {"shown": []})
+    talks.remember("u5", NOW, {"shown": []})
     store.keep("judgement", "u5|x|y", {"p": 0.5})
     store.keep("judgement", "u50|x|y", {"p": 0.5})
     store.put_follows([("u6", "u5", 1.0)])
@@ -423,9 +423,9 @@ def test_a_conversation_belongs_to_one_user(store: Store) -> None:
 
 def test_the_last_traces_of_each_user_are_kept(store: Store) -> None:
     talks = Conversations(store)
-    talks.add_trace("u1", START, {"number": -1})
+    talks.remember("u1", START, {"number": -1})
     for number in range(TRACES_KEPT + 5):
-        talks.add_trace("u0", START, {"number": number})
+        talks.remember("u0", START, {"number": number})
     assert [trace["number"] for trace in talks.traces("u0")] == list(range(TRACES_KEPT + 4, 4, -1))
     assert talks.traces("u1") == [{"number": -1}]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ui.terminal import Home, Json, NoLlm, one_thread_each, open_agent, print_json
+from ui.terminal import Home, Json, NoLlm, open_agent, print_json, tune_for_many
 
 if TYPE_CHECKING:
     from agent.batch import BatchReport
@@ -30,7 +30,7 @@ def batch(
     no_llm: NoLlm = False,
 ) -> None:
     """Explained recommendations for many users; stopped at any moment, it goes on when it is run again."""
-    one_thread_each()
+    tune_for_many()
     if everybody == (users is not None):
         raise ValueError("name either --all or --users FILE")
     if language not in ("en", "zh"):

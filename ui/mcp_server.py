@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.terminal import Home, NoLlm, bars, one_thread_each, open_agent, own_version
+from ui.terminal import Home, NoLlm, bars, open_agent, own_version, tune_for_many
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -51,7 +51,7 @@ def mcp(
     """Serve the tools over the Model Context Protocol; a client starts it and talks on standard input and output."""
     from ui.access import Access
 
-    one_thread_each()
+    tune_for_many()
     if http and user:
         raise ValueError("--user is for standard streams; over HTTP a key has its users: `whyfeed keys add`")
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ Who asks is known before anything that they say is read: 401, 403 and 429 come b
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
@@ -228,6 +229,8 @@ class _Home:
             said = " ".join(str(exc).split()) if isinstance(exc, WhyfeedError) else "internal error; the log has more"
             self._state = f"the home cannot be built: {said}"
             return
+        gc.collect()
+        gc.freeze()  # what was built stays: the collector need not look through it
         self._state = ""
         if not self._stopping.is_set():
             self._jobs.start()

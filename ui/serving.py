@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ui.terminal import Home, Json, NoLlm, bars, one_thread_each, open_agent, print_json
+from ui.terminal import Home, Json, NoLlm, bars, open_agent, print_json, tune_for_many
 
 keys_app = typer.Typer(no_args_is_help=True, help="Keys of those who ask over the network.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What the key is called.")]
@@ -28,7 +28,7 @@ def serve(
     no_llm: NoLlm = False,
 ) -> None:
     """Serve HTTP, and the page; prints the address once it answers. See docs/http.md."""
-    one_thread_each()
+    tune_for_many()
     name, _, password = (login or "").partition(":")
     if login is not None and not (name and password):
         raise ValueError("--login must be NAME:PASSWORD")
