@@ -25,7 +25,6 @@ from agent.profile import describe
 from agent.reply import ReplySuggestion
 from agent.request import Horizon, Language, Request
 from agent.settings import Settings
-from agent.steering import horizon_end, rule_text
 from agent.topics import detect_language
 from agent.view import Progress
 from agent.why import explain_absence, explain_presence
@@ -165,9 +164,7 @@ class Agent:
         topic = clean_text(topic, 200)
         if not topic or direction not in ("more", "less") or horizon not in ("day", "week", "month", "always"):
             raise ValueError(f"cannot steer to {direction!r} of {topic!r} for {horizon!r}; name a topic, more or less")
-        kind = "include" if direction == "more" else "exclude"
-        until = horizon_end(horizon, self._core.clock())
-        return self._core.append(Event("", user, "", kind, value=until, text=rule_text(topic, horizon, "")))
+        return self._core.add_rule(user, "include" if direction == "more" else "exclude", topic, horizon)
 
     def about(self, topic: str) -> int:
         """How many posts are about a topic, as a steering rule sees it."""

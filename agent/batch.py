@@ -28,6 +28,7 @@ from agent.clause import Clause
 from agent.explaining import Prepared
 from agent.pipeline import Task
 from agent.request import Language, Request
+from agent.view import Progress
 from retrieval.errors import DataError, HomeError, UnknownUser
 from retrieval.post import Post
 
@@ -38,8 +39,6 @@ AHEAD = 512  # readers that are ranked and wait for clauses
 _RANKED_AHEAD = 4  # readers that are being ranked or wait to be taken
 _LOOK_SECONDS = 0.2  # between two looks at whether rows are still wanted
 _SYNC_SECONDS = 5.0  # between two times that rows are forced to the disk
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

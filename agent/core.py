@@ -12,7 +12,9 @@ from agent.judge import Judge
 from agent.ledger import Send, forwarding
 from agent.models import Models
 from agent.pipeline import Ranking, Task, run
+from agent.request import Horizon
 from agent.settings import Settings
+from agent.steering import horizon_end, rule_text
 from agent.understand import Understander
 from agent.view import View, Views
 from agent.why import trace_document
@@ -80,6 +82,11 @@ class Core:
     def append(self, event: Event) -> Event:
         """Write an event into the ledger, as of now."""
         return self.store.append(Event("", event.user, event.post, event.kind, self.clock(), event.value, event.text))
+
+    def add_rule(self, user: str, kind: str, topic: str, horizon: Horizon, conversation: str = "") -> Event:
+        """Write a rule (include or exclude) into the ledger; `conversation` binds it to one."""
+        until = horizon_end(horizon, self.clock())
+        return self.append(Event("", user, "", kind, value=until, text=rule_text(topic, horizon, conversation)))
 
     def remember(self, view: View, ranking: Ranking, answer: Answer) -> None:
         """Keep the trace of an answer, and the answer in its conversation if it has one."""

@@ -18,7 +18,6 @@ from agent.phrases import listed, say, signal_word
 from agent.pipeline import RELEVANT, Task, in_force
 from agent.profile import describe
 from agent.request import Horizon, Language, Request
-from agent.steering import horizon_end, rule_text
 from agent.summary import central_sentences
 from agent.trace import Trace
 from agent.understand import Context
@@ -192,8 +191,7 @@ class Dialogue:
 
     def _rule(self, kind: str, topic: str, horizon: Horizon) -> None:
         bound = self._conversation if horizon == "session" else ""
-        until = horizon_end(horizon, self._core.clock())
-        self._core.append(Event("", self._user, "", kind, value=until, text=rule_text(topic, horizon, bound)))
+        self._core.add_rule(self._user, kind, topic, horizon, bound)
 
     def _hide(self, request: Request) -> Iterator[ChatEvent]:
         if not request.posts:

@@ -36,9 +36,7 @@ class PostIndex:
         self.dimension = dimension
         self.model = model
         self.factory = factory
-        self._change = threading.Condition()
-        self._moving = threading.Lock()
-        self._readers = 0
+        self._lock = threading.RLock()
         self._digests: dict[int, str] = {}
         self._index = self._make()
         self._gpu: Any = None
@@ -69,7 +67,7 @@ class PostIndex:
             raise ValueError("a number occurs twice")
         if not len(nums):
             return
-        with self._changing():
+        with self._lock:
             self.remove([num for num in nums if num in self._digests])
             array = np.ascontiguousarray(vectors, dtype=np.float32)
             if not self._index.is_trained:
@@ -90,7 +88,7 @@ class PostIndex:
             return
         if not self.can_remove:
             raise ValueError(f"an index of the kind {self.factory!r} cannot remove vectors; build it anew")
-        with self._changing():
+        with self._lock:
             self._index.remove_ids(np.asarray(there, dtype=np.int64))
             for num in there:
                 del self._digests[num]
@@ -111,7 +109,7 @@ class PostIndex:
             return [[] for _ in vectors]
         hidden = np.unique(np.asarray([] if exclude is None else exclude, dtype=np.int64))
         array = np.ascontiguousarray(vectors, dtype=np.float32)
-        with self._reading():
+        with self._lock:
             found = self._search(array, k, hidden)
         return [
             [(num, score) for num, score in zip(nums.tolist(), scores.tolist(), strict=True) if num >= 0][:k]
@@ -122,7 +120,7 @@ class PostIndex:
         """Write the index and its manifest beside each other, each whole or not at all."""
         import faiss
 
-        with self._reading():
+        with self._lock:
             data = faiss.serialize_index(self._index).tobytes()
             manifest = {
                 "model": self.model,
@@ -174,10 +172,9 @@ class PostIndex:
         wide = min(k + len(hidden), self._index.ntotal)
         if faiss.get_num_gpus() and wide <= _GPU_MAX_K:
             # Selectors do not work on a GPU: ask for more, and drop what is hidden.
-            with self._moving:
-                if self._gpu is None:
-                    self._gpu = faiss.index_cpu_to_all_gpus(self._index)
-                scores, nums = self._gpu.search(vectors, wide)
+            if self._gpu is None:
+                self._gpu = faiss.index_cpu_to_all_gpus(self._index)
+            scores, nums = self._gpu.search(vectors, wide)
             return list(zip(np.where(np.isin(nums, hidden), -1, nums), scores, strict=True))
         inner = self._inner()
         if isinstance(inner, faiss.IndexFlat):
@@ -194,24 +191,6 @@ class PostIndex:
         with _threads(len(vectors) * self._index.ntotal):
             scores, nums = self._index.search(vectors, min(k, self._index.ntotal), params=parameters)
         return list(zip(nums, scores, strict=True))
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Searches may run beside each other, but not beside a change."""
-        with self._change:
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._change:
-                self._readers -= 1
-                self._change.notify_all()
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        with self._change:
-            self._change.wait_for(lambda: not self._readers)
-            yield
 
     def _parameters(self, hidden: Rows) -> Any:
         import faiss

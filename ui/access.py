@@ -10,16 +10,19 @@ from agent.operations import Operation
 from retrieval.keys import Key, Keys
 from retrieval.store import Store
 
-_MASTER_PER_MINUTE = 1_000_000
-
 
 class Refused(Exception):
-    """A request that is not served. `status` is that of HTTP, `retry_after` seconds where waiting helps."""
+    """A request that is not served. `status` and `headers` are those of HTTP.
+
+    `retry_after` is in seconds, where waiting helps.
+    """
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.retry_after = retry_after
+        self.headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
 
 
 class Access:
@@ -40,7 +43,7 @@ class Access:
         if scheme.casefold() != "bearer" or not secret:
             raise Refused(401, "give a key: Authorization: Bearer KEY (`whyfeed keys add` makes one)")
         if self._master and hmac.compare_digest(secret.encode(), self._master.encode()):
-            return Key("master", frozenset({"admin"}), None, _MASTER_PER_MINUTE)
+            return Key("master", frozenset({"admin"}))  # it is not counted
         key = self._keys.find(secret)
         if key is None:
             raise Refused(401, "unknown key; `whyfeed keys list` shows those that there are")

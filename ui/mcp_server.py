@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.terminal import Home, NoLlm, bars, open_agent, own_version, tune_for_many
+from ui.terminal import Home, NoLlm, bars, open_agent, own_version, tell_first_key, tune_for_many
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -155,11 +155,8 @@ def serve_http(agent: Agent, host: str, port: int, on_ready: Callable[[str], Non
     """
     from ui.listening import address, listen, open_access, run
 
-    def told(secret: str) -> None:
-        typer.echo(f"a first key, with every right, shown only now: {secret}", err=True)
-
     with listen(host, port) as listening:
-        access = open_access(agent.store, told)
+        access = open_access(agent.store, tell_first_key)
         app = build(agent, access).streamable_http_app(
             streamable_http_path=PATH, stateless_http=True, transport_security=_security(host)
         )
@@ -185,10 +182,7 @@ class Guard:
             try:
                 scope[_KEY] = self._access.authenticate(Headers(scope=scope).get("authorization"))
             except Refused as exc:
-                headers = {"WWW-Authenticate": "Bearer"} if exc.status == 401 else {}
-                if exc.retry_after is not None:
-                    headers["Retry-After"] = str(exc.retry_after)
-                await JSONResponse({"error": str(exc)}, exc.status, headers)(scope, receive, send)
+                await JSONResponse({"error": str(exc)}, exc.status, exc.headers)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, StageStarted
 from agent.operations import OPERATIONS, Id, OfUser, Operation, Words
+from agent.view import Progress
 from retrieval.errors import (
     DataError,
     HomeError,
@@ -50,8 +51,6 @@ PAGE = "/ui"
 BODY = 2_000_000  # bytes of a request's body
 _AT_THE_DOOR = 4  # keys that are looked up at once; they wait for no operation
 _PATHS = {"explain": "why"}  # operations that the contract calls otherwise
-
-Progress = Callable[[str, int, int], None]
 
 _log = logging.getLogger(__name__)
 
@@ -403,10 +402,7 @@ def _failure(status: int, message: str, headers: Mapping[str, str] | None = None
 
 
 async def _refused(_: Request, exc: Any) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if exc.status == 401 else {}
-    if exc.retry_after is not None:
-        headers["Retry-After"] = str(exc.retry_after)
-    return _failure(exc.status, str(exc), headers)
+    return _failure(exc.status, str(exc), exc.headers)
 
 
 async def _expected(_: Request, exc: Any) -> Response:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ui.terminal import Home, Json, NoLlm, bars, open_agent, print_json, tune_for_many
+from ui.terminal import Home, Json, NoLlm, bars, open_agent, print_json, tell_first_key, tune_for_many
 
 keys_app = typer.Typer(no_args_is_help=True, help="Keys of those who ask over the network.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What the key is called.")]
@@ -36,14 +36,14 @@ def serve(
     if ray:
         from ui.rayserve import serve_on_ray
 
-        serve_on_ray(home, host, port, _serves, no_llm=no_llm, replicas=replicas, on_first_key=_first_key)
+        serve_on_ray(home, host, port, _serves, no_llm=no_llm, replicas=replicas, on_first_key=tell_first_key)
         return
     from ui import service
 
     with open_agent(home, no_llm=no_llm) as agent, bars() as progress, bars(unit="bytes") as fetched:
         agent.models.fetch(fetched)
         service.serve(
-            agent, host, port, _serves, page=not no_page, login=visitor, on_first_key=_first_key, progress=progress
+            agent, host, port, _serves, page=not no_page, login=visitor, on_first_key=tell_first_key, progress=progress
         )
 
 
@@ -100,7 +100,3 @@ def remove(name: Name, home: Home = None, as_json: Json = False) -> None:
 
 def _serves(url: str) -> None:
     typer.echo(f"whyfeed serves: {url}")
-
-
-def _first_key(secret: str) -> None:
-    typer.echo(f"a first key, with every right, shown only now: {secret}", err=True)

@@ -104,6 +104,11 @@ def bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
+def tell_first_key(secret: str) -> None:
+    """Show the key that was made because there was none; it cannot be shown again."""
+    typer.echo(f"a first key, with every right, shown only now: {secret}", err=True)
+
+
 def own_version() -> str:
     """The version of whyfeed; "0" when it is run from its folder and not installed."""
     from importlib.metadata import PackageNotFoundError, version
