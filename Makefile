@@ -42,5 +42,5 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,ray,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,ray,eval,dev]'
 	@touch $@ $(VENV)/.installed

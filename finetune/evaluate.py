@@ -123,7 +123,7 @@ def evaluate_replies(
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
     if not any(find_file(folder, name) for name in ("conversations", "replies")):
         raise DataError(
-            f"{str(folder)!r} has neither conversations.jsonl nor replies.jsonl; posts are not evaluated yet"
+            f"{str(folder)!r} has no interactions.jsonl, conversations.jsonl or replies.jsonl to measure on"
         )
     skipped = 0
     if test is not None:

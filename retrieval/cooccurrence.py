@@ -60,6 +60,17 @@ def _counts(users: Rows, rows: Rows, size: int) -> Any:
     """The matrix M of the recipe: what follows what, discounted by how common the history post is."""
     from scipy import sparse
 
+    forward, together, popularity = transitions(users, rows, size)
+    damping = sparse.diags(((popularity + 5.0) ** -0.8).astype(np.float32))
+    return (damping @ (forward + 0.3 * forward.T + 0.3 * together)).tocsr().astype(np.float32)
+
+
+def transitions(users: Rows, rows: Rows, size: int) -> tuple[Any, Any, Rows]:
+    """What events in order say of pairs of posts: sparse (n, n) "b soon after a", sparse (n, n) "a and b of one user",
+    each user sharing out one vote, and the number (n,) of users of each post.
+    """
+    from scipy import sparse
+
     order = np.argsort(users, kind="stable")
     users, rows = users[order], rows[order]
     # The first act of a user on a post counts; ten comments on one question are one meeting.
@@ -85,9 +96,7 @@ def _counts(users: Rows, rows: Rows, size: int) -> Any:
     together.setdiag(0)
     together.eliminate_zeros()
 
-    popularity = np.bincount(rows, minlength=size)
-    damping = sparse.diags(((popularity + 5.0) ** -0.8).astype(np.float32))
-    return (damping @ (forward + 0.3 * forward.T + 0.3 * together)).tocsr().astype(np.float32)
+    return forward, together, np.bincount(rows, minlength=size)
 
 
 def _position_from_end(users: Rows) -> Rows:

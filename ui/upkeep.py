@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,34 +66,64 @@ def finetune_write(
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder in the exchange format.")],
     test: Annotated[
-        Path | None, typer.Option(help="Test rows; default: some of the folder's conversations are held out.")
+        Path | None, typer.Option(help="Test rows, about posts or replies; default: some of the folder is held out.")
     ] = None,
     rankers: Annotated[str, typer.Option(help="Only these, separated by commas.")] = "",
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Rank posts among N random ones outside the history; default: the whole catalogue."
+        ),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots (posts only).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the reply ranker on a folder of conversations, beside simple baselines on the same rows."""
+    """Measure whyfeed on a folder's posts or replies, beside baselines on the same rows."""
     from agent.settings import Settings
-    from finetune.evaluate import RANKERS, evaluate_replies
+    from finetune.protocol import about_posts
     from retrieval.embedder import open_embedder
 
-    chosen = [name.strip() for name in rankers.split(",") if name.strip()] or list(RANKERS)
+    chosen = [name.strip() for name in rankers.split(",") if name.strip()]
+    embedder = open_embedder(Settings().embedder)
+    if about_posts(folder, test):
+        from finetune.measure import measure
+
+        with bars() as progress:
+            measured = measure(folder, embedder, test, chosen, candidates, progress)
+        if html is not None:
+            from finetune.report import page
+            from retrieval.files import write_whole
+
+            write_whole(html, page(measured.to_json(), measured.main).encode())
+        _print_rows(measured, as_json, measured.main)
+        return
+    if html is not None or candidates is not None:
+        raise ValueError("--html and --candidates are for tests about posts; leave them out for replies")
+    from finetune.evaluate import RANKERS, evaluate_replies
+
     with bars() as progress:
-        found = evaluate_replies(folder, open_embedder(Settings().embedder), test, chosen, progress)
+        found = evaluate_replies(folder, embedder, test, chosen or list(RANKERS), progress)
+    _print_rows(found, as_json)
+    if not as_json and found.outcome is not None:
+        typer.echo(found.outcome.why)
+
+
+def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
+    """The document, or a table of some metrics with their intervals."""
     if as_json:
         print_json(found.to_json())
-        return
-    metrics = list(found.rows[0]["metrics"])
-    typer.echo(f"{found.data}: {found.protocol}")
-    typer.echo(f"{'':16}" + "".join(f"{metric:>24}" for metric in metrics))
-    for row in found.rows:
-        cells = [
-            f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]" for name in metrics
-        ]
-        typer.echo(f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
-    if found.outcome is not None:
-        typer.echo(found.outcome.why)
+    else:
+        metrics = metrics or list(found.rows[0]["metrics"])
+        typer.echo(f"{found.data}: {found.protocol}")
+        typer.echo(f"{'':16}" + "".join(f"{metric:>24}" for metric in metrics))
+        for row in found.rows:
+            cells = [
+                f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]"
+                for name in metrics
+            ]
+            typer.echo(f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
     if found.skipped:
-        typer.echo(f"{found.skipped} rows of the test are none and were left out", err=True)
+        typer.echo(f"{found.skipped} rows of the data or the test are none and were left out", err=True)
 
 
 @models_app.command("list")

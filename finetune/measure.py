@@ -1,0 +1,310 @@
+"""Measure rankers of posts on an exchange folder: one test, every ranker, intervals over users."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.baselines import BASELINES, Ranker, Tools
+from finetune.core_ranker import CoreClicks, CoreRanker
+from finetune.histories import Histories, Progress, read_histories
+from finetune.metrics import (
+    CLICK,
+    HISTORY,
+    RANKING,
+    TARGET,
+    Context,
+    Resampling,
+    Values,
+    beyond,
+    bounds,
+    buckets,
+    calibrated,
+    coverage,
+    equal_mass,
+    log_losses,
+    ranking_values,
+    top,
+    user_aucs,
+    weighted_auc,
+    weighted_ece,
+)
+from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
+from retrieval.arrays import Floats, Rows
+from retrieval.embedder import Embedder
+
+OURS = ("whyfeed-no-llm", "whyfeed")
+RANKERS = (*BASELINES, *OURS)
+# The first decides which baseline is best; these are paired and drawn.
+MAIN = {RankingTest: ("ndcg@10", "hr@10"), ClickTest: ("auc", "uauc")}
+SHORT = {RankingTest: ("ndcg@10", "hr@10", "recall@20", "recall@200"), ClickTest: CLICK}
+_BLOCK = 256  # users at a time
+_INNER = 0.25  # share of a click test's training part that its probabilities are calibrated on
+
+
+@dataclass(slots=True)
+class Measurement:
+    """The document of `evaluate --json` for posts; `main` names the metrics that say most.
+
+    `skipped` rows of the folder and the test were none.
+    """
+
+    data: str
+    protocol: str
+    main: tuple[str, ...]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: int = 0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the contract, with more beside it."""
+        return {
+            "data": self.data, "protocol": self.protocol, "rows": self.rows, "skipped": self.skipped,
+            "seconds": round(self.seconds, 1),
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Answers:
+    """What one ranker did: values of each test row for means, bootstrap draws of the metrics, and the time it took."""
+
+    metrics: dict[str, float]
+    draws: dict[str, Values]
+    beyond: dict[str, Any]
+    buckets: dict[str, list[dict[str, Any]]]
+    fit_seconds: float
+    ms_per_user: float
+
+
+def measure(
+    folder: Path, embedder: Embedder, test: Path | None = None, rankers: Sequence[str] = (),
+    candidates: int | None = None, progress: Progress | None = None, seed: int = 0,
+) -> Measurement:  # fmt: skip
+    """Fit each ranker on a folder and ask it the test. DataError when there is nothing to test on.
+
+    `candidates`: as in `protocol.prepare`. An empty `rankers` stands for all.
+    """
+    if unknown := [name for name in rankers if name not in RANKERS]:
+        raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
+    begun = time.perf_counter()
+    whole = read_histories(folder, progress)
+    train, asked = prepare(whole, folder, test, candidates, seed)
+    tools = Tools(embedder, train.texts, progress, seed)
+    names = tuple(dict.fromkeys(rankers)) or RANKERS
+    bench = Bench(train, asked, tools)
+    found = Measurement(whole.name, asked.protocol, SHORT[type(asked)])
+    found.skipped = whole.skipped + asked.skipped
+    answers: dict[str, Answers] = {}
+    for place, name in enumerate(names):
+        if progress:
+            progress("measuring rankers", place, len(names))
+        # Both are the same model until a language model has earned a place in it.
+        twin = next((other for other in OURS if other in answers), None) if name in OURS else None
+        answers[name] = answers[twin] if twin else bench.answers(name)
+    if progress:
+        progress("measuring rankers", len(names), len(names))
+    found.rows = _rows(answers, MAIN[type(asked)])
+    found.seconds = time.perf_counter() - begun
+    return found
+
+
+def _rows(answers: Mapping[str, Answers], main: Sequence[str]) -> list[dict[str, Any]]:
+    others = [name for name in answers if name not in OURS]
+    best = max(others, key=lambda name: answers[name].metrics[main[0]], default=None)
+    rows = []
+    for name, each in answers.items():
+        row: dict[str, Any] = {
+            "ranker": name,
+            "metrics": {metric: round(value, 4) for metric, value in each.metrics.items()},
+            "ci95": {metric: bounds(draws) for metric, draws in each.draws.items()},
+            "ms_per_user": round(each.ms_per_user, 3),
+            "fit_seconds": round(each.fit_seconds, 1),
+            "beyond": each.beyond,
+            "buckets": each.buckets,
+            "paired": None,
+        }
+        if best is not None and best != name:
+            other = answers[best]
+            row["paired"] = {
+                "against": best,
+                "difference": {metric: round(each.metrics[metric] - other.metrics[metric], 4) for metric in main},
+                "ci95": {metric: bounds(each.draws[metric] - other.draws[metric]) for metric in main},
+            }
+        rows.append(row)
+    return rows
+
+
+@dataclass
+class Bench:
+    """One test over the histories that may be learnt from."""
+
+    train: Histories
+    test: Test
+    tools: Tools
+
+    def __post_init__(self) -> None:
+        self.keys = pair_keys(self.train, self.tools.seed)
+        self.resampling = Resampling(self.test.user, self.tools.seed)
+
+    def answers(self, name: str) -> Answers:
+        """Fit a ranker and ask it everything."""
+        if isinstance(self.test, RankingTest):
+            return self._ranked(name, self.test)
+        return self._clicked(name, self.test)
+
+    # ---- rankings ----
+
+    def _ranked(self, name: str, test: RankingTest) -> Answers:
+        ranker, fit_seconds = _fitted(BASELINES.get(name, CoreRanker), self.tools, self.train)
+        ranked: list[Rows] = []
+        seconds = 0.0
+        for begin in range(0, len(test.user), _BLOCK):
+            if self.tools.progress:
+                self.tools.progress(f"ranking by {name}", begin, len(test.user))
+            block = slice(begin, begin + _BLOCK)
+            now = time.perf_counter()
+            scores = ranker.score(test.user[block])
+            seconds += time.perf_counter() - now
+            ranked += [self._list(test, row, line) for row, line in enumerate(scores, begin)]
+        values = ranking_values(ranked, test.relevant)
+        table = np.column_stack([values[metric] for metric in RANKING])
+        draws = self.resampling.means(table)
+        context = Context(
+            self.train.liked, self.train.popularity, int(np.count_nonzero(self.train.lengths)), self.tools.vectors
+        )
+        return Answers(
+            dict(zip(RANKING, map(float, table.mean(axis=0)), strict=True)),
+            {metric: draws[:, at] for at, metric in enumerate(RANKING)},
+            self._beyond(ranked, test, context),
+            self._buckets(test, values),
+            fit_seconds,
+            1000 * seconds / len(np.unique(test.user)),
+        )
+
+    def _list(self, test: RankingTest, row: int, scores: Floats) -> Rows:
+        """The first posts of one list. Scores are of the whole catalogue, so that no candidate moves another."""
+        user, relevant = test.user[row], test.relevant[row]
+        if test.candidates is not None:
+            posts = test.candidates[row]
+            return np.asarray(posts[top(scores[posts], self.keys(user[None], posts))])
+        seen = self.train.seen
+        own = seen.indices[slice(*seen.indptr[user : user + 2])]
+        scores = scores.copy()
+        scores[np.setdiff1d(own, relevant)] = -np.inf
+        return top(scores, self.keys(user[None], np.arange(len(scores))))
+
+    def _beyond(self, ranked: Sequence[Rows], test: RankingTest, context: Context) -> dict[str, Any]:
+        values = beyond(ranked, test.user, context)
+        found: dict[str, Any] = {"coverage": {"value": round(coverage(ranked, len(self.train.posts)), 4)}}
+        draws = self.resampling.means(np.column_stack(list(values.values())))
+        for at, (name, each) in enumerate(values.items()):
+            there = each[~np.isnan(each)]
+            if len(there):
+                found[name] = {"value": round(float(there.mean()), 4), "ci95": bounds(draws[:, at])}
+        return found
+
+    def _buckets(self, test: RankingTest, values: Mapping[str, Values]) -> dict[str, list[dict[str, Any]]]:
+        # A row with several right posts is as hard as its rarest.
+        counts = np.array([self.train.popularity[relevant].min() for relevant in test.relevant])
+        main = MAIN[RankingTest]
+
+        def part(name: str, rows: Rows) -> dict[str, Any]:
+            resampling = Resampling(test.user[rows], self.tools.seed)
+            draws = resampling.means(np.column_stack([values[metric][rows] for metric in main]))
+            return {
+                "bucket": name,
+                "rows": len(rows),
+                "metrics": {metric: round(float(values[metric][rows].mean()), 4) for metric in main},
+                "ci95": {metric: bounds(draws[:, at]) for at, metric in enumerate(main)},
+            }
+
+        return {
+            "history": [part(*each) for each in buckets(self.train.lengths[test.user], HISTORY)],
+            "target": [part(*each) for each in buckets(counts, TARGET)],
+        }
+
+    # ---- clicks ----
+
+    def _clicked(self, name: str, test: ClickTest) -> Answers:
+        make = BASELINES.get(name, CoreClicks)
+        ranker, fit_seconds = _fitted(make, self.tools, self.train)
+        now = time.perf_counter()
+        scores = _asked(ranker, test)
+        seconds = time.perf_counter() - now
+        slope, intercept = self._calibration(make)
+        probabilities = 1 / (1 + np.exp(-(slope * scores.astype(np.float64) + intercept)))
+        keys = self.keys(test.user, test.post)
+        metrics, draws = self._click_values(test, scores, probabilities, keys)
+        counts = np.bincount(self.train.post, minlength=len(self.train.posts))[test.post]
+        lengths = np.diff(self.train.starts)[test.user]
+        parts = {
+            kind: [self._click_part(name, test, scores, rows) for name, rows in buckets(each, edges)]
+            for kind, each, edges in (("history", lengths, HISTORY), ("target", counts, TARGET))
+        }
+        return Answers(metrics, draws, {}, parts, fit_seconds, 1000 * seconds / len(np.unique(test.user)))
+
+    def _calibration(self, make: Callable[[Tools], Ranker]) -> tuple[float, float]:
+        """Scores become probabilities on a later part of the training part: in-sample means know their own labels."""
+        inner, later = later_clicks(self.train, self.tools.seed, _INNER)
+        if not len(later.user) or not len(inner.user):
+            return calibrated(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+        ranker, _ = _fitted(make, self.tools, inner)
+        return calibrated(later.label, _asked(ranker, later))
+
+    def _click_values(
+        self, test: ClickTest, scores: Floats, probabilities: Values, keys: Keys
+    ) -> tuple[dict[str, float], dict[str, Values]]:
+        losses = log_losses(test.label, probabilities)
+        users, aucs = user_aucs(test.label, scores, test.user)
+        bins = equal_mass(probabilities, keys)
+        one = np.ones((1, len(test.label)))
+        draws = {"auc": self.resampling.of(lambda weights: weighted_auc(test.label, scores, weights))}
+        values = {"auc": float(weighted_auc(test.label, scores, one)[0])}
+        if len(users):
+            values["uauc"] = float(aucs.mean())
+            draws["uauc"] = Resampling(users, self.tools.seed).means(aucs[:, None])[:, 0]
+        else:
+            values["uauc"], draws["uauc"] = 0.5, np.full(self.resampling.rounds, 0.5)
+        values["logloss"] = float(losses.mean())
+        draws["logloss"] = self.resampling.means(losses[:, None])[:, 0]
+        values["ece"] = float(weighted_ece(test.label, probabilities, bins, one)[0])
+        # Gaps are absolute, so noise only widens them and every draw lies too high: their middle is put right.
+        gaps = self.resampling.of(lambda weights: weighted_ece(test.label, probabilities, bins, weights))
+        draws["ece"] = np.maximum(gaps - gaps.mean() + values["ece"], 0.0)
+        if np.isnan(values["auc"]):  # one class only: nothing can be told apart
+            values["auc"] = 0.5
+        return values, draws
+
+    def _click_part(self, name: str, test: ClickTest, scores: Floats, rows: Rows) -> dict[str, Any]:
+        labels, part = test.label[rows], scores[rows]
+        found: dict[str, Any] = {"bucket": name, "rows": len(rows), "metrics": {}, "ci95": {}}
+        if 0 < labels.sum() < len(labels):
+            found["metrics"]["auc"] = round(float(weighted_auc(labels, part, np.ones((1, len(rows))))[0]), 4)
+            resampling = Resampling(test.user[rows], self.tools.seed)
+            found["ci95"]["auc"] = bounds(resampling.of(lambda weights: weighted_auc(labels, part, weights)))
+        return found
+
+
+def _fitted(make: Callable[[Tools], Ranker], tools: Tools, histories: Histories) -> tuple[Ranker, float]:
+    ranker = make(tools)
+    begun = time.perf_counter()
+    ranker.fit(histories)
+    return ranker, time.perf_counter() - begun
+
+
+def _asked(ranker: Ranker, test: ClickTest) -> Floats:
+    """(rows,): the score of each row's post for its user."""
+    names, codes = np.unique(test.user, return_inverse=True)
+    found = np.zeros(len(test.user), dtype=np.float32)
+    order = np.argsort(codes, kind="stable")
+    for begin in range(0, len(names), _BLOCK):
+        scores = ranker.score(names[begin : begin + _BLOCK])
+        first, last = np.searchsorted(codes[order], [begin, begin + _BLOCK])
+        rows = order[first:last]
+        found[rows] = scores[codes[rows] - begin, test.post[rows]]
+    return found
