@@ -63,7 +63,7 @@ class Random:
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
-        self._keys = pair_keys(histories, self.tools.seed + 1)
+        self._keys = pair_keys(histories, "random", self.tools.seed)
         self._posts = np.arange(len(histories.posts))
 
     def score(self, users: Rows) -> Floats:
@@ -319,7 +319,8 @@ class Means:
 
 def _shrunk(codes: Rows, values: Any, size: int, shrinkage: float) -> Any:
     sums, counts = np.bincount(codes, values, minlength=size), np.bincount(codes, minlength=size)
-    return sums / (counts + shrinkage)
+    # Where all say the same, what is left of the mean is rounding, and would rank posts by their number of events.
+    return np.round(sums / (counts + shrinkage), 9)
 
 
 def _dense(scores: Any) -> Floats:

@@ -105,7 +105,7 @@ class CoreRanker:
 
 def _gain(model: Smoothed, histories: Histories, test: RankingTest, seed: int) -> float:
     """Mean nDCG@10 of one relevant post among its candidates; ties by chance."""
-    keys = pair_keys(histories, seed)
+    keys = pair_keys(histories, "ties", seed)
     gains = []
     for begin in range(0, len(test.user), _BLOCK):
         users = test.user[begin : begin + _BLOCK]

@@ -148,7 +148,7 @@ class Bench:
     tools: Tools
 
     def __post_init__(self) -> None:
-        self.keys = pair_keys(self.train, self.tools.seed)
+        self.keys = pair_keys(self.train, "ties", self.tools.seed)
         self.resampling = Resampling(self.test.user, self.tools.seed)
 
     def answers(self, name: str) -> Answers:

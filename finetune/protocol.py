@@ -110,7 +110,7 @@ def leave_one_out(histories: Histories, seed: int = 0, most: int = MOST_USERS) -
     """
     places = histories.firsts
     users = histories.user[places]
-    keys = pair_keys(histories, seed)(users, histories.post[places])
+    keys = pair_keys(histories, "target", seed)(users, histories.post[places])
     times = np.nan_to_num(histories.time[places], nan=-np.inf) if histories.ordered else np.zeros(len(places))
     order = np.lexsort((keys, times, users))
     last = order[np.append(users[order][1:] != users[order][:-1], True)] if len(order) else order
@@ -122,7 +122,7 @@ def leave_one_out(histories: Histories, seed: int = 0, most: int = MOST_USERS) -
         until[users[last]] = times[last]
     kept = (histories.post != target[histories.user]) & ~(histories.time > until[histories.user])
     asked = users[last]
-    chosen = asked[np.argsort(user_keys(histories, seed)[asked], kind="stable")[:most]]
+    chosen = asked[np.argsort(user_keys(histories, "asked", seed)[asked], kind="stable")[:most]]
     chosen.sort()
     how = "last liked post by time" if histories.ordered else "one liked post at random"
     protocol = (
@@ -136,7 +136,7 @@ def with_negatives(histories: Histories, test: RankingTest, count: int, seed: in
     """The same rows, each among its relevant posts and `count` uniform others outside the user's whole history."""
     if count < 1:
         raise ValueError(f"candidates is {count}; it must be 1 or more")
-    seen, ids = histories.seen, user_keys(histories, seed)
+    seen, ids = histories.seen, user_keys(histories, "negatives", seed)
     drawn: list[Rows] = []
     for user, relevant in zip(test.user, test.relevant, strict=True):
         own = np.union1d(seen.indices[seen.indptr[user] : seen.indptr[user + 1]], relevant)
@@ -160,7 +160,7 @@ def later_clicks(histories: Histories, seed: int = 0, share: float = LATER) -> t
         later = histories.time > cut
         how = f"the last {share:.0%} of the labels by time"
     else:
-        keys = pair_keys(histories, seed)(histories.user, histories.post)
+        keys = pair_keys(histories, "target", seed)(histories.user, histories.post)
         rank = np.nan_to_num(histories.time, nan=-np.inf) if histories.ordered else keys
         order = np.lexsort((keys, rank, histories.user))
         sizes = np.diff(histories.starts)
@@ -298,14 +298,18 @@ def _among(histories: Histories, user: Rows, post: Rows) -> Flags:
 # ---- chance that follows from ids ----
 
 
-def user_keys(histories: Histories, seed: int) -> Keys:
-    """(users,): a number for each user that follows from the id and the seed alone."""
-    return _digests(histories.users, f"user {seed}")
+def user_keys(histories: Histories, purpose: str, seed: int) -> Keys:
+    """(users,): a number for each user that follows from the id, the purpose and the seed alone."""
+    return _digests(histories.users, f"{purpose} user {seed}")
 
 
-def pair_keys(histories: Histories, seed: int) -> Callable[[Rows, Rows], Keys]:
-    """A number for user and post, aligned arrays or broadcast, that follows from their ids and the seed alone."""
-    users, posts = user_keys(histories, seed), _digests(histories.posts, f"post {seed}")
+def pair_keys(histories: Histories, purpose: str, seed: int) -> Callable[[Rows, Rows], Keys]:
+    """A number for user and post, aligned arrays or broadcast, that follows from their ids, purpose and seed alone.
+
+    The purpose keeps chances apart: a target that was drawn as its user's largest number would lose every tie
+    that is broken by the same numbers.
+    """
+    users, posts = user_keys(histories, purpose, seed), _digests(histories.posts, f"{purpose} post {seed}")
     return lambda user, post: _mixed(users[user] ^ posts[post])
 
 
