@@ -1,0 +1,222 @@
+"""`whyfeed evaluate` on posts: the document, what it is sure of, and the page."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from finetune.measure import RANKERS, measure
+from finetune.metrics import CLICK, RANKING
+from finetune.report import page
+from tests.conftest import RunCli
+from tests.ranking_world import EMBED, bought, event, judged, write_folder
+from tests.world import Row, write_rows
+from ui.cli import app
+
+QUICK = ("popularity", "text", "item-knn", "item-mean", "whyfeed-no-llm")
+ROW = {"ranker", "metrics", "ci95", "ms_per_user", "fit_seconds", "beyond", "buckets", "paired"}
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bought(tmp_path_factory.mktemp("ring") / "ring")
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return judged(tmp_path_factory.mktemp("clicks") / "clicks")
+
+
+def document(folder: Path, test: Path | None = None, rankers: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    found = measure(folder, EMBED, test, rankers, **more).to_json()
+    return dict(json.loads(json.dumps(found, allow_nan=False)))
+
+
+def by_name(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["ranker"]: row for row in found["rows"]}
+
+
+def without_times(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{key: row[key] for key in ROW - {"ms_per_user", "fit_seconds"}} for row in found["rows"]]
+
+
+@pytest.mark.parametrize("candidates", [None, 10])
+def test_a_ranking_document_is_that_of_the_contract(ring: Path, candidates: int | None) -> None:
+    found = document(ring, candidates=candidates)
+    assert set(found) == {"data", "protocol", "rows", "skipped", "seconds"}
+    assert found["data"] == "ring"
+    assert ("10 uniform negatives" if candidates else "whole catalogue") in found["protocol"]
+    assert [row["ranker"] for row in found["rows"]] == list(RANKERS)
+    for row in found["rows"]:
+        assert set(row) == ROW
+        assert list(row["metrics"]) == list(row["ci95"]) == list(RANKING)
+        for name, value in row["metrics"].items():
+            low, high = row["ci95"][name]
+            assert 0 <= low <= value <= high <= 1
+        assert row["metrics"]["hr@200"] == 1
+        assert set(row["beyond"]) == {"coverage", "novelty", "diversity", "popularity-bias"}
+        assert sum(part["rows"] for part in row["buckets"]["history"]) == 60
+        assert sum(part["rows"] for part in row["buckets"]["target"]) == 60
+    names = by_name(found)
+    assert names["whyfeed"]["metrics"] == names["whyfeed-no-llm"]["metrics"]
+    best = {name: row["metrics"]["ndcg@10"] for name, row in names.items()}
+    assert best["whyfeed"] > best["text"] > best["random"]
+    assert best["whyfeed"] > best["popularity"]
+    (alone,) = [name for name, row in names.items() if row["paired"] is None]
+    assert best[alone] == max(value for name, value in best.items() if not name.startswith("whyfeed"))
+    paired = names["random"]["paired"]
+    assert paired["against"] == alone
+    assert paired["difference"]["ndcg@10"] == pytest.approx(best["random"] - best[alone], abs=2e-4)
+    assert paired["ci95"]["ndcg@10"][1] < 0
+
+
+def test_a_click_document_is_that_of_the_contract(clicks: Path) -> None:
+    found = document(clicks)
+    assert found["protocol"].startswith("clicks: the last 20%")
+    for row in found["rows"]:
+        assert list(row["metrics"]) == list(row["ci95"]) == list(CLICK)
+        for name, value in row["metrics"].items():
+            low, high = row["ci95"][name]
+            assert 0 <= low <= value <= high
+        assert row["beyond"] == {}
+    names = by_name(found)
+    good = {name: row["metrics"] for name, row in names.items()}
+    assert good["random"]["auc"] == pytest.approx(0.5, abs=0.1)
+    assert good["user-mean"]["auc"] > good["item-mean"]["auc"] > 0.6
+    assert good["whyfeed"]["auc"] > 0.65
+    assert good["user-mean"]["uauc"] == pytest.approx(good["item-mean"]["uauc"], abs=0.02)
+    assert good["user-mean"]["logloss"] < good["random"]["logloss"] < 0.72
+    assert good["user-mean"]["ece"] < 0.15
+
+
+@pytest.mark.parametrize("which", ["ring", "clicks"])
+def test_the_same_seed_gives_the_same_document(which: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(which)
+    one, two, other = (document(folder, rankers=QUICK, seed=seed) for seed in (0, 0, 1))
+    assert without_times(one) == without_times(two)
+    assert without_times(one) != without_times(other)
+
+
+@pytest.mark.parametrize("ranker", ["item-mean", "random"])
+def test_who_knows_nothing_ranks_as_chance_does(tmp_path: Path, ranker: str) -> None:
+    """Every score is the same: only how ties are broken, and how the target was drawn, could tell."""
+    rows = [event(user, (user * 7 + step * step) % 97) for user in range(400) for step in range(8)]
+    row = by_name(document(write_folder(tmp_path / "f", rows), rankers=[ranker], candidates=19))[ranker]
+    low, high = row["ci95"]["hr@10"]
+    assert low < 0.5 < high
+    assert row["metrics"]["ndcg@10"] == pytest.approx(0.227, abs=0.04)
+
+
+def rows_of(folder: Path, rng: random.Random) -> list[Row]:
+    posts = [f"{topic}-{at}" for topic in (0, 1) for at in range(20)]
+    return [
+        {"user": f"u{topic}-{user}", "relevant": [f"{topic}-{user % 20}"], "candidates": rng.sample(posts, 40)}
+        for topic in (0, 1)
+        for user in range(30)
+    ]
+
+
+def test_the_order_of_candidates_never_decides(ring: Path, tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 1):
+        rows = rows_of(ring, random.Random(seed))
+        if seed:  # the right ones first
+            rows = [{**row, "candidates": [*row["relevant"], *row["candidates"]]} for row in rows]
+        found.append(document(ring, write_rows(tmp_path / "test.jsonl", rows), QUICK))
+    assert without_times(found[0]) == without_times(found[1])
+
+
+def test_unknown_users_and_posts_and_several_right_ones(ring: Path, tmp_path: Path) -> None:
+    rows: list[Any] = [
+        {"user": "new", "relevant": ["0-1", "0-2"], "candidates": ["0-1", "0-2", "1-1", "unheard"]},
+        {"user": "u0-1", "relevant": ["unheard"], "candidates": ["0-1", "1-1"]},
+        "no row",
+    ]
+    found = document(ring, write_rows(tmp_path / "test.jsonl", rows))
+    assert found["skipped"] == 1
+    history = by_name(found)["whyfeed"]["buckets"]["history"]
+    assert next(part["bucket"] for part in history) == "0"
+    assert by_name(found)["whyfeed"]["metrics"]["recall@5"] == 1
+
+
+def test_one_class_users_and_one_class_tests_are_no_trouble(clicks: Path, tmp_path: Path) -> None:
+    rows: list[Row] = [{"user": f"u{at % 3}", "post": f"p{at}", "label": 1, "time": None} for at in range(9)]
+    found = by_name(document(clicks, write_rows(tmp_path / "ones.jsonl", rows), ["user-mean"]))["user-mean"]
+    assert (found["metrics"]["auc"], found["metrics"]["uauc"]) == (0.5, 0.5)
+    rows += [{"user": "u0", "post": "p20", "label": 0}]
+    found = by_name(document(clicks, write_rows(tmp_path / "one.jsonl", rows), ["user-mean"]))["user-mean"]
+    assert found["metrics"]["uauc"] in (0, 1 / 3, 0.3333, 0.6667, 1)
+
+
+def test_what_cannot_be_asked_for_is_said(ring: Path) -> None:
+    with pytest.raises(ValueError, match="'best' is none of random, popularity"):
+        measure(ring, EMBED, rankers=["best"])
+
+
+def test_progress_tells_who_is_measured(ring: Path) -> None:
+    told: set[str] = set()
+    measure(ring, EMBED, None, ["text"], progress=lambda what, done, total: told.add(what))
+    assert told == {"measuring rankers", "ranking by text", "reading texts"}
+
+
+# ---- the page and the command
+
+
+@pytest.mark.parametrize("which", ["ring", "clicks"])
+def test_the_page_loads_nothing_and_runs_nothing(which: str, request: pytest.FixtureRequest) -> None:
+    measured = measure(request.getfixturevalue(which), EMBED, None, QUICK)
+    html = page({**measured.to_json(), "data": "<script>alert(1)</script>"}, measured.main)
+    assert not re.search(r"<script|<link|<img|https?:|url\(|@import|\son\w+=", html)
+    assert html.count("<svg") == html.count("</svg>") == len(measured.main) + 2
+    for name in QUICK:
+        assert html.count(f">{name}<") >= 3
+    for text in (f"{measured.rows[0]['metrics'][measured.main[0]]:.3f} [", "paired", measured.protocol[:20]):
+        assert text in html
+
+
+def test_the_command_prints_one_document(run_cli: RunCli, ring: Path) -> None:
+    done = run_cli("evaluate", str(ring), "--json", "--candidates", "5", "--rankers", "popularity,whyfeed")
+    assert done.returncode == 0, done.stderr
+    assert [row["ranker"] for row in json.loads(done.stdout)["rows"]] == ["popularity", "whyfeed"]
+
+
+def test_the_command_prints_a_table_and_writes_a_page(ring: Path, tmp_path: Path) -> None:
+    test = write_rows(tmp_path / "test.jsonl", [*rows_of(ring, random.Random(0)), {}])
+    place = tmp_path / "page.html"
+    arguments = ["evaluate", str(ring), "--test", str(test), "--rankers", "random, item-knn", "--html", str(place)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"^item-knn +\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", done.stdout, re.MULTILINE)
+    assert "1 rows of the data or the test" in done.stderr
+    assert "item-knn" in place.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--rankers", "best"], 2, "best"),
+        (["--candidates", "0"], 2, "candidates"),
+        (["--html", "/no/such/place/page.html", "--rankers", "random"], 1, "/no/such/place"),
+        (["--test", "/no/such/test.jsonl"], 1, "/no/such/test.jsonl"),
+    ],
+)
+def test_failures_are_one_clear_line(run_cli: RunCli, ring: Path, arguments: list[str], code: int, text: str) -> None:
+    done = run_cli("evaluate", str(ring), *arguments)
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_page_is_for_posts_only(run_cli: RunCli, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", [event("a", "x")], replies=[{"id": "r", "text": "Hello"}])
+    done = run_cli("evaluate", str(folder), "--html", str(tmp_path / "page.html"))
+    assert done.returncode == 2
+    assert "for tests about posts" in done.stderr
