@@ -94,14 +94,13 @@ class Text:
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
-        self._liked = histories.liked
+        self._liked, self._vectors = histories.liked, self.tools.vectors
 
     def score(self, users: Rows) -> Floats:
         """See `Ranker.score`."""
-        vectors = self.tools.vectors
-        means = self._liked[users] @ vectors
+        means = self._liked[users] @ self._vectors
         means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        return np.asarray(means @ vectors.T, dtype=np.float32)
+        return np.asarray(means @ self._vectors.T, dtype=np.float32)
 
 
 @dataclass

@@ -194,7 +194,7 @@ def test_the_command_prints_a_table_and_writes_a_page(ring: Path, tmp_path: Path
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
     assert re.search(r"^item-knn +\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", done.stdout, re.MULTILINE)
-    assert "1 rows of the data or the test" in done.stderr
+    assert "1 rows of the test or of the folder" in done.stderr
     assert "item-knn" in place.read_text(encoding="utf-8")
 
 

@@ -113,17 +113,18 @@ def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
     if as_json:
         print_json(found.to_json())
     else:
-        metrics = metrics or list(found.rows[0]["metrics"])
+        shown = metrics or list(found.rows[0]["metrics"])
         typer.echo(f"{found.data}: {found.protocol}")
-        typer.echo(f"{'':16}" + "".join(f"{metric:>24}" for metric in metrics))
+        typer.echo(f"{'':16}" + "".join(f"{metric:>24}" for metric in shown))
         for row in found.rows:
             cells = [
                 f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]"
-                for name in metrics
+                for name in shown
             ]
             typer.echo(f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
     if found.skipped:
-        typer.echo(f"{found.skipped} rows of the data or the test are none and were left out", err=True)
+        where = "the test or of the folder" if metrics else "the test"
+        typer.echo(f"{found.skipped} rows of {where} are none and were left out", err=True)
 
 
 @models_app.command("list")
