@@ -17,7 +17,7 @@ from finetune.histories import Histories, Progress
 from finetune.protocol import pair_keys
 from retrieval.arrays import Floats, Rows, Vectors
 from retrieval.embedder import Embedder
-from retrieval.errors import DataError, HomeError
+from retrieval.errors import DataError
 
 _TILE = 1024
 _ENCODED = 256  # texts that are embedded between two reports of progress
@@ -264,14 +264,11 @@ class Factors:
     size: int = 64
 
     def fit(self, histories: Histories) -> None:
-        """See `Ranker.fit`. HomeError when the library is not there."""
+        """See `Ranker.fit`."""
+        from implicit.als import AlternatingLeastSquares
+        from implicit.bpr import BayesianPersonalizedRanking
         from threadpoolctl import threadpool_limits
 
-        try:
-            from implicit.als import AlternatingLeastSquares
-            from implicit.bpr import BayesianPersonalizedRanking
-        except ModuleNotFoundError:
-            raise HomeError(f"ranker {self.method!r} needs implicit: pip install 'whyfeed[eval]'") from None
         # One thread: with several, BPR's updates race and no run is like another.
         seeded = {"factors": self.size, "num_threads": 1, "random_state": self.tools.seed, "use_gpu": False}
         with threadpool_limits(1, "blas"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from finetune.metrics import (
 from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from retrieval.arrays import Floats, Rows
 from retrieval.embedder import Embedder
+from retrieval.errors import DataError, HomeError
 
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
@@ -51,21 +53,22 @@ _INNER = 0.25  # share of a click test's training part that its probabilities ar
 class Measurement:
     """The document of `evaluate --json` for posts; `main` names the metrics that say most.
 
-    `skipped` rows of the folder and the test were none.
+    `skipped` rows of the folder and the test were none; `left_out` says why a ranker could not take part.
     """
 
     data: str
     protocol: str
     main: tuple[str, ...]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As in the contract, with more beside it."""
         return {
-            "data": self.data, "protocol": self.protocol, "rows": self.rows, "skipped": self.skipped,
-            "seconds": round(self.seconds, 1),
+            "data": self.data, "protocol": self.protocol, "rows": self.rows, "left_out": self.left_out,
+            "skipped": self.skipped, "seconds": round(self.seconds, 1),
         }  # fmt: skip
 
 
@@ -87,8 +90,10 @@ def measure(
 ) -> Measurement:  # fmt: skip
     """Fit each ranker on a folder and ask it the test. DataError when there is nothing to test on.
 
-    `candidates`: as in `protocol.prepare`. An empty `rankers` stands for all.
+    `candidates`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; HomeError
+    when the libraries of the extra `eval` are not there.
     """
+    _check_libraries()
     if unknown := [name for name in rankers if name not in RANKERS]:
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
     begun = time.perf_counter()
@@ -105,12 +110,24 @@ def measure(
             progress("measuring rankers", place, len(names))
         # Both are the same model until a language model has earned a place in it.
         twin = next((other for other in OURS if other in answers), None) if name in OURS else None
-        answers[name] = answers[twin] if twin else bench.answers(name)
+        try:
+            answers[name] = answers[twin] if twin else bench.answers(name)
+        except DataError as exc:
+            if rankers:
+                raise
+            found.left_out[name] = str(exc)
     if progress:
         progress("measuring rankers", len(names), len(names))
     found.rows = _rows(answers, MAIN[type(asked)])
     found.seconds = time.perf_counter() - begun
     return found
+
+
+def _check_libraries() -> None:
+    # Said before minutes of work rather than after them.
+    for module in ("ir_measures", "sklearn", "bm25s", "implicit"):
+        if find_spec(module) is None:
+            raise HomeError(f"measuring rankers needs {module}: pip install 'whyfeed[eval]'")
 
 
 def _rows(answers: Mapping[str, Answers], main: Sequence[str]) -> list[dict[str, Any]]:

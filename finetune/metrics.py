@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from finetune.protocol import Keys
 from retrieval.arrays import Floats, Rows, Vectors
-from retrieval.errors import HomeError
 
 Values = npt.NDArray[np.float64]
 CUTS = (1, 5, 10, 20, 50, 200)
@@ -59,10 +58,8 @@ def top(scores: Floats, keys: Keys, cut: int = max(CUTS)) -> Rows:
 
 def ranking_values(ranked: Sequence[Rows], relevant: Sequence[Rows]) -> dict[str, Values]:
     """(rows,) of each ranking metric, for lists of distinct items, best first, and what was right for each."""
-    try:
-        import ir_measures as ir
-    except ModuleNotFoundError:
-        raise HomeError("evaluating rankings needs ir-measures: pip install 'whyfeed[eval]'") from None
+    import ir_measures as ir
+
     kinds = {"hr": ir.Success, "recall": ir.R, "ndcg": ir.nDCG, "mrr": ir.RR}
     names = {kinds[name.split("@")[0]] @ int(name.split("@")[1]): name for name in RANKING}
     values = {name: np.zeros(len(ranked)) for name in RANKING}

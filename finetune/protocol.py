@@ -86,7 +86,11 @@ def prepare(
         train, found = leave_one_out(histories, seed, most)
     if not len(found.user):
         raise DataError(f"{str(test or folder)!r} has nothing to test on; see README, Measure")
-    if candidates is not None and isinstance(found, RankingTest) and found.candidates is None:
+    if candidates is None:
+        return train, found
+    if isinstance(found, ClickTest):
+        raise ValueError("--candidates is for rankings, and this test asks for likes; leave it out")
+    if found.candidates is None:
         # Drawn outside the whole history, so that no negative is something that the user had.
         found = with_negatives(histories.with_ids(train.users, train.posts), found, candidates, seed)
     return train, found

@@ -12,7 +12,7 @@ from finetune.core_ranker import CoreClicks, CoreRanker, Smoothed, Variant, word
 from finetune.histories import Histories, read_histories
 from finetune.protocol import leave_one_out, with_negatives
 from retrieval.cooccurrence import Cooccurrence, text_neighbours
-from retrieval.errors import DataError, HomeError
+from retrieval.errors import DataError
 from tests.ranking_world import EMBED, bought, event, every, judged, read, tools, write_folder
 
 LIKED = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), ("b", "z"), ("c", "z"), ("c", "w")]
@@ -139,12 +139,6 @@ def test_who_and_what_is_unknown_is_no_trouble(tmp_path: Path, name: str) -> Non
     scores = ranker.score(every(found))
     assert scores.shape == (3, 3)
     assert np.isfinite(scores).all()
-
-
-def test_without_the_extra_it_is_said_what_to_install(ring: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "implicit.als", None)
-    with pytest.raises(HomeError, match=r"'als' needs implicit: pip install 'whyfeed\[eval\]'"):
-        BASELINES["als"](tools(ring)).fit(ring)
 
 
 # ---- the core

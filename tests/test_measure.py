@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from finetune.measure import RANKERS, measure
 from finetune.metrics import CLICK, RANKING
 from finetune.report import page
+from retrieval.errors import DataError, HomeError
 from tests.conftest import RunCli
 from tests.ranking_world import EMBED, bought, event, judged, write_folder
 from tests.world import Row, write_rows
@@ -50,7 +52,7 @@ def without_times(found: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("candidates", [None, 10])
 def test_a_ranking_document_is_that_of_the_contract(ring: Path, candidates: int | None) -> None:
     found = document(ring, candidates=candidates)
-    assert set(found) == {"data", "protocol", "rows", "skipped", "seconds"}
+    assert set(found) == {"data", "protocol", "rows", "left_out", "skipped", "seconds"}
     assert found["data"] == "ring"
     assert ("10 uniform negatives" if candidates else "whole catalogue") in found["protocol"]
     assert [row["ranker"] for row in found["rows"]] == list(RANKERS)
@@ -160,6 +162,25 @@ def test_what_cannot_be_asked_for_is_said(ring: Path) -> None:
         measure(ring, EMBED, rankers=["best"])
 
 
+@pytest.mark.parametrize("module", ["ir_measures", "sklearn", "bm25s", "implicit"])
+def test_without_the_extra_it_is_said_what_to_install(ring: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(HomeError, match=r"pip install 'whyfeed\[eval\]'"):
+        measure(ring, EMBED, rankers=["popularity"])
+
+
+def test_who_cannot_take_part_is_left_out_unless_asked_for(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", [event(user, post, post) for user in range(3) for post in range(3)])
+    with (folder / "posts.jsonl").open("a", encoding="utf-8") as posts:
+        posts.writelines(f'{{"id": "more{at}"}}\n' for at in range(20_000))
+    with pytest.raises(DataError, match="ease keeps"):
+        measure(folder, EMBED, rankers=["ease"])
+    found = measure(folder, EMBED)
+    assert "ease keeps" in found.left_out.pop("ease")
+    assert not found.left_out
+    assert [row["ranker"] for row in found.rows] == [name for name in RANKERS if name != "ease"]
+
+
 def test_progress_tells_who_is_measured(ring: Path) -> None:
     told: set[str] = set()
     measure(ring, EMBED, None, ["text"], progress=lambda what, done, total: told.add(what))
@@ -213,6 +234,11 @@ def test_failures_are_one_clear_line(run_cli: RunCli, ring: Path, arguments: lis
     assert text in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+def test_candidates_are_for_rankings(clicks: Path) -> None:
+    with pytest.raises(ValueError, match="--candidates is for rankings"):
+        measure(clicks, EMBED, candidates=5)
 
 
 def test_a_page_is_for_posts_only(run_cli: RunCli, tmp_path: Path) -> None:

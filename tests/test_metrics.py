@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +31,6 @@ from finetune.metrics import (
     weighted_auc,
     weighted_ece,
 )
-from retrieval.errors import HomeError
 
 ONE = np.ones((1, 6))
 
@@ -93,12 +91,6 @@ def test_ties_follow_the_keys_and_never_the_order(given_scores: Sequence[float],
     assert top(scores, own, cut).tolist() == expected
     order = np.random.default_rng(cut).permutation(len(scores))
     assert order[top(scores[order], own[order], cut)].tolist() == expected
-
-
-def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ir_measures", None)
-    with pytest.raises(HomeError, match=r"pip install 'whyfeed\[eval\]'"):
-        ranking_values([ints(1)], [ints(1)])
 
 
 # ---- beyond accuracy

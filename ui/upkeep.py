@@ -96,6 +96,8 @@ def evaluate(
 
             write_whole(html, page(measured.to_json(), measured.main).encode())
         _print_rows(measured, as_json, measured.main)
+        for name, why in measured.left_out.items():
+            typer.echo(f"{name} was left out: {why}", err=True)
         return
     if html is not None or candidates is not None:
         raise ValueError("--html and --candidates are for tests about posts; leave them out for replies")
@@ -118,8 +120,7 @@ def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
         typer.echo(f"{'':16}" + "".join(f"{metric:>24}" for metric in shown))
         for row in found.rows:
             cells = [
-                f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]"
-                for name in shown
+                f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]" for name in shown
             ]
             typer.echo(f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
     if found.skipped:
