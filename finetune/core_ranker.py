@@ -1,8 +1,8 @@
 """whyfeed's ranking core without a language model, behind the protocol of the baselines.
 
 Rankings: item co-occurrence smoothed by text on the history's side and on the candidates' side. Which counts
-and which neighbours suit a community differs (bought in order, or saved in any order; titles, or tags), so a
-cut of the training part chooses. Clicks: a Gaussian process on likes and dislikes.
+and which neighbours suit a community differs (bought in order, or saved in any order; titles, tags, or mere names),
+so a cut of the training part chooses. Clicks: a Gaussian process on likes and dislikes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Variant:
     """How co-occurrence is counted and what spreads it."""
 
     counts: str  # "sequence": what follows what, by the damped popularity of the history post; "set": both sides damped
-    neighbours: str  # "vectors": of the embedder; "words": TF-IDF
+    neighbours: str  # "vectors": of the embedder; "words": TF-IDF; "none": names of artists say nothing
 
     @property
     def decay(self) -> float:
@@ -75,7 +75,14 @@ class CoreRanker:
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
-        neighbours = {"vectors": text_neighbours(self.tools.vectors), "words": word_neighbours(self.tools.texts)}
+        from scipy import sparse
+
+        size = len(histories.posts)
+        neighbours = {
+            "vectors": text_neighbours(self.tools.vectors),
+            "words": word_neighbours(self.tools.texts),
+            "none": sparse.csr_matrix((size, size), dtype=np.float32),
+        }
         if self.variant is None:
             self.variant = self._chosen(histories, neighbours)
         self._model = Smoothed(self.variant, histories, neighbours[self.variant.neighbours])
