@@ -59,9 +59,9 @@ def about_posts(folder: Path, test: Path | None) -> bool:
     """Whether the test rows, or without them the folder, are about posts (else they are about replies)."""
     if test is not None and test.is_file():
         for _, row, _ in read_rows(test):
-            if row is not None:
-                return "conversation" not in row and "user" in row
-        return False
+            # The first row that has either; broken ones before it say nothing.
+            if row is not None and ("conversation" in row or "user" in row):
+                return "conversation" not in row
     return not any(find_file(folder, name) for name in ("conversations", "replies")) and bool(
         find_file(folder, "interactions")
     )
@@ -110,7 +110,7 @@ def leave_one_out(histories: Histories, seed: int = 0, most: int = MOST_USERS) -
     """Take the last liked post of every user with two or more out of the histories, and ask some of the users for it.
 
     Without times it is one at random by the seed and the user's id. A user's acts after the target are taken
-    out too: they are that user's future.
+    out too: they are that user's future. What others did later stays, as in published leave-one-out tests.
     """
     places = histories.firsts
     users = histories.user[places]

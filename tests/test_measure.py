@@ -224,7 +224,7 @@ def test_the_command_prints_a_table_and_writes_a_page(ring: Path, tmp_path: Path
     [
         (["--rankers", "best"], 2, "best"),
         (["--candidates", "0"], 2, "candidates"),
-        (["--html", "/no/such/place/page.html", "--rankers", "random"], 1, "/no/such/place"),
+        (["--html", "/no/such/place/page.html"], 2, "/no/such/place"),
         (["--test", "/no/such/test.jsonl"], 1, "/no/such/test.jsonl"),
     ],
 )

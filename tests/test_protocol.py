@@ -231,7 +231,7 @@ def test_few_likes_among_other_acts_make_no_click_test(tmp_path: Path) -> None:
 def test_the_rows_of_the_test_say_what_it_is_about(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", [event("a", "x")])
     assert about_posts(folder, None)
-    assert about_posts(folder, write_rows(tmp_path / "p.jsonl", [5, {"user": "a", "relevant": ["x"]}]))
+    assert about_posts(folder, write_rows(tmp_path / "p.jsonl", [5, {}, {"user": "a", "relevant": ["x"]}]))
     replies = write_rows(tmp_path / "r.jsonl", [{"conversation": [], "relevant": ["x"]}])
     assert not about_posts(folder, replies)
     desk = write_folder(tmp_path / "d", [event("a", "x")], conversations=[{"id": "c", "turns": []}])

@@ -88,6 +88,9 @@ def evaluate(
     if about_posts(folder, test):
         from finetune.measure import measure
 
+        if html is not None and not html.parent.is_dir():
+            # Said before minutes of work rather than after them.
+            raise ValueError(f"--html: {str(html.parent)!r} is not a folder; make it, or name another")
         with bars() as progress:
             measured = measure(folder, embedder, test, chosen, candidates, progress)
         if html is not None:
