@@ -205,15 +205,15 @@ class Bench:
 
     def _list(self, test: RankingTest, row: int, scores: Floats) -> Rows:
         """The first posts of one list. Scores are of the whole catalogue, so that no candidate moves another."""
-        user, relevant = test.user[row], test.relevant[row]
+        user = test.user[row : row + 1]
         if test.candidates is not None:
             posts = test.candidates[row]
-            return np.asarray(posts[top(scores[posts], self.keys(user[None], posts))])
-        seen = self.train.seen
-        own = seen.indices[slice(*seen.indptr[user : user + 2])]
-        scores = scores.copy()
-        scores[np.setdiff1d(own, relevant)] = -np.inf
-        return top(scores, self.keys(user[None], np.arange(len(scores))))
+            return np.asarray(posts[top(scores[posts], lambda places: self.keys(user, posts[places]))])
+        seen, relevant = self.train.seen, test.relevant[row]
+        scores, kept = scores.copy(), scores[relevant]
+        scores[seen.indices[slice(*seen.indptr[user[0] : user[0] + 2])]] = -np.inf
+        scores[relevant] = kept
+        return top(scores, lambda places: self.keys(user, places))
 
     def _beyond(self, ranked: Sequence[Rows], test: RankingTest, context: Context) -> dict[str, Any]:
         values = beyond(ranked, test.user, context)

@@ -44,16 +44,23 @@ class Context:
 # ---- rankings ----
 
 
-def top(scores: Floats, keys: Keys, cut: int = max(CUTS)) -> Rows:
-    """Places of the best `cut` finite scores of one list, best first; ties in the order of `keys`.
+def top(scores: Floats, keys: Callable[[Rows], Keys], cut: int = max(CUTS)) -> Rows:
+    """Places of the best `cut` scores of one list (n,), best first; ties in the order of the `keys` of their places.
 
-    Both arrays are (n,). -inf marks what must not be ranked.
+    -inf marks what must not be ranked.
     """
-    there = np.flatnonzero(scores > -np.inf)
-    if len(there) > cut:
-        least = np.partition(scores[there], len(there) - cut)[len(there) - cut]
-        there = there[scores[there] >= least]
-    return there[np.lexsort((keys[there], -scores[there]))][:cut]
+    if not len(scores):
+        return np.zeros(0, dtype=np.int64)
+    size = min(cut, len(scores))
+    least = np.partition(scores, len(scores) - size)[len(scores) - size]
+    found = np.flatnonzero(scores > least)
+    if least > -np.inf:
+        # Only those at the edge compete by chance for what is left; where all are alike these are many.
+        tied, left = np.flatnonzero(scores == least), size - len(found)
+        if len(tied) > left:
+            tied = tied[np.argpartition(keys(tied), left - 1)[:left]]
+        found = np.concatenate([found, tied])
+    return np.asarray(found[np.lexsort((keys(found), -scores[found]))])
 
 
 def ranking_values(ranked: Sequence[Rows], relevant: Sequence[Rows]) -> dict[str, Values]:
