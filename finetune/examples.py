@@ -44,6 +44,7 @@ class Group:
     labels: Floats
     brought: Floats
     possible: int  # posts that could have been shown
+    history: int  # posts that the reader had acted on before
 
 
 def groups(
@@ -135,6 +136,7 @@ def _group(
         labels=np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))]).astype(np.float32),
         brought=np.array([row in brought for row in rows.tolist()], dtype=np.float32),
         possible=len(free) + len(positives),
+        history=len(reader.rows),
     )
 
 

@@ -12,9 +12,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,18 +25,19 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from agent.completion import checked_messages, defuse
+from agent.registry import Registry
 from agent.weights import WEIGHTS, check
-from finetune.rank import interval
+from finetune.gate import Outcome, decide
 from retrieval.errors import HomeError, ModelError
-from retrieval.files import write_whole
+from retrieval.files import beside, new_folder, write_whole
 from retrieval.support import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
 
 Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
 Render = Callable[[Sequence[DeskTurn], str], list[Mapping[str, str]]]  # turns before the answer, language
 
+MODEL = "writer"
 DEFAULT_BASE = "smollm2-135m-instruct-f16"
 MAX_RANK = 16  # what vLLM serves unless it is started with a larger --max-lora-rank
-ENOUGH = 10  # held-out conversations; the bootstrap of fewer says more than they know
 CHECKPOINT_EVERY = 20  # steps
 _TAKEN = 0.25  # most that saved replies sent as they are may make up of all pairs
 _HELD_OUT = 0.1  # of the conversations
@@ -57,18 +56,6 @@ class Pair:
     messages: tuple[Mapping[str, str], ...]
     answer: str
     conversation: str
-
-
-@dataclass(frozen=True, slots=True)
-class WriteOutcome:
-    """What a training found. `live` tells whether the adapter is surely better than the base, `why` says why.
-
-    `card` is the adapter's card.json; of a training that was stopped it only tells `step` and `steps`.
-    """
-
-    live: bool
-    why: str
-    card: dict[str, Any]
 
 
 # ---- what is learnt from
@@ -159,7 +146,7 @@ def train(
     pairs: Sequence[Pair], out: Path, *, base: str | Path, gguf: str | None = None, method: Literal["lora"] = "lora",
     rank: int = 8, alpha: int = 16, epochs: int = 1, batch: int = 8, lr: float = 2e-4, max_length: int = 512,
     seed: int = 0, steps: int | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
-) -> WriteOutcome:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Train an adapter for `base` and put it, with its card, into the folder `out`, whole or not at all.
 
     `base` is a model folder (with `gguf` the name of a GGUF file in it), a name on the model hub, or one of
@@ -198,6 +185,25 @@ def train(
         return run.train(learn, held)
 
 
+def train_home(home: Path, pairs: Sequence[Pair], **options: Any) -> Outcome:
+    """`train` for a home: the adapter becomes a version of its model `MODEL`, live where it has won."""
+    registry, out = Registry(home), home / "adapters" / MODEL
+    _take_in(registry, out)
+    outcome = train(pairs, out, **options)
+    _take_in(registry, out)
+    return outcome
+
+
+def _take_in(registry: Registry, out: Path) -> None:
+    """Move a finished adapter into the registry: also one that a kill, or an older whyfeed, has left there."""
+    try:
+        card = json.loads((out / "card.json").read_bytes())
+        live = card.get("gate", card)["live"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    registry.add_folder(MODEL, out, card, live=live is True)
+
+
 class _Run:
     """One training: the model with its adapter, and where its checkpoint and its result go."""
 
@@ -208,10 +214,10 @@ class _Run:
         self._card, self._digest, self._out, self._progress = card, digest, out, progress
         self._settings: dict[str, Any] = card["settings"]
         self._cancel = cancel or threading.Event()
-        self._checkpoint = _beside(out, "checkpoint")
+        self._checkpoint = beside(out, "checkpoint")
         self._tokenizer, self._model = _load(folder, gguf)
 
-    def train(self, learn: Sequence[Pair], held: Sequence[Pair]) -> WriteOutcome:
+    def train(self, learn: Sequence[Pair], held: Sequence[Pair]) -> Outcome:
         """Go through the steps that are not done yet, measure, and write the result."""
         import torch
 
@@ -310,41 +316,35 @@ class _Run:
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         return int(about["step"])
 
-    def _stopped(self, weights: Sequence[Any], optimiser: Any, step: int) -> WriteOutcome:
+    def _stopped(self, weights: Sequence[Any], optimiser: Any, step: int) -> Outcome:
         total = int(self._settings["steps"])
         if step:
             self._keep(weights, optimiser, step)
-        return WriteOutcome(False, f"stopped after step {step} of {total}: run again to go on", {
+        return Outcome(False, f"stopped after step {step} of {total}: run again to go on", {
             "step": step, "steps": total,
         })  # fmt: skip
 
-    def _write(self, tested: Sequence[Pair], measured: Any) -> WriteOutcome:
+    def _write(self, tested: Sequence[Pair], measured: Any) -> Outcome:
         """Decide, and put adapter, configuration and card into place together."""
         from peft import get_peft_model_state_dict
         from safetensors.torch import save
 
         names = [pair.conversation for pair in tested]
-        known = len(set(names))
-        card = {**self._card, "tested": {"answers": len(tested), "conversations": known}}
-        live, why = False, f"{known} conversations held out, {ENOUGH} needed to tell: the base stays"
-        if known:
-            before, after = measured.T
-            low, high = interval(after - before, names, int(self._settings["seed"]))
-            card |= {
-                "log_likelihood": {"base": float(before.mean()), "adapter": float(after.mean())},
-                "difference": float((after - before).mean()), "ci95": [low, high],
-            }  # fmt: skip
-            if known >= ENOUGH:
-                live = low > 0
-                why = f"{low:+.3f} to {high:+.3f} log-likelihood a token"
-                why = f"the adapter is better by {why}: it is live" if live else (
-                    f"the adapter is not surely better ({why}): the base stays"
-                )  # fmt: skip
-        card |= {"live": live, "why": why}
+        before, after = measured.T
+        decision = decide(
+            before, after, names, metric="log-likelihood a token", names=("the base", "the adapter"),
+            seed=int(self._settings["seed"]),
+        )  # fmt: skip
+        card = {
+            **self._card, "tested": {"answers": len(tested), "conversations": len(set(names))},
+            "gate": decision.to_json(),
+        }  # fmt: skip
+        if names:
+            card["log_likelihood"] = {"base": float(before.mean()), "adapter": float(after.mean())}
         # The embedding is not trained, and asking for it may look the base up on the hub.
         state = get_peft_model_state_dict(self._model, save_embedding_layers=False)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        with _new_folder(self._out) as folder:
+        with new_folder(self._out) as folder:
             write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
             config = self._model.peft_config["default"].to_dict()
             config |= {"inference_mode": True, "target_modules": sorted(config["target_modules"])}
@@ -352,7 +352,7 @@ class _Run:
             write_whole(folder / "adapter_config.json", text.encode())
             write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
         self._checkpoint.unlink(missing_ok=True)
-        return WriteOutcome(live, why, card)
+        return Outcome(decision.live, decision.why, card)
 
 
 def encode(tokenizer: Any, pair: Pair, max_length: int) -> tuple[list[int], list[int]]:
@@ -454,43 +454,20 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _beside(out: Path, what: str) -> Path:
-    return out.with_name(f".{out.name}.{what}")
-
-
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """One training at a time for a folder; puts right what a killed one left half swapped."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(_beside(out, "lock"))
+        lock = FileLock(beside(out, "lock"))
         lock.acquire(timeout=0)
     except Timeout:
         raise HomeError(f"another process trains into {str(out)!r}; wait for it, or choose another folder") from None
     except OSError as exc:
         raise HomeError(f"cannot write to {str(out.parent)!r} ({exc.strerror or exc}); check that folder") from exc
     try:
-        if not out.exists() and _beside(out, "old").exists():
-            _beside(out, "old").rename(out)
+        if not out.exists() and beside(out, "old").exists():
+            beside(out, "old").rename(out)
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill that then takes the place of `out`; when filling fails, `out` stays as it is."""
-    new, old = _beside(out, "new"), _beside(out, "old")
-    try:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-        new.mkdir()
-        yield new
-        if out.exists():
-            os.replace(out, old)  # a folder with files in it cannot be replaced in one go
-        os.replace(new, out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as exc:
-        raise HomeError(f"cannot write {str(out)!r} ({exc.strerror or exc}); free some space and try again") from exc
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
