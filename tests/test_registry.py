@@ -29,7 +29,12 @@ from agent import Agent
 from agent.doctor import examine
 from agent.ranker import HAND_SET, Ranker
 from agent.registry import CARD, KEPT, POINTER, Registry
+from agent.replies import ReplyRanker
+from agent.view import Views
+from retrieval.embedder import HashEmbedder
 from retrieval.errors import DataError, HomeError
+from retrieval.store import Store
+from tests import desk_world
 from tests.conftest import EMBEDDER
 from ui.cli import app
 
@@ -335,15 +340,34 @@ def test_a_home_of_before_goes_on_and_its_model_is_version_0(tmp_path: Path) -> 
     assert Ranker.load(tmp_path) == Ranker()
 
 
-def test_an_agent_notices_what_another_process_made_live(tmp_path: Path) -> None:
-    with Agent.open(tmp_path, embedder=EMBEDDER, no_llm=True) as agent:
-        view = agent._core.view()
+def test_views_notice_what_another_process_made_live(tmp_path: Path, embedder: HashEmbedder) -> None:
+    store = Store(tmp_path)
+    try:
+        views = Views(store, embedder, "IDMap2,Flat")
+        view = views.current()
         assert view.ranker == Ranker()
         fitted(5.0).save(tmp_path, {})
-        assert agent._core.view().ranker == fitted(5.0)
-        assert agent._core.view().community is view.community  # only the ranker is read again
+        assert views.current().ranker == fitted(5.0)
+        assert views.current().community is view.community  # only the ranker is read again
         Registry(tmp_path).rollback("ranker")
-        assert agent._core.view().ranker == Ranker()
+        assert views.current().ranker == Ranker()
+    finally:
+        store.close()
+
+
+def test_a_desk_notices_what_another_process_made_live(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    def origin() -> str:
+        (stage,) = [each for each in desk_world.last(desk, "w-hotel-date").trace.stages if each.name == "rank"]
+        return stage.note
+
+    with desk_world.desk_of(desk_world.home_of(tmp_path_factory, tmp_path / "home")) as desk:
+        assert origin() == "set by hand"
+        ReplyRanker(origin="another").save(tmp_path / "home", {})
+        assert origin() == "another"
+        Registry(tmp_path / "home").rollback("replies")
+        assert origin() == "set by hand"
 
 
 def test_the_doctor_tells_what_is_live(tmp_path: Path) -> None:
