@@ -6,8 +6,10 @@ never depends on which others are candidates. Everything is deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -15,8 +17,8 @@ import numpy as np
 
 from finetune.histories import Histories, Progress
 from finetune.protocol import pair_keys
-from retrieval.arrays import Floats, Rows, Vectors
-from retrieval.embedder import Embedder
+from retrieval.arrays import Floats, Rows, Vectors, unit
+from retrieval.embedder import Embedder, PostEncoder
 from retrieval.errors import DataError
 
 _TILE = 1024
@@ -35,6 +37,18 @@ class Ranker(Protocol):
         ...
 
 
+# Which posts of one line of a block of users may be shown, given the scores (posts,) of the whole catalogue.
+Eligible = Callable[[int, Floats], Rows]
+
+
+class Reranker(Ranker, Protocol):
+    """A ranker in two stages: `score` retrieves, `rerank` looks closer at what may be shown."""
+
+    def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
+        """For each user what `eligible` makes of the first stage's scores, and the final scores of these posts."""
+        ...
+
+
 @dataclass
 class Tools:
     """What rankers share: the embedder, the text vectors of the posts, chance."""
@@ -43,6 +57,16 @@ class Tools:
     texts: tuple[str, ...]
     progress: Progress | None = None
     seed: int = 0
+    encoder: PostEncoder | None = None
+    _made: dict[Hashable, Any] = field(default_factory=dict)
+    _locks: defaultdict[Hashable, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+
+    def made(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once, by whichever thread asks first: rankers that share a part share the work."""
+        with self._locks[what]:
+            if what not in self._made:
+                self._made[what] = make()
+            return self._made[what]
 
     @cached_property
     def vectors(self) -> Vectors:
@@ -53,6 +77,31 @@ class Tools:
                 self.progress("reading texts", begin, len(self.texts))
             found.append(self.embedder.encode(self.texts[begin : begin + _ENCODED]))
         return np.concatenate(found) if found else np.zeros((0, self.embedder.dimension), dtype=np.float32)
+
+
+    @cached_property
+    def hidden(self) -> Vectors:
+        """(posts, d) what the language model read in each post; DataError when there is none."""
+        if self.encoder is None:
+            raise DataError("no language model reads the posts")
+        found = []
+        for begin in range(0, len(self.texts), _ENCODED):
+            if self.progress:
+                self.progress("a language model reads the posts", begin, len(self.texts))
+            found.append(self.encoder.encode(self.texts[begin : begin + _ENCODED]))
+        return condensed(np.concatenate(found))
+
+
+def condensed(states: Vectors, size: int = 256) -> Vectors:
+    """(n, size) of hidden states (n, d): centred, the main directions by the root of their strength, unit length.
+
+    The first directions of such states are a hundred times as strong as those that tell posts apart.
+    """
+    centred = states - states.mean(axis=0)
+    values, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    kept = np.argsort(-values)[: min(size, len(values))]
+    strength = np.maximum(values[kept], 1e-12) ** 0.25  # of singular values: the root of the root
+    return unit((centred @ (directions[:, kept] / strength)).astype(np.float32))
 
 
 @dataclass

@@ -1,262 +1,201 @@
-"""whyfeed's ranking core without a language model, behind the protocol of the baselines.
+"""whyfeed's ranking core: the parts that earn their place on this home's own interactions, and how they are combined.
 
-Rankings: item co-occurrence smoothed by text on the history's side and on the candidates' side. Which counts
-and which neighbours suit a community differs (bought in order, or saved in any order; titles, tags, or mere names),
-so a cut of the training part chooses. Clicks: a Gaussian process on likes and dislikes.
+What the core is made of is decided on a cut of the histories it is fitted on: the last liked post of every user is
+taken out, the parts are fitted on the rest, and the blend and the forests learn to find what was taken out. Then
+the parts are fitted again on everything. So nothing is combined by how well it knows what it has seen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
-from finetune.baselines import Tools
+from finetune import stack
+from finetune.baselines import Eligible, Ranker, Tools
 from finetune.histories import Histories
-from finetune.protocol import RankingTest, leave_one_out, pair_keys, with_negatives
-from retrieval.arrays import Floats, Rows, Vectors, unit
-from retrieval.cooccurrence import CANDIDATE_SMOOTHING, HISTORY_SMOOTHING, text_neighbours, transitions
+from finetune.parts import WITHOUT_LLM
+from finetune.protocol import RankingTest, leave_one_out
+from finetune.stack import Blend, Context, Forest, Lists, Scores
+from retrieval.arrays import Floats, Rows
+from retrieval.errors import DataError
 
-Doubles = npt.NDArray[np.float64]
-_BLOCK = 256  # users at a time
-_ASKED = 1000  # users that choose the variant
-_NEGATIVES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """How co-occurrence is counted and what spreads it."""
-
-    counts: str  # "sequence": what follows what, by the damped popularity of the history post; "set": both sides damped
-    neighbours: str  # "vectors": of the embedder; "words": TF-IDF; "none": names of artists say nothing
-
-    @property
-    def decay(self) -> float:
-        """Of the history, per event of age."""
-        return 0.8 if self.counts == "sequence" else 1.0
-
-
-class Smoothed:
-    """Text-smoothed co-occurrence of one variant: (w + .5 w N) M (I + .75 N') for a history w and neighbours N."""
-
-    def __init__(self, variant: Variant, histories: Histories, neighbours: Any) -> None:
-        from scipy import sparse
-
-        self._history = histories.recent(variant.decay)
-        places = histories.firsts
-        forward, together, popularity = transitions(
-            histories.user[places], histories.post[places], len(histories.posts)
-        )
-        if variant.counts == "sequence":
-            damping = sparse.diags(((popularity + 5.0) ** -0.8).astype(np.float32))
-            counts = damping @ (forward + 0.3 * forward.T + 0.3 * together)
-        else:
-            before, after = ((popularity + 1.0) ** power for power in (-0.8, -0.25))
-            counts = sparse.diags(before.astype(np.float32)) @ together @ sparse.diags(after.astype(np.float32))
-        self._counts = counts.tocsr().astype(np.float32)
-        self._neighbours = neighbours
-
-    def score(self, users: Rows) -> Floats:
-        """See `Ranker.score`."""
-        history = self._history[users]
-        reached = ((history + HISTORY_SMOOTHING * (history @ self._neighbours)) @ self._counts).toarray()
-        return np.asarray(reached + CANDIDATE_SMOOTHING * (self._neighbours @ reached.T).T, dtype=np.float32)
+_ASKED = 5000  # users whose last post the stack learns to find
+_ENOUGH = 50  # of them; with fewer nothing is chosen
+_BLOCK = 256
+_THREADS = 2
+_LIFT = 1000.0
 
 
 @dataclass
 class CoreRanker:
-    """The variant of `Smoothed` that does best on a cut of the training part, fitted on all of it."""
+    """Blend and forests over `parts`; see the module."""
 
     tools: Tools
-    variant: Variant | None = None  # chosen at `fit` when None
+    parts: Mapping[str, Callable[[Tools], Ranker]] = field(default_factory=lambda: WITHOUT_LLM)
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
-        from scipy import sparse
-
-        size = len(histories.posts)
-        neighbours = {
-            "vectors": text_neighbours(self.tools.vectors),
-            "words": word_neighbours(self.tools.texts),
-            "none": sparse.csr_matrix((size, size), dtype=np.float32),
-        }
-        if self.variant is None:
-            self.variant = self._chosen(histories, neighbours)
-        self._model = Smoothed(self.variant, histories, neighbours[self.variant.neighbours])
-        self._lengths, self._popularity = histories.lengths, histories.popularity.astype(np.float32)
-
-    def score(self, users: Rows) -> Floats:
-        """See `Ranker.score`; who has no history gets what is popular."""
-        scores = self._model.score(users)
-        scores[self._lengths[users] == 0] = self._popularity
-        return scores
-
-    def _chosen(self, histories: Histories, neighbours: dict[str, Any]) -> Variant:
-        counts = ("sequence", "set") if histories.ordered else ("set",)
-        variants = [Variant(*each) for each in product(counts, neighbours)]
         seed = self.tools.seed + 17  # another cut than the test's
-        inner, test = leave_one_out(histories, seed, _ASKED)
-        if not len(test.user):
-            return variants[0]
-        test = with_negatives(histories, test, _NEGATIVES, seed)
-        gains = []
-        for place, variant in enumerate(variants):
-            if self.tools.progress:
-                self.tools.progress("choosing the core's variant", place, len(variants))
-            gains.append(_gain(Smoothed(variant, inner, neighbours[variant.neighbours]), inner, test, seed))
-        return variants[int(np.argmax(gains))]
-
-
-def _gain(model: Smoothed, histories: Histories, test: RankingTest, seed: int) -> float:
-    """Mean nDCG@10 of one relevant post among its candidates; ties by chance."""
-    keys = pair_keys(histories, "ties", seed)
-    gains = []
-    for begin in range(0, len(test.user), _BLOCK):
-        users = test.user[begin : begin + _BLOCK]
-        for user, row, scores in zip(users, range(begin, begin + len(users)), model.score(users), strict=True):
-            (target,) = test.relevant[row]
-            candidates = (test.candidates or ())[row]
-            own = keys(np.array([user]), candidates)
-            mine = own[candidates == target][0]
-            above = (scores[candidates] > scores[target]) | ((scores[candidates] == scores[target]) & (own < mine))
-            place = int(above.sum()) + 1
-            gains.append(1 / np.log2(place + 1) if place <= 10 else 0.0)
-    return float(np.mean(gains))
-
-
-def word_neighbours(texts: tuple[str, ...], count: int = 50) -> Any:
-    """Sparse (n, n): each post's nearest others by TF-IDF cosine, squared, rows summing to 1."""
-    from scipy import sparse
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    from retrieval.words import content_words
-
-    size = len(texts)
-    try:
-        vectors = TfidfVectorizer(analyzer=content_words, sublinear_tf=True, dtype=np.float32).fit_transform(texts)
-    except ValueError:  # no words at all
-        return sparse.csr_matrix((size, size), dtype=np.float32)
-    transposed = vectors.T.tocsr()
-    lines: list[Rows] = []
-    columns: list[Rows] = []
-    weights: list[Floats] = []
-    for begin in range(0, size, _BLOCK):
-        for row, cosines in enumerate((vectors[begin : begin + _BLOCK] @ transposed).toarray(), begin):
-            cosines[row] = 0
-            near = np.argpartition(-cosines, min(count, size - 1))[:count]
-            near = near[cosines[near] > 0]
-            squares = cosines[near] ** 2
-            lines.append(np.full(len(near), row))
-            columns.append(near)
-            weights.append(squares / max(squares.sum(), 1e-12))
-    places = (np.concatenate(lines), np.concatenate(columns))
-    return sparse.csr_matrix((np.concatenate(weights), places), shape=(size, size))
-
-
-# ---- clicks ----
-
-_NOISE = 0.3
-_LATENT = 12
-_ROUNDS = 3
-_MOST_POSTS = 8000  # its kernel is dense
-
-
-@dataclass
-class CoreClicks:
-    """A Gaussian process on labels: mean + what is common about a post + how a user differs, both smooth over posts.
-
-    Posts are alike when the same users saw them (liked or not: labels would leak), when their texts are
-    alike, when they are equally popular and from the same years. Additive kernels are solved by backfitting
-    (Hastie and Tibshirani 1986): posts on mean residuals, then each user's own small system.
-    """
-
-    tools: Tools
-
-    def fit(self, histories: Histories) -> None:
-        """See `Ranker.fit`."""
-        said = histories.weight != 0
-        user, post = histories.user[said], histories.post[said]
-        label = (histories.weight[said] > 0).astype(np.float64)
-        self._mean = float(label.mean()) if len(label) else 0.5
-        self._size = len(histories.posts)
-        # Posts that nobody judged and that stand in no text keep the mean; the kernel covers the most popular.
-        counts = np.bincount(post, minlength=self._size)
-        self._covered = np.sort(np.argsort(-counts, kind="stable")[:_MOST_POSTS])
-        place = np.full(self._size, -1, dtype=np.int64)
-        place[self._covered] = np.arange(len(self._covered))
-        kept = place[post] >= 0
-        user, post, left = user[kept], place[post[kept]], label[kept] - self._mean
-        common, own = self._kernels(histories)
-        self._own = own
-
-        order = np.argsort(user, kind="stable")
-        user, post, left = user[order], post[order], left[order]
-        names, starts = np.unique(user, return_index=True)
-        parts = [slice(*each) for each in zip(starts, [*starts[1:], len(user)], strict=True)]
-        counts = np.bincount(post, minlength=len(self._covered))
-        rated = np.flatnonzero(counts)
-        system = common[np.ix_(rated, rated)] + np.diag(_NOISE / counts[rated])
-        from scipy.linalg import cho_factor, cho_solve
-
-        factor = cho_factor(system, lower=True) if len(rated) else None
-        factors = [
-            cho_factor(own[np.ix_(post[part], post[part])] + _NOISE * np.eye(part.stop - part.start)) for part in parts
-        ]
-        self._effects = np.zeros(len(self._covered))
-        alphas: list[Doubles] = [np.zeros(part.stop - part.start) for part in parts]
-        of_user = np.zeros(len(left))
-        for _ in range(_ROUNDS):
-            if factor is not None:
-                sums = np.bincount(post, left - of_user, minlength=len(self._covered))
-                self._effects = common[:, rated] @ cho_solve(factor, sums[rated] / counts[rated])
-            for at, part in enumerate(parts):
-                alphas[at] = cho_solve(factors[at], left[part] - self._effects[post[part]])
-                of_user[part] = own[np.ix_(post[part], post[part])] @ alphas[at]
-        self._users = {
-            int(name): (post[part], alphas[at]) for at, (name, part) in enumerate(zip(names, parts, strict=True))
-        }
+        inner, test = self.tools.made(("cut", histories), lambda: leave_one_out(histories, seed, _ASKED))
+        self.near: Forest | None = None
+        self.far: Forest | None = None
+        if len(test.user) < _ENOUGH:
+            self.blend = Blend({"smoothed set by vectors": 1.0})
+        else:
+            self._learn(histories, inner, test)
+        self._ranker = self._fit_parts(list(self.blend.weights), histories)
+        self._context = Context.of(histories)
+        self._lengths = histories.lengths
 
     def score(self, users: Rows) -> Floats:
-        """See `Ranker.score`."""
-        found = np.full((len(users), self._size), self._mean, dtype=np.float64)
-        for row, user in enumerate(users):
-            effects = self._effects
-            if int(user) in self._users:
-                posts, alpha = self._users[int(user)]
-                effects = effects + self._own[:, posts] @ alpha
-            found[row, self._covered] += effects
-        return found.astype(np.float32)
+        """See `Ranker.score`: the blend; who has no history gets what is popular."""
+        return self._blended(users)[1]
 
-    def _kernels(self, histories: Histories) -> tuple[Doubles, Doubles]:
-        """Of what is common and of how users differ, (covered, covered) each."""
-        rows = self._covered
-        seen = histories.seen[:, rows]
-        alike = (_squared(self.tools.vectors[rows]) + _squared(_watched(seen))) / 2
-        popularity = np.log1p(np.asarray(seen.sum(axis=0)).ravel())
-        popularity = (popularity - popularity.mean()) / (popularity.std() or 1.0)
-        years = histories.years[rows]
-        near = np.exp(-(((years[:, None] - years[None, :]) / 8) ** 2))
-        near = np.nan_to_num(near)  # of an unknown year nothing is known to be near
-        common = 0.03 * np.eye(len(rows)) + 0.1 * alike + 0.03 * np.outer(popularity, popularity) + 0.02 * near
-        return common, 0.12 + 0.05 * alike + 0.02 * near
+    def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
+        """See `Reranker.rerank`: posts near the top of the blend's catalogue are above all others."""
+        scores, blended = self._blended(users)
+        found = []
+        for line, user in enumerate(users.tolist()):
+            posts = eligible(line, blended[line])
+            own = blended[line, posts]
+            if self._lengths[user]:
+                values = _values(scores, self._context, list(self.blend.weights), users, np.array([line]), posts[None])[0]
+                high = own >= _edge(blended[line])
+                if self.far is not None:
+                    own[~high] += self.far.correction(values[~high])
+                if self.near is not None:
+                    own[high] += self.near.correction(values[high])
+                # Each tier has a scale of its own: the upper one is lifted above anything the lower one can say.
+                own[high] += _LIFT
+            found.append((posts, own))
+        return found
+
+    def _blended(self, users: Rows) -> tuple[Scores, Floats]:
+        scores = Scores.of({name: ranker.score for name, ranker in self._ranker.items()}, users)
+        blended = self.blend.score(scores)
+        blended[self._lengths[users] == 0] = self._context.posts[:, 0]
+        return scores, blended
+
+    # ---- learning what to combine ----
+
+    def _fit_parts(self, names: Sequence[str], histories: Histories) -> dict[str, Ranker]:
+        """Those that these data have, two at a time: they wait in BLAS and torch, not for each other."""
+
+        def fitted(name: str) -> Ranker | None:
+            def make() -> Ranker | None:
+                ranker = self.parts[name](self.tools)
+                try:
+                    ranker.fit(histories)
+                except DataError:
+                    return None
+                return ranker
+
+            found: Ranker | None = self.tools.made((name, histories), make)
+            return found
+
+        _ = self.tools.vectors  # made by one thread
+        with threadpool_limits(1), ThreadPoolExecutor(_THREADS) as pool:
+            found = zip(names, pool.map(fitted, names), strict=True)
+            return {name: ranker for name, ranker in found if ranker is not None}
+
+    def _learn(self, histories: Histories, inner: Histories, test: RankingTest) -> None:
+        tried = [
+            name for name in self.parts if histories.ordered or not ("sequence" in name or "recent" in name)
+        ]  # fmt: skip
+        scorers = {name: part.score for name, part in self._fit_parts(tried, inner).items()}
+        rng = np.random.default_rng([self.tools.seed, 3])
+        order = rng.permutation(len(test.user))
+        first, rest = order[: stack._FIRST], order
+        uniform = partial(self._uniform, histories, test, rng)
+        chosen = []
+        for block in _blocks(first):
+            scores = Scores.of(scorers, test.user[block])
+            posts = np.stack([uniform(int(row)) for row in block])
+            chosen.append(scores.of_pairs(list(scorers), np.arange(len(block)), posts)[:, :, len(scorers) :])
+        self.blend = stack.choose_blend(_lists([test.user[first]], chosen), list(scorers), self.tools.seed)
+
+        context = Context.of(inner)
+        names = list(self.blend.weights)
+        scorers = {name: scorers[name] for name in names}
+        near: list[Floats] = []
+        far: list[Floats] = []
+        near_users: list[Rows] = []
+        for done, block in enumerate(_blocks(rest)):
+            if self.tools.progress:
+                self.tools.progress("learning to combine", done * _BLOCK, len(rest))
+            users = test.user[block]
+            scores = Scores.of(scorers, users)
+            blended = self.blend.score(scores)
+            lines = np.arange(len(block))
+            posts = np.stack([uniform(int(row)) for row in block])
+            far.append(_values(scores, context, names, users, lines, posts))
+            hard = []
+            for line, row in enumerate(block):
+                target = int(test.relevant[row][0])
+                own = _own(histories, int(users[line]))
+                if blended[line, target] < _edge(blended[line]):
+                    continue
+                top = np.argpartition(-blended[line], min(stack.TOP, blended.shape[1] - 1))[: stack.TOP]
+                top = top[~np.isin(top, own) & (top != target)]
+                if len(top):
+                    drawn = rng.choice(top, stack._HARD, replace=len(top) < stack._HARD)
+                    hard.append((line, np.concatenate([[target], drawn])))
+            if hard:
+                lines = np.array([line for line, _ in hard])
+                near.append(_values(scores, context, names, users, lines, np.stack([posts for _, posts in hard])))
+                near_users.append(users[lines])
+        weights = np.array(list(self.blend.weights.values()), dtype=np.float32)
+        self.far = self._earned(_lists([test.user[rest]], far, weights))
+        if near:
+            self.near = self._earned(_lists(near_users, near, weights))
+
+    def _earned(self, lists: Lists) -> Forest | None:
+        """A forest, if it is better than the blend on lists that it has not seen."""
+        halves = lists.split(0.5, self.tools.seed)
+        if min(len(half.users) for half in halves) < _ENOUGH:
+            return None
+        before, after = [], []
+        for learn, choose in (halves, halves[::-1]):
+            before.append(stack.gains_at_ten(choose.blended))
+            corrected = choose.blended + Forest(learn, seed=self.tools.seed).correction(choose.values)
+            after.append(stack.gains_at_ten(corrected))
+        self.earned = getattr(self, "earned", []) + [(float(np.concatenate(before).mean()), float(np.concatenate(after).mean()))]
+        won = stack.better(np.concatenate(after), np.concatenate(before))
+        return Forest(lists, seed=self.tools.seed) if won else None
+
+    def _uniform(self, histories: Histories, test: RankingTest, rng: np.random.Generator, row: int) -> Rows:
+        user, target = int(test.user[row]), int(test.relevant[row][0])
+        return stack.uniform_posts(user, target, _own(histories, user), len(histories.posts), stack._UNIFORM, rng)
 
 
-def _squared(vectors: Vectors) -> Doubles:
-    return np.asarray(np.maximum(vectors @ vectors.T, 0), dtype=np.float64) ** 2
+def _own(histories: Histories, user: int) -> Rows:
+    return np.asarray(histories.seen.indices[slice(*histories.seen.indptr[user : user + 2])])
 
 
-def _watched(seen: Any) -> Vectors:
-    """(posts, 12) unit vectors by who saw a post, whatever they said; what all share, the first part, is dropped."""
-    from scipy.sparse.linalg import svds
+def _edge(blended: Floats) -> float:
+    """The blend's score of the last post that is ranked as one of the best."""
+    place = max(len(blended) - stack.TOP, 0)
+    return float(np.partition(blended, place)[place])
 
-    users, posts = seen.shape
-    parts = min(_LATENT + 1, users - 1, posts - 1)
-    if parts < 2:
-        return np.zeros((posts, 1), dtype=np.float32)
-    start = np.ones(min(users, posts))  # the default start is drawn anew each time
-    _, values, right = svds(seen.astype(np.float64), k=parts, v0=start)
-    order = np.argsort(-values)[1:]
-    return unit((right[order] * values[order, None]).T)
+
+def _blocks(rows: Rows) -> list[Rows]:
+    return [rows[begin : begin + _BLOCK] for begin in range(0, len(rows), _BLOCK)]
+
+
+def _values(scores: Scores, context: Context, names: Sequence[str], users: Rows, lines: Rows, posts: Rows) -> Floats:
+    """(n, length, features) of posts (n, length) for the users at these lines of a block."""
+    return np.concatenate([scores.of_pairs(names, lines, posts), context.of_pairs(users[lines], posts)], axis=2)
+
+
+def _lists(users: Sequence[Rows], values: Sequence[Floats], weights: Floats | None = None) -> Lists:
+    """`weights` are of the standardised scores, which stand after as many raw ones."""
+    every = np.concatenate(values)
+    blended = np.zeros(every.shape[:2], dtype=np.float32)
+    if weights is not None:
+        blended = every[:, :, len(weights) : 2 * len(weights)] @ weights
+    return Lists(np.concatenate(users), every, blended)

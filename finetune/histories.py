@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -38,7 +38,8 @@ class Histories:
     """Events of `users` on `posts`, sorted by user, within a user by time (file order where unknown).
 
     `user`, `post`, `weight` (interest in [-1, 1]) and `time` are aligned, one entry an event. `ordered`
-    tells that times order a user's events, `clock` that they also compare between users.
+    tells that times order a user's events, `clock` that they also compare between users. `edges` are who follows
+    whom, `links` facts about posts: head, relation, tail.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Histories:
     clock: bool = False
     kinds: Mapping[str, int] | None = None
     skipped: int = 0
+    edges: tuple[tuple[str, str], ...] = ()
+    links: tuple[tuple[str, str, str], ...] = ()
 
     # ---- places ----
 
@@ -110,6 +113,16 @@ class Histories:
     def lengths(self) -> Rows:
         """(users,): how many posts each user liked."""
         return np.bincount(self.user[self.firsts], minlength=len(self.users))
+
+    @cached_property
+    def friends(self) -> Any:
+        """Sparse (users, users): 1 where either follows the other."""
+        return _joined(self.edges, self.user_rows)
+
+    @cached_property
+    def linked(self) -> Any:
+        """Sparse (posts, posts): 1 where a link says something of both."""
+        return _joined([(head, tail) for head, _, tail in self.links], self.post_rows)
 
     def recent(self, decay: float) -> Any:
         """Sparse (users, posts): decay ^ (age of the event), the newest liked post weighing 1; all 1 without order."""
@@ -208,7 +221,30 @@ def read_histories(folder: Path, progress: Progress | None = None) -> Histories:
         post=np.array(posts, dtype=np.int64)[order], weight=np.array(weights, dtype=np.float32)[order],
         time=time[order], ordered=ordered, clock=ordered and bool(np.median(time[known]) >= FIRST_CLOCK),
         kinds=dict(kinds), skipped=skipped,
+        edges=tuple((one, other) for one, other in _texts_of(folder, "follows", ("from", "to"))),
+        links=tuple((h, r, t) for h, r, t in _texts_of(folder, "links", ("head", "relation", "tail"))),
     )  # fmt: skip
+
+
+def _joined(pairs: Iterable[tuple[str, str]], rows: Mapping[str, int]) -> Any:
+    from scipy import sparse
+
+    known = [(rows[one], rows[other]) for one, other in pairs if one in rows and other in rows and one != other]
+    ends = np.array(known, dtype=np.int64).reshape(-1, 2)
+    ones = np.ones(len(ends), dtype=np.float32)
+    found = sparse.csr_matrix((ones, (ends[:, 0], ends[:, 1])), shape=(len(rows), len(rows)))
+    found = (found + found.T).tocsr()
+    found.data[:] = 1
+    return found
+
+
+def _texts_of(folder: Path, name: str, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Text fields of a file's rows that have them all; nothing when there is no such file."""
+    file = find_file(folder, name)
+    for _, row, _ in read_rows(file) if file else ():
+        values = tuple((row or {}).get(field) for field in fields)
+        if all(isinstance(value, str) and value for value in values):
+            yield tuple(str(value) for value in values)
 
 
 def _year(post: Post) -> float:

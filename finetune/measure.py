@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from finetune.baselines import BASELINES, Ranker, Tools
-from finetune.core_ranker import CoreClicks, CoreRanker
+from finetune.baselines import BASELINES, Eligible, Ranker, Reranker, Tools
+from finetune.clicks import CoreClicks
+from finetune.core_ranker import CoreRanker
 from finetune.gate import decide
 from finetune.histories import Histories, Progress, read_histories
 from finetune.metrics import (
@@ -36,17 +37,23 @@ from finetune.metrics import (
     weighted_auc,
     weighted_ece,
 )
+from finetune.parts import WITH_LLM
 from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from retrieval.arrays import Floats, Rows
-from retrieval.embedder import Embedder
+from retrieval.embedder import Embedder, PostEncoder
 from retrieval.errors import DataError, HomeError
 
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
+RANKING_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {
+    **BASELINES, "whyfeed-no-llm": CoreRanker, "whyfeed": lambda tools: CoreRanker(tools, WITH_LLM),
+}  # fmt: skip
+CLICK_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {**BASELINES, **dict.fromkeys(OURS, CoreClicks)}
 # The first decides which baseline is best; these are paired and drawn.
 MAIN = {RankingTest: ("ndcg@10", "hr@10"), ClickTest: ("auc", "uauc")}
 SHORT = {RankingTest: ("ndcg@10", "hr@10", "recall@20", "recall@200"), ClickTest: CLICK}
 _BLOCK = 256  # users at a time
+_RETRIEVED = 1000  # posts of the whole catalogue that a ranker's second stage sees
 _INNER = 0.25  # share of a click test's training part that its probabilities are calibrated on
 
 
@@ -92,9 +99,11 @@ class Answers:
 def measure(
     folder: Path, embedder: Embedder, test: Path | None = None, rankers: Sequence[str] = (),
     candidates: int | None = None, progress: Progress | None = None, seed: int = 0,
+    encoder: PostEncoder | None = None,
 ) -> Measurement:  # fmt: skip
     """Fit each ranker on a folder and ask it the test. DataError when there is nothing to test on.
 
+    `encoder` is the language model that reads posts for "whyfeed"; without one both of ours are the same.
     `candidates`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; HomeError
     when the libraries of the extra `eval` are not there.
     """
@@ -104,17 +113,18 @@ def measure(
     begun = time.perf_counter()
     whole = read_histories(folder, progress)
     train, asked = prepare(whole, folder, test, candidates, seed)
-    tools = Tools(embedder, train.texts, progress, seed)
+    tools = Tools(embedder, train.texts, progress, seed, encoder)
     names = tuple(dict.fromkeys(rankers)) or RANKERS
     bench = Bench(train, asked, tools)
     found = Measurement(whole.name, asked.protocol, SHORT[type(asked)])
     found.skipped = whole.skipped + asked.skipped
+    # A language model has no place among clicks yet, and none without an encoder.
+    same = encoder is None or isinstance(asked, ClickTest)
     answers: dict[str, Answers] = {}
     for place, name in enumerate(names):
         if progress:
             progress("measuring rankers", place, len(names))
-        # Both are the same model until a language model has earned a place in it.
-        twin = next((other for other in OURS if other in answers), None) if name in OURS else None
+        twin = next((other for other in OURS if other in answers), None) if name in OURS and same else None
         try:
             answers[name] = answers[twin] if twin else bench.answers(name)
         except DataError as exc:
@@ -192,20 +202,33 @@ class Bench:
             return self._ranked(name, self.test)
         return self._clicked(name, self.test)
 
+    def _fitted(self, name: str, make: Callable[[Tools], Ranker], histories: Histories) -> tuple[Ranker, float]:
+        def fitted() -> Ranker:
+            ranker = make(self.tools)
+            ranker.fit(histories)
+            return ranker
+
+        begun = time.perf_counter()
+        # The core's parts have the names of baselines, and what is fitted once need not be fitted again.
+        return self.tools.made((name, histories), fitted), time.perf_counter() - begun
+
     # ---- rankings ----
 
     def _ranked(self, name: str, test: RankingTest) -> Answers:
-        ranker, fit_seconds = _fitted(BASELINES.get(name, CoreRanker), self.tools, self.train)
+        ranker, fit_seconds = self._fitted(name, RANKING_MODELS[name], self.train)
         ranked: list[Rows] = []
         seconds = 0.0
         for begin in range(0, len(test.user), _BLOCK):
             if self.tools.progress:
                 self.tools.progress(f"ranking by {name}", begin, len(test.user))
-            block = slice(begin, begin + _BLOCK)
+            users = test.user[begin : begin + _BLOCK]
             now = time.perf_counter()
-            scores = ranker.score(test.user[block])
+            lists = self._lists(ranker, users, lambda line, scores, first=begin: self._eligible(test, first + line, scores))
             seconds += time.perf_counter() - now
-            ranked += [self._list(test, row, line) for row, line in enumerate(scores, begin)]
+            ranked += [
+                posts[top(scores, lambda places, user=users[line : line + 1], posts=posts: self.keys(user, posts[places]))]
+                for line, (posts, scores) in enumerate(lists)
+            ]
         values = ranking_values(ranked, test.relevant)
         table = np.column_stack([values[metric] for metric in RANKING])
         draws = self.resampling.means(table)
@@ -222,17 +245,25 @@ class Bench:
             values["ndcg@10"],
         )
 
-    def _list(self, test: RankingTest, row: int, scores: Floats) -> Rows:
-        """The first posts of one list. Scores are of the whole catalogue, so that no candidate moves another."""
-        user = test.user[row : row + 1]
+    def _lists(self, ranker: Ranker, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
+        """Posts and scores of each user's list, in any order."""
+        if hasattr(ranker, "rerank"):
+            return cast(Reranker, ranker).rerank(users, eligible)
+        found = []
+        for line, scores in enumerate(ranker.score(users)):
+            posts = eligible(line, scores)
+            found.append((posts, scores[posts]))
+        return found
+
+    def _eligible(self, test: RankingTest, row: int, scores: Floats) -> Rows:
+        """The candidates of a row, or the best of the whole catalogue without what the user has seen."""
         if test.candidates is not None:
-            posts = test.candidates[row]
-            return np.asarray(posts[top(scores[posts], lambda places: self.keys(user, posts[places]))])
-        seen, relevant = self.train.seen, test.relevant[row]
+            return test.candidates[row]
+        user, relevant = test.user[row : row + 1], test.relevant[row]
         scores, kept = scores.copy(), scores[relevant]
-        scores[seen.indices[slice(*seen.indptr[user[0] : user[0] + 2])]] = -np.inf
+        scores[self.train.seen.indices[slice(*self.train.seen.indptr[user[0] : user[0] + 2])]] = -np.inf
         scores[relevant] = kept
-        return top(scores, lambda places: self.keys(user, places))
+        return top(scores, lambda places: self.keys(user, places), _RETRIEVED)
 
     def _beyond(self, ranked: Sequence[Rows], test: RankingTest, context: Context) -> dict[str, Any]:
         values = beyond(ranked, test.user, context)
@@ -267,12 +298,11 @@ class Bench:
     # ---- clicks ----
 
     def _clicked(self, name: str, test: ClickTest) -> Answers:
-        make = BASELINES.get(name, CoreClicks)
-        ranker, fit_seconds = _fitted(make, self.tools, self.train)
+        ranker, fit_seconds = self._fitted(name, CLICK_MODELS[name], self.train)
         now = time.perf_counter()
         scores = _asked(ranker, test)
         seconds = time.perf_counter() - now
-        slope, intercept = self._calibration(make)
+        slope, intercept = self._calibration(name)
         probabilities = 1 / (1 + np.exp(-(slope * scores.astype(np.float64) + intercept)))
         keys = self.keys(test.user, test.post)
         metrics, draws = self._click_values(test, scores, probabilities, keys)
@@ -285,12 +315,14 @@ class Bench:
         gated = -log_losses(test.label, probabilities)
         return Answers(metrics, draws, {}, parts, fit_seconds, 1000 * seconds / len(np.unique(test.user)), gated)
 
-    def _calibration(self, make: Callable[[Tools], Ranker]) -> tuple[float, float]:
+    def _calibration(self, name: str) -> tuple[float, float]:
         """Scores become probabilities on a later part of the training part: in-sample means know their own labels."""
-        inner, later = later_clicks(self.train, self.tools.seed, _INNER)
+        inner, later = self.tools.made(
+            ("later", self.train), lambda: later_clicks(self.train, self.tools.seed, _INNER)
+        )  # fmt: skip
         if not len(later.user) or not len(inner.user):
             return calibrated(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
-        ranker, _ = _fitted(make, self.tools, inner)
+        ranker, _ = self._fitted(name, CLICK_MODELS[name], inner)
         return calibrated(later.label, _asked(ranker, later))
 
     def _click_values(
@@ -325,13 +357,6 @@ class Bench:
             resampling = Resampling(test.user[rows], self.tools.seed)
             found["ci95"]["auc"] = bounds(resampling.of(lambda weights: weighted_auc(labels, part, weights)))
         return found
-
-
-def _fitted(make: Callable[[Tools], Ranker], tools: Tools, histories: Histories) -> tuple[Ranker, float]:
-    ranker = make(tools)
-    begun = time.perf_counter()
-    ranker.fit(histories)
-    return ranker, time.perf_counter() - begun
 
 
 def _asked(ranker: Ranker, test: ClickTest) -> Floats:

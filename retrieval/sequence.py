@@ -1,0 +1,106 @@
+"""The next-item transformer: which post a history goes on with. Numpy alone; `finetune.sequence` trains it.
+
+Self-attention over the posts of a history (SASRec: Kang and McAuley 2018), where a post is its own learnt vector plus
+a projection of its text vectors. A post that arrived after training has no vector of its own yet and stands by its
+text. Nothing but the history itself is looked at, so every event counts from the moment it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrieval.arrays import Floats, Rows, Vectors
+
+Arrays = Mapping[str, Floats]
+_BLOCK = 512  # histories at a time
+_EPSILON = 1e-5  # of the layer norms
+
+
+@dataclass(frozen=True, eq=False)
+class NextItem:
+    """Weights by name, as `finetune.sequence` writes them, and how to read them."""
+
+    arrays: Arrays
+    heads: int
+    longest: int  # events of a history that are looked at, the newest
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the order within a history counts."""
+        return "positions" in self.arrays
+
+    def items(self, text: Vectors, known: Rows | None = None) -> Vectors:
+        """(n, d): what posts with these text vectors (n, t) are to the transformer.
+
+        `known` (n,) are their places in training, -1 for posts that were not there; None when all are, in order.
+        """
+        ids = self.arrays["ids"]
+        projected = text @ self.arrays["text"]
+        if known is None:
+            return np.asarray(projected + ids, dtype=np.float32)
+        there = known >= 0
+        projected[there] += ids[known[there]]
+        return np.asarray(projected, dtype=np.float32)
+
+    def biases(self, known: Rows) -> Floats:
+        """(n,): how common posts at these places of training are; those that were not there get the mean."""
+        bias = self.arrays["bias"]
+        return np.where(known >= 0, bias[known], bias.mean()).astype(np.float32)
+
+    def states(self, histories: Sequence[Rows], items: Vectors) -> Vectors:
+        """(len(histories), d): what each history, oldest post first, looks for next; zero for an empty one.
+
+        The logit of a post is the product of its vector in `items` with it, plus its bias.
+        """
+        found = np.zeros((len(histories), items.shape[1]), dtype=np.float32)
+        cut = [np.asarray(history[-self.longest :], dtype=np.int64) for history in histories]
+        lengths = np.array([len(history) for history in cut], dtype=np.int64)
+        for length in np.unique(lengths[lengths > 0]):
+            places = np.flatnonzero(lengths == length)
+            for begin in range(0, len(places), _BLOCK):
+                part = places[begin : begin + _BLOCK]
+                found[part] = self._last(items[np.stack([cut[place] for place in part])])
+        return found
+
+    def _last(self, read: Floats) -> Floats:
+        """(n, d): the state after the last of equally long histories (n, length, d)."""
+        arrays, (count, length, size) = self.arrays, read.shape
+        x = read
+        if self.ordered:
+            x = x + arrays["positions"][-length:]
+        blocks = sum(name.endswith(".attend_in") for name in arrays)
+        for block in range(blocks):
+            own = {name.split(".", 1)[1]: value for name, value in arrays.items() if name.startswith(f"{block}.")}
+            normed = _normed(x, own["norm1"], own["shift1"])
+            # Of the last block only the last place is read.
+            asking = normed[:, -1:] if block == blocks - 1 else normed
+            width = size // self.heads
+            query = asking @ own["attend_in"][:, :size] + own["attend_shift"][:size]
+            rest = normed @ own["attend_in"][:, size:] + own["attend_shift"][size:]
+            places = asking.shape[1]
+            query = query.reshape(count, places, self.heads, width).swapaxes(1, 2)
+            key, value = rest.reshape(count, length, 2, self.heads, width).transpose(2, 0, 3, 1, 4)
+            weights = query @ key.swapaxes(2, 3) / np.float32(np.sqrt(width))
+            if places > 1:
+                weights += np.triu(np.full((places, length), -np.inf, dtype=np.float32), 1)
+            weights = np.exp(weights - weights.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            mixed = (weights @ value).swapaxes(1, 2).reshape(count, places, size)
+            x = x[:, -places:] + mixed @ own["attend_out"] + own["attend_out_shift"]
+            inner = _gelu(_normed(x, own["norm2"], own["shift2"]) @ own["widen"] + own["widen_shift"])
+            x = x + inner @ own["narrow"] + own["narrow_shift"]
+        return np.asarray(_normed(x[:, -1], arrays["norm"], arrays["shift"]), dtype=np.float32)
+
+
+def _normed(x: Floats, scale: Floats, shift: Floats) -> Floats:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    spread = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(_EPSILON))
+    return np.asarray(centred / spread * scale + shift)
+
+
+def _gelu(x: Floats) -> Floats:
+    # The form with tanh (Hendrycks and Gimpel 2016): numpy has no error function.
+    return np.asarray(0.5 * x * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x**3))))
