@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from agent.weights import find
-from finetune.write import DEFAULT_BASE, ENOUGH, MAX_RANK, Pair, encode, log_likelihood, pairs, split, train
+from finetune.training import DEFAULT_BASE, MAX_RANK
+from finetune.write import ENOUGH, Pair, encode, log_likelihood, pairs, split, train
 from retrieval.errors import HomeError, ModelError
 from retrieval.support import DeskConversation, DeskTurn, SavedReply
 from tests.conftest import ROOT
