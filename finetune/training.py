@@ -113,12 +113,14 @@ def begin_step(optimiser: Any, step: int, total: float, lr: float, seed: int) ->
         group["lr"] = lr * share
 
 
-def end_step(weights: Sequence[Any], optimiser: Any) -> None:
-    """Clip the gradients to length 1, and move."""
+def end_step(weights: Sequence[Any], optimiser: Any, then: Callable[[], None] | None = None) -> None:
+    """Clip the gradients to length 1, and move; `then` still sees the gradients."""
     import torch
 
     torch.nn.utils.clip_grad_norm_(weights, 1.0)
     optimiser.step()
+    if then is not None:
+        then()
     optimiser.zero_grad()
 
 
@@ -236,7 +238,7 @@ def write_adapter(folder: Path, model: Any) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     config = model.peft_config["default"].to_dict()
-    if config.get("target_modules"):
+    if isinstance(config.get("target_modules"), set):
         config["target_modules"] = sorted(config["target_modules"])
     config["inference_mode"] = True
     write_whole(folder / "adapter_config.json", json.dumps(config, indent=1, default=_plain).encode())
