@@ -50,7 +50,8 @@ def finetune_write(
 ) -> None:
     """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was."""
     from agent.draft import asked_of_writer
-    from finetune.write import DEFAULT_BASE, pairs, train
+    from finetune.training import DEFAULT_BASE
+    from finetune.write import pairs, train
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
         store = agent.desk.store
