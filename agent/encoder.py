@@ -23,8 +23,9 @@ from retrieval.errors import ModelError
 
 if TYPE_CHECKING:
     from agent.causal import CausalModel
+    from agent.tokens import Tokenizer
 
-__all__ = ["CausalEncoder", "PostEncoder", "RemoteEncoder", "open_encoder"]
+__all__ = ["CausalEncoder", "PostEncoder", "RemoteEncoder", "open_encoder", "tokens_of"]
 
 DEFAULT = "smollm2-135m-instruct-f16"
 LAYERS = (4, 12)
@@ -65,7 +66,7 @@ class CausalEncoder:
 
         model = self._opened()
         rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        ids = [model.tokenizer.encode(_placed(text))[: self._max_tokens] for text in texts]
+        ids = [tokens_of(model.tokenizer, text, self._max_tokens) for text in texts]
 
         def read(places: list[int]) -> None:
             found = model.hidden([ids[place] for place in places], self.layers, self._before)
@@ -151,6 +152,11 @@ def open_encoder(spec: str = DEFAULT, layers: Sequence[int] = LAYERS) -> PostEnc
         return CausalEncoder(weights.check(weights.find(spec)), layers)
     except ValueError as exc:
         raise ModelError(f"unknown encoder {spec!r}: not a GGUF file, not an http(s) address, and {exc}") from None
+
+
+def tokens_of(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
+    """A text's own tokens, as they stand behind `BEFORE`."""
+    return tokenizer.encode(_placed(text))[:most]
 
 
 def _placed(text: str) -> str:
