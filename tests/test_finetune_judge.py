@@ -256,3 +256,43 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_adapter(
     assert not out.exists()
     train(shown(8), shown(2), out, base=base, **FULL)
     assert content(out)["adapter_model.safetensors"] == undisturbed
+
+
+# ---- the real base, merged, in the embedded engine
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find(DEFAULT_BASE).state() != "ready", reason="the weights are not on this machine")
+def test_the_merged_judge_scores_alike_in_both_engines(tmp_path: Path) -> None:
+    import torch
+
+    topics = ("sourdough", "espresso", "tax law", "graph search", "早餐面包", "mountain bikes")
+    rows = [
+        Shown(
+            f"u{n}", float(n), tuple(f"like: {topics[(n + k) % 6]} for {k + 2} people" for k in range(n % 4)),
+            tuple(f"{topics[k % 6]} number {n}, part {k}" for k in range(10)),
+            tuple(int((n + k) % 6 < 3) for k in range(10)),
+        )
+        for n in range(20)
+    ]  # fmt: skip
+    before, out = torch.get_num_threads(), tmp_path / "out"
+    torch.set_num_threads(1)
+    card = train(rows[:4], rows[4:6], out, base=DEFAULT_BASE, steps=4, batch=1, lr=5e-3, cut=2, rank=8).card
+    judge = TunedJudge(out)
+    expected = [judge.score(row) for row in rows]
+    torch.set_num_threads(before)
+    assert card["serves"] == {"transformers": "adapter", "vllm": "merged", "embedded": card["serves"]["embedded"]}
+
+    engine = EmbeddedEngine(out / card["serves"]["embedded"], threads=1, n_ctx=2048)
+    try:
+        asked = [(around(row.history), row.posts) for row in rows]
+        found = [engine.judge(prefix, [post + after for post in posts]) for (prefix, after), posts in asked]
+        (prefix, after), posts = asked[5]
+        backwards = engine.judge(prefix, [post + after for post in posts[::-1]])
+    finally:
+        engine.close()
+    gaps = np.abs(np.array(found) - np.array(expected))
+    assert gaps.size == 200
+    assert gaps.max() <= 0.01
+    assert np.std(expected) > 0.02  # and not because all are alike
+    assert backwards[::-1] == found[5]
