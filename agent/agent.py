@@ -409,10 +409,6 @@ class Agent:
         """The home's embedder, for training."""
         return self._core.embedder
 
-    def refit(self) -> None:
-        """Use a ranker that was fitted since."""
-        self._core.views.reload_ranker()
-
     def warm(self, user: str, language: Language = "en", *, llm_rank: bool = False) -> None:
         """Do ahead what a first request would wait for: models, the clauses of the list, the judge's prefix."""
         view = self._core.view()

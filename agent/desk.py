@@ -21,7 +21,8 @@ from agent.deskposts import DeskPosts
 from agent.draft import Drafter
 from agent.phrases import NOTHING_FITS, NOTHING_GROUNDED
 from agent.pool import Pool, own_chips
-from agent.replies import ReplyRanker
+from agent.registry import Registry
+from agent.replies import MODEL, ReplyRanker
 from agent.reply import Handover, Proposal, ReplySuggestion, Suggestions
 from agent.slots import SlotBook
 from agent.topics import detect_language
@@ -51,7 +52,9 @@ class Desk:
         self._posts = DeskPosts(core)
         self._drafter = Drafter(core.models.writer)
         self._lock = threading.Lock()
+        self._registry = Registry(core.store.home)
         self._ranker: ReplyRanker | None = None
+        self._stamp: object = None
         self._replies: dict[str, SavedReply] = {}
         self._slots = SlotBook()
         self._known = (-1, -1)
@@ -67,13 +70,9 @@ class Desk:
                 self._replies = replies
                 self._slots = SlotBook.learn(self.store.latest(_LEARNT_FROM), self._replies)
                 self._known = known
-            if self._ranker is None:
-                self._ranker = ReplyRanker.load(self._core.store.home)
-
-    def refit(self) -> None:
-        """Use a ranker that was fitted since."""
-        with self._lock:
-            self._ranker = None
+            stamp = self._registry.stamp(MODEL)
+            if self._ranker is None or stamp != self._stamp:
+                self._ranker, self._stamp = ReplyRanker.load(self._core.store.home), stamp
 
     # ---- suggesting ----
 

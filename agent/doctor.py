@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 
 from agent.agent import Agent
+from agent.registry import Registry
 from agent.weights import WEIGHTS
 from retrieval.errors import WhyfeedError
 
@@ -38,6 +39,12 @@ def examine(agent: Agent) -> list[Check]:
         }
         # Missing weights are a choice (--no-llm); damaged ones are not.
         checks.append(Check(weights.name, state != "damaged", advice[state]))
+    registry = Registry(agent.home)
+    for name in registry.names():
+        trouble = registry.trouble(name)
+        versions = registry.versions(name)
+        live = next((f"version {each.version}" for each in versions if each.live), "what is built in")
+        checks.append(Check(f"trained {name}", not trouble, trouble or f"{live} is live, of {len(versions)} trained"))
     free = shutil.disk_usage(agent.home).free
     checks.append(Check("disk", free > 200_000_000, f"{free / 1e9:.1f} GB free"))
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

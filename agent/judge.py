@@ -16,6 +16,7 @@ from retrieval.post import Post
 from retrieval.reader import Reader
 from retrieval.store import Store
 
+MODEL = "judge"  # in the registry: a folder with the merged model as GGUF, see `finetune.judge`
 HISTORY = 12  # acts that the prefix names
 _MARK = "\u241f"  # stands for the post while the prompt is rendered, then splits it
 _BREAKS = re.compile(r"[\u241f\n\r]")

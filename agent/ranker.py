@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from agent.registry import Registry
 from retrieval.arrays import Floats
-from retrieval.files import write_whole
 from retrieval.signals import SIGNALS
 
-MODEL_FILE = "ranker.json"
+MODEL, MODEL_FILE = "ranker", "ranker.json"
 
 # Until a home has enough events to fit from. In units of log-odds per unit of the raw signal, by
 # judgement; `benchmarks/` compares them with the fitted ones.
@@ -75,25 +75,27 @@ class Ranker:
         return dict(sorted(parts.items(), key=lambda item: -abs(item[1])))
 
     def save(self, home: Path, card: Mapping[str, object]) -> None:
-        """Write the model with its card into a home, whole or not at all."""
+        """Keep the model with its card as a new version of a home, and make it live."""
         document = {
-            "weights": dict(self.weights), "bias": self.bias, "calibrated": self.calibrated,
-            "origin": self.origin, "card": dict(card),
+            "weights": dict(self.weights), "bias": self.bias, "calibrated": self.calibrated, "origin": self.origin,
         }  # fmt: skip
-        write_whole(home / MODEL_FILE, json.dumps(document, indent=1, ensure_ascii=False).encode())
+        Registry(home).add(MODEL, {MODEL_FILE: json.dumps(document, indent=1).encode()}, card, live=True)
 
     @classmethod
     def load(cls, home: Path) -> Ranker:
-        """The model fitted on this home's ledger, or the hand-set weights when there is none (or it is damaged)."""
+        """The live version of the model fitted on this home; hand-set weights where there is none, or a damaged one."""
+        registry = Registry(home)
+        place = registry.live(MODEL)
+        if place is None:
+            trouble = registry.trouble(MODEL)
+            return cls(origin=f"hand-set ({trouble})" if trouble else "hand-set")
         try:
-            document = json.loads((home / MODEL_FILE).read_bytes())
+            document = json.loads((place / MODEL_FILE).read_bytes())
             weights = {**HAND_SET, **{name: float(value) for name, value in document["weights"].items()}}
             numbers = [*weights.values(), float(document["bias"])]
             if not all(map(math.isfinite, numbers)) or set(weights) != set(SIGNALS):
                 return cls(origin="hand-set (the fitted model is damaged: fit it again)")
             return cls(weights, float(document["bias"]), bool(document["calibrated"]), str(document["origin"]))
-        except FileNotFoundError:
-            return cls()
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(origin="hand-set (the fitted model is damaged: fit it again)")
 

@@ -7,6 +7,7 @@ weighted sum, and the probability is the softmax over the candidates. The weight
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -18,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from agent.registry import Registry
 from agent.replynet import ReplyNet, bucket
 from retrieval.arrays import Floats
 from retrieval.cases import CaseBook, Neighbour, grams
-from retrieval.files import kept_arrays, write_whole
+from retrieval.files import kept_arrays, packed_arrays
 from retrieval.situation import Situation, features, situation
 from retrieval.support import PLACEHOLDER, DeskTurn
 
@@ -41,7 +43,7 @@ HAND_SET: Mapping[str, Mapping[str, float]] = {
         "context": 1.5, "topic": 4.5, "habit": 0.0, "repeated": -0.2, "passed": -2.0, "draft": 4.0, "draft_sense": 4.0,
     },
 }  # fmt: skip
-NET_FILE, RANKER_FILE = "replies.npz", "replies.json"
+MODEL, NET_FILE, RANKER_FILE = "replies", "replies.npz", "replies.json"
 _FLOOR = -12.0  # of a log-probability, so that one part cannot rule a reply out by itself
 _COMPARED = 40  # of the like cases, whose answers are compared with every candidate; the others weigh nothing
 _DIGIT = re.compile(r"\d")
@@ -76,23 +78,36 @@ class ReplyRanker:
 
     @classmethod
     def load(cls, home: Path) -> ReplyRanker:
-        """What was fitted for this home, else the hand-set one; a damaged file counts as none."""
+        """The live version of what was fitted for this home, else the hand-set one; a damaged one counts as none."""
+        registry = Registry(home)
+        place = registry.live(MODEL)
+        if place is None:
+            trouble = registry.trouble(MODEL)
+            return cls(origin=f"set by hand ({trouble})" if trouble else "set by hand")
+        damaged = cls(origin="set by hand (the fitted model is damaged: fit it again)")
         try:
-            document = json.loads((home / RANKER_FILE).read_bytes())
+            document = json.loads((place / RANKER_FILE).read_bytes())
             given = document["weights"]
             weights = {kind: {name: float(given[kind][name]) for name in SIGNALS} for kind in HAND_SET}
             digest, origin = str(document["digest"]), str(document["origin"])
         except (OSError, ValueError, KeyError, TypeError):
-            return cls()
-        kept = kept_arrays(home / NET_FILE, digest) if digest else None
+            return damaged
+        kept = kept_arrays(place / NET_FILE, digest) if digest else None
         if digest and kept is None:
-            return cls()
+            return damaged
         return cls(weights, None if kept is None else ReplyNet.from_arrays(kept), origin)
 
-    def save(self, home: Path, digest: str, card: Mapping[str, Any]) -> None:
-        """Put these weights in place. The network (file NET_FILE, made with `digest`) must be there already."""
-        document = {"weights": self.weights, "digest": digest, "origin": self.origin, "card": dict(card)}
-        write_whole(home / RANKER_FILE, json.dumps(document, indent=1, ensure_ascii=False).encode())
+    def save(self, home: Path, card: Mapping[str, Any]) -> None:
+        """Keep these weights and their network as a new version of a home, and make it live."""
+        files, digest = {}, ""
+        if self.net is not None:
+            arrays = self.net.arrays()
+            whole = b"".join(np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays))
+            digest = hashlib.sha256(whole).hexdigest()
+            files[NET_FILE] = packed_arrays(digest, arrays)
+        document = {"weights": self.weights, "digest": digest, "origin": self.origin}
+        files[RANKER_FILE] = json.dumps(document, indent=1).encode()
+        Registry(home).add(MODEL, files, card, live=True)
 
     def rank(
         self, book: CaseBook, turns: Sequence[DeskTurn], candidates: Sequence[ReplyCandidate],

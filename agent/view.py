@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from agent.ranker import Ranker
+from agent.ranker import MODEL, Ranker
+from agent.registry import Registry
 from retrieval.community import Community
 from retrieval.embedder import Embedder
 from retrieval.reader import Reader, read
@@ -37,7 +38,7 @@ class View:
 
 
 class Views:
-    """Makes views, and makes a new one when another process or an import has changed the store."""
+    """Makes views, and makes a new one when another process has changed the store or made another ranker live."""
 
     def __init__(self, store: Store, embedder: Embedder, factory: str) -> None:
         self._store = store
@@ -46,27 +47,27 @@ class Views:
         self._lock = threading.Lock()
         self._view: View | None = None
         self._generation = -1
+        self._registry = Registry(store.home)
+        self._stamp: object = None
 
     def current(self, progress: Progress | None = None) -> View:
         """The view as of now, with everything that is in the ledger."""
         with self._lock:
             # The number is read before the data: a change in between is then taken in once more, never missed.
-            generation = self._store.generation()
+            generation, stamp = self._store.generation(), self._registry.stamp(MODEL)
             if self._view is None or generation != self._generation:
                 self._view = self._make(None, progress)
                 self._generation = generation
             else:
+                if stamp != self._stamp:
+                    self._view = replace(self._view, ranker=Ranker.load(self._store.home))
                 self._view.community.take_in(self._store)
+            self._stamp = stamp
             return self._view
 
     def as_of(self, time: float) -> View:
         """The view as it was at a moment of the past."""
         return self._make(time, None)
-
-    def reload_ranker(self) -> None:
-        """Look again for a fitted model."""
-        with self._lock:
-            self._generation = -1
 
     def _make(self, as_of: float | None, progress: Progress | None) -> View:
         community = Community.load(self._store, self._embedder, factory=self._factory, as_of=as_of, progress=progress)

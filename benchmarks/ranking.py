@@ -17,7 +17,8 @@ import numpy as np
 from agent import Agent
 from agent.ranker import HAND_SET
 from finetune import examples
-from finetune.rank import FITTED, PENALTIES, interval, ndcg, solve
+from finetune.metrics import Resampling, bounds
+from finetune.rank import FITTED, PENALTIES, ndcg, solve
 from retrieval.signals import CORE
 
 
@@ -46,15 +47,15 @@ def main() -> None:
         "hand-set": dict(HAND_SET),
         "fitted": dict(zip(names, solve(train + choose, penalty, names), strict=True)),
     }
-    users = [group.user for group in test]
-    print(f"{len(test)} lists of {len(set(users))} readers, penalty {penalty}, negatives: {args.negatives}")
+    names_of, users = np.unique([group.user for group in test], return_inverse=True)
+    print(f"{len(test)} lists of {len(names_of)} readers, penalty {penalty}, negatives: {args.negatives}")
     rng = np.random.default_rng(args.seed)
     for name, weights in rankers.items():
         if weights is None:
             values = _random(test, rng)
         else:
             values = ndcg(np.array([weights.get(signal, 0.0) for signal in CORE]), test, CORE)
-        low, high = interval(values, users, args.seed)
+        low, high = bounds(Resampling(users, args.seed).means(values[:, None])[:, 0])
         print(f"{name:28} {values.mean():.3f} [{low:.3f}, {high:.3f}]")
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from agent.replies import ReplyCandidate, ReplyRanker, plain
-from finetune.rank import Outcome, interval
+from finetune.gate import Outcome
+from finetune.metrics import Resampling, bounds
 from finetune.replies import fit
 from retrieval.arrays import Floats
 from retrieval.cases import CaseBook
@@ -291,14 +292,12 @@ def _row(
     elapsed = time.perf_counter() - begun
     if progress:
         progress(f"evaluating {name}", len(trials), len(trials))
-    groups = [trial.conversation for trial in trials]
+    _, groups = np.unique([trial.conversation for trial in trials], return_inverse=True)
+    draws = Resampling(groups, seed).means(values)
     return {
         "ranker": name,
         "metrics": {metric: round(float(values[:, at].mean()), 4) for at, metric in enumerate(metrics)},
-        "ci95": {
-            metric: [round(bound, 4) for bound in interval(values[:, at].astype(np.float32), groups, seed)]
-            for at, metric in enumerate(metrics)
-        },
+        "ci95": {metric: bounds(draws[:, at]) for at, metric in enumerate(metrics)},
         "ms_per_user": round(1000 * elapsed / len(trials), 2),
     }
 

@@ -46,6 +46,7 @@ class Group:
     possible: int  # posts that could have been shown
     posts: tuple[str, ...]  # their ids
     before: float  # the moment: what is later than this was not known
+    history: int  # posts that the reader had acted on before
 
 
 def groups(
@@ -140,6 +141,7 @@ def _group(
         possible=len(free) + len(positives),
         posts=tuple(community.ids[row] for row in rows.tolist()),
         before=before,
+        history=len(reader.rows),
     )
 
 

@@ -12,21 +12,24 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from agent.judge import MODEL
+from agent.registry import Registry
 from finetune import adapters, merge, training
-from finetune.metrics import Resampling, bounds, equal_mass, log_losses, user_aucs, weighted_auc, weighted_ece
+from finetune.gate import Outcome, decide
+from finetune.metrics import equal_mass, log_losses, user_aucs, weighted_auc, weighted_ece
 from finetune.packed import Prompts, yes_minus_no
 from finetune.shown import Shown
 from finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
 from retrieval.arrays import Rows
 from retrieval.errors import DataError, HomeError, ModelError
-from retrieval.files import write_whole
+from retrieval.files import beside, new_folder, write_whole
 
 REPORTS = ("tensorboard", "wandb")
 _HELD_OUT = 0.2  # of the moments, the last by time
@@ -35,18 +38,6 @@ _BF16 = ("avx512_bf16", "amx_bf16")
 
 Values = npt.NDArray[np.float64]
 Say = Callable[[dict[str, float], int], None]  # numbers by name, after so many steps
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeOutcome:
-    """What a training found. `live` tells whether the judge is surely better than the untuned base, `why` says why.
-
-    `card` is the judge's card.json; of a training that was stopped it only tells `step` and `steps`.
-    """
-
-    live: bool
-    why: str
-    card: dict[str, Any]
 
 
 def split(found: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
@@ -61,14 +52,23 @@ def split(found: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
     return ordered[:at], ordered[at:]
 
 
+def train_home(home: Path, learn: Sequence[Shown], held: Sequence[Shown], **options: Any) -> Outcome:
+    """`train` for a home: the judge becomes a version of its model `MODEL`, live where it beats what is in place."""
+    registry, out = Registry(home), home / "adapters" / MODEL
+    training.take_in(registry, MODEL, out)
+    outcome = train(learn, held, out, in_place=registry.live(MODEL), **options)
+    training.take_in(registry, MODEL, out)
+    return outcome
+
+
 def train(
     learn: Sequence[Shown], held: Sequence[Shown], out: Path, *, base: str | Path, gguf: str | None = None,
     data: str = "", plain: str = "item mean", method: str = "lora", rank: int = 16, cut: int | None = None,
     layers: int | None = None, epochs: int = 1, steps: int | None = None, minutes: float | None = None, batch: int = 4,
     lr: float | None = None, eval_every: int | None = None, most_tested: int = 2000, seed: int = 0,
-    report: str | None = None, serve: bool = True, progress: Progress | None = None,
+    report: str | None = None, serve: bool = True, in_place: Path | None = None, progress: Progress | None = None,
     cancel: threading.Event | None = None,
-) -> JudgeOutcome:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Train a judge and put adapter, card and what serves into the folder `out`, whole or not at all.
 
     `base` and `gguf`: as in `finetune.write.train`. `cut` keeps the first blocks of the base, `layers` trains the last
@@ -76,8 +76,9 @@ def train(
     `minutes` of training end it earlier. The same call after a kill or a `cancel` goes on where it stopped, and ends
     with the same adapter to the bit (not with `minutes`: a clock decides). Every `eval_every` steps some of the
     held-out part is measured. `report` names what hears of each step: tensorboard or wandb. `serve` false leaves out
-    the merged files. ValueError for bad arguments, DataError for no examples, ModelError for libraries or a base that
-    cannot be used, HomeError for weights or disk.
+    the merged files. `in_place` is the folder of a judge that this one must beat instead of the untuned base.
+    ValueError for bad arguments, DataError for no examples, ModelError for libraries or a base that cannot be used,
+    HomeError for weights or disk.
     """
     if method not in adapters.METHODS:
         raise ValueError(f"method {method!r} is none of {', '.join(adapters.METHODS)}")
@@ -112,7 +113,7 @@ def train(
     )
     with training.alone(out), _reporting(report, out, settings) as say:
         run = _Run(folder, gguf, card, digest, out, plain, serve, say, progress or (lambda *_: None), cancel)
-        return run.train(learn, tested)
+        return run.train(learn, tested, in_place)
 
 
 class _Run:
@@ -132,7 +133,7 @@ class _Run:
             adapters.cut(self._model, blocks)
         self._prompts = Prompts(self._tokenizer)
 
-    def train(self, learn: Sequence[Shown], tested: Sequence[Shown]) -> JudgeOutcome:
+    def train(self, learn: Sequence[Shown], tested: Sequence[Shown], in_place: Path | None) -> Outcome:
         """Go through the steps that are not done yet, measure, and write the result."""
         import torch
 
@@ -140,6 +141,7 @@ class _Run:
         with training.own_chance(settings["seed"]):
             self._model.requires_grad_(False)
             untuned = self._asked(tested, "before")
+            rival = None if in_place is None else TunedJudge(in_place).logits(tested)
             self._model = adapters.add(
                 self._model, settings["method"], settings["rank"], total, settings["layers"], self._card["base"]["name"]
             )
@@ -190,7 +192,7 @@ class _Run:
             "cpu_minutes": round(cpu / 60, 2),
             "curve": curve,
         }
-        return self._write(tested, untuned, tuned)
+        return self._write(tested, untuned, rival, tuned)
 
     def _step(self, step: int, share: float, groups: Sequence[Shown], weights: Any, optimiser: Any) -> float:
         """One step on groups; `share` of the training is done. Returns the mean loss of a post."""
@@ -232,12 +234,12 @@ class _Run:
         self._progress(f"test {what}", len(tested), len(tested))
         return found
 
-    def _stopped(self, step: int) -> JudgeOutcome:
+    def _stopped(self, step: int) -> Outcome:
         total = int(self._settings["steps"])
         why = f"stopped after step {step} of {total}: run again to go on"
-        return JudgeOutcome(False, why, {"step": step, "steps": total})
+        return Outcome(False, why, {"step": step, "steps": total})
 
-    def _write(self, tested: Sequence[Shown], untuned: Values, tuned: Values) -> JudgeOutcome:
+    def _write(self, tested: Sequence[Shown], untuned: Values, rival: Values | None, tuned: Values) -> Outcome:
         """Decide, and put adapter, card and what serves into place together."""
         labels, users = _labels(tested)
         plain = np.array([value for shown in tested for value in shown.plain])
@@ -245,26 +247,18 @@ class _Run:
         card["metrics"] = {"untuned": measured(tested, untuned), "judge": measured(tested, tuned)}
         if len(plain) == len(labels):
             card["metrics"][self._plain] = _ranked(labels, plain, users)
-        after, before = tuned.astype(np.float32), untuned.astype(np.float32)
-        draws = Resampling(users, card["seed"]).of(
-            lambda weights: weighted_auc(labels, after, weights) - weighted_auc(labels, before, weights)
-        )
-        low, high = bounds(draws)
-        card["over_untuned"] = {
-            "auc": card["metrics"]["judge"]["auc"] - card["metrics"]["untuned"]["auc"],
-            "ci95": [low, high],
-        }
-        live = low > 0
-        why = f"AUC {low:+.3f} to {high:+.3f} over the untuned base"
-        why = f"the judge is better: {why}" if live else f"the judge is not surely better ({why}): the base stays"
-        card |= {"live": live, "why": why}
-        with training.new_folder(self._out) as folder:
+        owners, before = user_aucs(labels, (untuned if rival is None else rival).astype(np.float32), users)
+        _, after = user_aucs(labels, tuned.astype(np.float32), users)
+        place = "the untuned base" if rival is None else "the judge in place"
+        decision = decide(before, after, owners, metric="AUC a user", names=(place, "the judge"), seed=card["seed"])
+        card["gate"] = decision.to_json()
+        with new_folder(self._out) as folder:
             adapters.save(folder, self._model)
             if self._serve:
                 card["serves"] = self._write_merged(folder)
             write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
         self._checkpoint.drop()
-        return JudgeOutcome(live, why, card)
+        return Outcome(decision.live, decision.why, card)
 
     def _write_merged(self, folder: Path) -> dict[str, str]:
         """A GGUF file for the embedded engine, a merged folder where vLLM refuses the adapter; what serves where."""
@@ -305,13 +299,13 @@ class TunedJudge:
         self._model = adapters.put(self._model, folder)
         self._prompts = Prompts(tokenizer)
 
-    def score(self, shown: Shown) -> list[float]:
-        """P(yes) of each post behind its history."""
+    def logits(self, rows: Sequence[Shown]) -> Values:
+        """(posts,) logit of yes less that of no, of all rows in their order; its sigmoid is P(yes)."""
         import torch
 
         with torch.no_grad():
-            logits = yes_minus_no(self._model, self._prompts.pack(shown), self._prompts.labels)
-            return [float(each) for each in torch.sigmoid(logits)]
+            found = [yes_minus_no(self._model, self._prompts.pack(row), self._prompts.labels) for row in rows]
+            return np.asarray(torch.cat(found).cpu().numpy(), dtype=np.float64)
 
 
 # ---- inside
@@ -397,7 +391,7 @@ def _reporting(name: str | None, out: Path, settings: dict[str, Any]) -> Iterato
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ModelError(f"--report {name} needs {name}, not installed here; pip install {name}") from None
-    with SummaryWriter(str(training.beside(out, "tensorboard"))) as writer:
+    with SummaryWriter(str(beside(out, "tensorboard"))) as writer:
 
         def scalars(numbers: dict[str, float], step: int) -> None:
             for key, value in numbers.items():

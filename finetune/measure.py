@@ -13,6 +13,7 @@ import numpy as np
 
 from finetune.baselines import BASELINES, Ranker, Tools
 from finetune.core_ranker import CoreClicks, CoreRanker
+from finetune.gate import decide
 from finetune.histories import Histories, Progress, read_histories
 from finetune.metrics import (
     CLICK,
@@ -53,6 +54,7 @@ _INNER = 0.25  # share of a click test's training part that its probabilities ar
 class Measurement:
     """The document of `evaluate --json` for posts; `main` names the metrics that say most.
 
+    `gate` is the decision between both of ours, by length of history; None unless both were measured.
     `skipped` rows of the folder and the test were none; `left_out` says why a ranker could not take part.
     """
 
@@ -60,6 +62,7 @@ class Measurement:
     protocol: str
     main: tuple[str, ...]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    gate: dict[str, Any] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
     seconds: float = 0.0
@@ -67,14 +70,15 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """As in the contract, with more beside it."""
         return {
-            "data": self.data, "protocol": self.protocol, "rows": self.rows, "left_out": self.left_out,
+            "data": self.data, "protocol": self.protocol, "rows": self.rows, "gate": self.gate,
+            "left_out": self.left_out,
             "skipped": self.skipped, "seconds": round(self.seconds, 1),
         }  # fmt: skip
 
 
 @dataclass(slots=True)
 class Answers:
-    """What one ranker did: values of each test row for means, bootstrap draws of the metrics, and the time it took."""
+    """What one ranker did: bootstrap draws of the metrics, what the gate compares of each test row, and the time."""
 
     metrics: dict[str, float]
     draws: dict[str, Values]
@@ -82,6 +86,7 @@ class Answers:
     buckets: dict[str, list[dict[str, Any]]]
     fit_seconds: float
     ms_per_user: float
+    gated: Values  # (rows,), more is better
 
 
 def measure(
@@ -119,6 +124,7 @@ def measure(
     if progress:
         progress("measuring rankers", len(names), len(names))
     found.rows = _rows(answers, MAIN[type(asked)])
+    found.gate = _gate(answers, asked, train, seed)
     found.seconds = time.perf_counter() - begun
     return found
 
@@ -154,6 +160,18 @@ def _rows(answers: Mapping[str, Answers], main: Sequence[str]) -> list[dict[str,
             }
         rows.append(row)
     return rows
+
+
+def _gate(answers: Mapping[str, Answers], test: Test, train: Histories, seed: int) -> dict[str, Any] | None:
+    """Whether what the language model adds would go live, on the rows of this test."""
+    if not all(name in answers for name in OURS):
+        return None
+    ranking = isinstance(test, RankingTest)
+    lengths = train.lengths if ranking else np.diff(train.starts)  # as the buckets of the rows
+    metric = "nDCG@10" if ranking else "log-likelihood a row"
+    old, new = (answers[name].gated for name in OURS)
+    decision = decide(old, new, test.user, lengths[test.user], metric=metric, names=OURS, seed=seed)
+    return {"in_place": OURS[0], "challenger": OURS[1], "metric": metric, **decision.to_json()}
 
 
 @dataclass
@@ -201,6 +219,7 @@ class Bench:
             self._buckets(test, values),
             fit_seconds,
             1000 * seconds / len(np.unique(test.user)),
+            values["ndcg@10"],
         )
 
     def _list(self, test: RankingTest, row: int, scores: Floats) -> Rows:
@@ -263,7 +282,8 @@ class Bench:
             kind: [self._click_part(name, test, scores, rows) for name, rows in buckets(each, edges)]
             for kind, each, edges in (("history", lengths, HISTORY), ("target", counts, TARGET))
         }
-        return Answers(metrics, draws, {}, parts, fit_seconds, 1000 * seconds / len(np.unique(test.user)))
+        gated = -log_losses(test.label, probabilities)
+        return Answers(metrics, draws, {}, parts, fit_seconds, 1000 * seconds / len(np.unique(test.user)), gated)
 
     def _calibration(self, make: Callable[[Tools], Ranker]) -> tuple[float, float]:
         """Scores become probabilities on a later part of the training part: in-sample means know their own labels."""

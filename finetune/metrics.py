@@ -195,8 +195,10 @@ class Resampling:
         rng = np.random.default_rng(self.seed)
         for begin in range(0, self.rounds, _CHUNK):
             count = min(_CHUNK, self.rounds - begin)
-            drawn = [np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)) for _ in range(count)]
-            yield slice(begin, begin + count), np.array(drawn, dtype=np.float64), codes
+            # All rounds of a chunk are counted at once, each in a place of its own.
+            drawn = rng.integers(0, len(names), (count, len(names))) + len(names) * np.arange(count)[:, None]
+            times = np.bincount(drawn.ravel(), minlength=count * len(names)).reshape(count, -1)
+            yield slice(begin, begin + count), times.astype(np.float64), codes
 
     def means(self, values: Values) -> Values:
         """(rounds, m) means of (rows, m) values; NaN values count for nobody."""

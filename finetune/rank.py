@@ -8,7 +8,6 @@ a reader who is told "because you like X" must not be scored down for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from agent.ranker import HAND_SET, NOT_FITTED, Ranker
 from finetune.examples import Group, groups
+from finetune.gate import Outcome, decide
 from retrieval.arrays import Floats
 from retrieval.embedder import Embedder
 from retrieval.signals import CORE
@@ -26,66 +26,58 @@ if TYPE_CHECKING:
     from agent.agent import Agent
 
 FITTED = tuple(name for name in CORE if name not in NOT_FITTED)
-ENOUGH = 200  # groups; with fewer the hand-set weights stay
+ENOUGH = 200  # groups; with fewer nothing is fitted
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
 _SHOWN = 300  # posts that a request ranks: what the calibrated probability refers to
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a fit found. `live` tells whether the fitted model replaced the hand-set weights, `why` says why."""
-
-    live: bool
-    why: str
-    card: dict[str, Any]
 
 
 def fit(
     store: Store, embedder: Embedder, home: Path, progress: Callable[[str, int, int], None] | None = None, seed: int = 0
 ) -> Outcome:
-    """Fit, test on the last windows against the hand-set weights, and save the winner's model.
+    """Fit, test on the last windows against the weights in place, and make the fitted model live where it wins.
 
     The penalty is chosen on one window, the gate is decided on the two after it, which the choice
-    has not seen; then the model is fitted again on everything.
+    has not seen; then the model is fitted again on everything. A model in place may have been fitted
+    on these windows too, which can only speak for it.
     """
+    in_place = Ranker.load(home)
+    name = "the model in place" if in_place.calibrated else "hand-set"
     found = list(groups(store, embedder, seed=seed, progress=progress))
     if len(found) < ENOUGH:
-        why = f"{len(found)} examples of readers, {ENOUGH} needed: the hand-set weights stay"
+        why = f"{len(found)} examples of readers, {ENOUGH} needed: {name} stays"
         return Outcome(False, why, {"groups": len(found)})
     last = max(group.window for group in found)
     train = [group for group in found if group.window < last - 2]
     choose = [group for group in found if group.window == last - 2]
     test = [group for group in found if group.window > last - 2]
     if not train or not choose:
-        why = "there are examples of the last days alone: the hand-set weights stay"
+        why = f"there are examples of the last days alone: {name} stays"
         return Outcome(False, why, {"groups": len(found)})
     penalty = max(PENALTIES, key=lambda value: float(np.mean(ndcg(solve(train, value), choose))))
-    before = ndcg(np.array([HAND_SET[name] for name in FITTED]), test)
+    before = ndcg(np.array([in_place.weights[signal] for signal in FITTED]), test)
     after = ndcg(solve(train + choose, penalty), test)
-    low, high = interval(after - before, [group.user for group in test], seed)
-    recall = _recall(test)
+    decision = decide(
+        before, after, [group.user for group in test], np.array([group.history for group in test]),
+        metric="nDCG@10", names=(name, "fitted"), seed=seed,
+    )  # fmt: skip
     card: dict[str, Any] = {
         "groups": len(found), "tested": len(test), "penalty": penalty, "seed": seed,
-        "ndcg@10": {"hand-set": float(np.mean(before)), "fitted": float(np.mean(after))},
-        "difference": float(np.mean(after - before)), "ci95": [low, high], "retrieval_recall": recall,
+        "ndcg@10": {name: float(np.mean(before)), "fitted": float(np.mean(after))},
+        "gate": decision.to_json(), "retrieval_recall": _recall(test),
     }  # fmt: skip
-    if low <= 0:
-        return Outcome(
-            False, f"fitted is not surely better ({low:+.3f} to {high:+.3f}): the hand-set weights stay", card
-        )
+    if not decision.live:
+        return Outcome(False, decision.why, card)
     weights = solve(found, penalty)
     bias = _bias(found, weights)
     card["weights"] = {name: float(value) for name, value in zip(FITTED, weights, strict=True)}
     fitted = {**HAND_SET, **card["weights"]}
     Ranker(fitted, bias, True, f"fitted on {len(found)} examples").save(home, card)
-    return Outcome(True, f"fitted is better by {low:+.3f} to {high:+.3f} nDCG@10: it is live", card)
+    return Outcome(True, decision.why, card)
 
 
 def fit_agent(agent: Agent, progress: Callable[[str, int, int], None] | None = None) -> Outcome:
-    """Fit on an agent's home, and let the agent use the outcome from the next request on."""
-    outcome = fit(agent.store, agent.embedder, agent.home, progress)
-    agent.refit()
-    return outcome
+    """Fit on an agent's home; the agent uses what went live from the next request on."""
+    return fit(agent.store, agent.embedder, agent.home, progress)
 
 
 def solve(found: Sequence[Group], penalty: float, names: Sequence[str] = FITTED) -> Floats:
@@ -162,18 +154,6 @@ def ndcg(weights: Floats, found: Sequence[Group], names: Sequence[str] = FITTED,
         ideal = float(discounts[: min(k, int(group.labels.sum()))].sum())
         values.append(gain / ideal)
     return np.array(values, dtype=np.float64)
-
-
-def interval(differences: Floats, users: Sequence[str], seed: int, rounds: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean difference, resampling users (their windows stay together)."""
-    names, codes = np.unique(np.array(users), return_inverse=True)
-    sums = np.bincount(codes, weights=differences, minlength=len(names))
-    counts = np.bincount(codes, minlength=len(names))
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(names), (rounds, len(names)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _recall(found: Sequence[Group]) -> float:

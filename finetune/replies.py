@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from agent.replies import HAND_SET, NET_FILE, RANKER_FILE, SIGNALS, ReplyCandidate, ReplyRanker, measure, pairs
+from agent.registry import Registry
+from agent.replies import HAND_SET, MODEL, SIGNALS, ReplyCandidate, ReplyRanker, measure, pairs
 from agent.replynet import ReplyNet, bucket
 from finetune import replynet
-from finetune.rank import Outcome, conditional_logit, interval
+from finetune.gate import Outcome, decide
+from finetune.rank import conditional_logit
 from retrieval.arrays import Floats
 from retrieval.cases import CaseBook
-from retrieval.files import keep_arrays
 from retrieval.situation import features, situation
 from retrieval.support import DeskConversation, DeskTurn
 
@@ -85,7 +86,11 @@ def fit(
     book: CaseBook, conversations: Sequence[DeskConversation], saved: Sequence[ReplyCandidate], home: Path,
     progress: Progress | None = None, seed: int = 0,
 ) -> Outcome:  # fmt: skip
-    """Fit, compare with what is set by hand, and save the winner for the home."""
+    """Fit, compare with what is set by hand, and make the winner live in the home.
+
+    An earlier fit has learnt from the very conversations that are held out now, so it cannot be compared with. It is
+    the same recipe on fewer conversations: it goes where the recipe wins, for the new one, and where it loses.
+    """
     found = steps(conversations)
     if len(found) < ENOUGH:
         why = f"{len(found)} answers of agents, {ENOUGH} needed: the hand-set weights stay"
@@ -108,7 +113,9 @@ def fit(
     weights = {kind: _fitted([choice for choice in choices if choice.kind == kind], kind) for kind in HAND_SET}
     by_hand = {kind: {**given, "net": 0.0} for kind, given in HAND_SET.items()}
     before, after = first_is_right(by_hand, test), first_is_right(weights, test)
-    low, high = interval(after - before, [choice.conversation for choice in test], seed)
+    decision = decide(
+        before, after, [choice.conversation for choice in test], metric="R@1", names=("hand-set", "fitted"), seed=seed
+    )
     card: dict[str, Any] = {
         "answers": len(found), "tested": len(test), "seed": seed,
         "r@1": {"hand-set": float(before.mean()), "fitted": float(after.mean())},
@@ -116,33 +123,22 @@ def fit(
             kind: [float(each[[choice.kind == kind for choice in test]].mean()) for each in (before, after)]
             for kind in {choice.kind for choice in test}
         },
-        "difference": float((after - before).mean()), "ci95": [low, high],
-        "weights": weights,
+        "gate": decision.to_json(), "weights": weights,
     }  # fmt: skip
-    if low <= 0:
-        (home / RANKER_FILE).unlink(missing_ok=True)  # one that won on fewer conversations has lost now
-        why = f"fitted is not surely better ({low:+.3f} to {high:+.3f}): the hand-set weights serve"
-        return Outcome(False, why, card)
+    if not decision.live:
+        Registry(home).promote(MODEL, None)  # one that won on fewer conversations has lost now
+        return Outcome(False, decision.why, card)
     final = lessons.train(None, progress, seed)
-    digest = ""
-    if final is not None:
-        arrays = final.arrays()
-        digest = hashlib.sha256(
-            b"".join(np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays))
-        ).hexdigest()
-        keep_arrays(home / NET_FILE, digest, arrays)
-    ReplyRanker(weights, final, f"fitted on {len(found)} answers").save(home, digest, card)
-    return Outcome(True, f"fitted is better by {low:+.3f} to {high:+.3f} R@1: it is live", card)
+    ReplyRanker(weights, final, f"fitted on {len(found)} answers").save(home, card)
+    return Outcome(True, decision.why, card)
 
 
 def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
-    """Fit on an agent's home, and let its desk use the outcome from the next request on."""
+    """Fit on an agent's home; its desk uses what went live from the next request on."""
     desk = agent.desk
     desk.build(progress)
     saved = [ReplyCandidate(reply.id, reply.text) for reply in desk.store.replies()]
-    outcome = fit(desk.book, list(desk.store.all()), saved, agent.home, progress)
-    desk.refit()
-    return outcome
+    return fit(desk.book, list(desk.store.all()), saved, agent.home, progress)
 
 
 def fit_when_due(agent: Agent, progress: Progress | None = None) -> Outcome | None:

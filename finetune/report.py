@@ -44,6 +44,8 @@ def page(document: Mapping[str, Any], main: Sequence[str]) -> str:
         parts += ["<h2>Beyond accuracy: the first ten of each list</h2>", _beyond(rows)]
     if any(row["paired"] for row in rows):
         parts += ["<h2>Against the best baseline, paired</h2>", _paired(rows)]
+    if gate := document["gate"]:
+        parts += [f"<h2>The gate</h2><p>{escape(gate['why'])}</p>", _gate(gate)]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -156,6 +158,15 @@ def _paired(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in found
     ]  # fmt: skip
     return _html_table(["ranker", "against", *names], lines)
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    lines = [
+        [part["history"], str(part["cases"]), str(part["users"]), part["verdict"],
+         "" if part["verdict"] == "few" else _with_interval(part["difference"], part["ci95"], sign="+")]
+        for part in gate["buckets"]
+    ]  # fmt: skip
+    return _html_table(["history", "rows", "users", "verdict", f"difference, {gate['metric']}"], lines)
 
 
 def _with_interval(value: float, interval: Sequence[float], sign: str = "") -> str:

@@ -18,8 +18,8 @@ import numpy as np
 
 from agent.judge import history_lines, post_line, word_of
 from finetune.examples import groups
-from finetune.histories import Histories
-from finetune.protocol import ClickTest
+from finetune.histories import Histories, read_histories
+from finetune.protocol import ClickTest, is_click, prepare
 from retrieval.arrays import Floats
 from retrieval.embedder import Embedder
 from retrieval.errors import DataError
@@ -32,6 +32,7 @@ from retrieval.store import Store
 MOST = 16  # posts behind one history
 _FIRST = 4  # posts of a reader's first group, who has no history yet
 _NEGATIVES = 3  # for each post that a reader acted on
+_SHRINKAGE = 5.0  # labels that the mean of all weighs in an item mean
 _ACTS = 100  # of which a history is made: the latest that there may be lines of
 
 
@@ -85,6 +86,28 @@ def from_clicks(histories: Histories, posts: Mapping[str, Post], most: int = MOS
             found.append(Shown(histories.users[user], moment, _history(histories, posts, before), shown, labels))
             at += len(rows)
     return found
+
+
+def from_folder(
+    folder: Path, seed: int = 0, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[list[Shown], list[Shown]]:
+    """Groups of a folder of likes and dislikes to learn from, and its click test to measure on. DataError for others.
+
+    The test is that of `finetune.protocol.prepare`: the folder's valid file, else its last labels.
+    """
+    whole = read_histories(folder, progress)
+    if not is_click(whole):
+        raise DataError(f"{str(folder)!r} holds no likes and dislikes; import it into a home and train on that")
+    histories, test = prepare(whole, folder, seed=seed)
+    if not isinstance(test, ClickTest):
+        raise DataError(f"the valid file of {str(folder)!r} asks for rankings; a judge is measured on likes")
+    posts = read_posts(folder)
+    said = histories.weight != 0
+    liked = (histories.weight[said] > 0).astype(np.float64)
+    counts = np.bincount(histories.post[said], minlength=len(histories.posts))
+    sums = np.bincount(histories.post[said], liked, minlength=len(histories.posts))
+    means = (sums + _SHRINKAGE * liked.mean()) / (counts + _SHRINKAGE)
+    return from_clicks(histories, posts), held_clicks(histories, test, posts, means[test.post].astype(np.float32))
 
 
 def held_clicks(

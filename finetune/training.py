@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +18,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from agent.registry import Registry
 from agent.weights import WEIGHTS, check
 from retrieval.errors import HomeError, ModelError
-from retrieval.files import write_whole
+from retrieval.files import beside, write_whole
 
 Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
 
@@ -185,11 +184,6 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def beside(out: Path, what: str) -> Path:
-    """The hidden neighbour of a folder that holds its lock, checkpoint, or half-made successor."""
-    return out.with_name(f".{out.name}.{what}")
-
-
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
     """One training at a time for a folder; puts right what a killed one left half swapped."""
@@ -209,23 +203,14 @@ def alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill that then takes the place of `out`; when filling fails, `out` stays as it is."""
-    new, old = beside(out, "new"), beside(out, "old")
+def take_in(registry: Registry, name: str, out: Path) -> None:
+    """Move a finished model into the registry: also one that a kill, or an older whyfeed, has left there."""
     try:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-        new.mkdir()
-        yield new
-        if out.exists():
-            os.replace(out, old)  # a folder with files in it cannot be replaced in one go
-        os.replace(new, out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as exc:
-        raise HomeError(f"cannot write {str(out)!r} ({exc.strerror or exc}); free some space and try again") from exc
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+        card = json.loads((out / "card.json").read_bytes())
+        live = card.get("gate", card)["live"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    registry.add_folder(name, out, card, live=live is True)
 
 
 def write_adapter(folder: Path, model: Any) -> None:

@@ -18,16 +18,17 @@ from typing import Any, Literal
 import numpy as np
 
 from agent.completion import checked_messages, defuse
+from agent.registry import Registry
 from finetune import training
-from finetune.rank import interval
+from finetune.gate import Outcome, decide
 from finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
 from retrieval.errors import ModelError
-from retrieval.files import write_whole
+from retrieval.files import new_folder, write_whole
 from retrieval.support import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
 
 Render = Callable[[Sequence[DeskTurn], str], list[Mapping[str, str]]]  # turns before the answer, language
 
-ENOUGH = 10  # held-out conversations; the bootstrap of fewer says more than they know
+MODEL = "writer"
 _TAKEN = 0.25  # most that saved replies sent as they are may make up of all pairs
 _HELD_OUT = 0.1  # of the conversations
 _TESTED = 400  # most held-out answers that are measured
@@ -44,18 +45,6 @@ class Pair:
     messages: tuple[Mapping[str, str], ...]
     answer: str
     conversation: str
-
-
-@dataclass(frozen=True, slots=True)
-class WriteOutcome:
-    """What a training found. `live` tells whether the adapter is surely better than the base, `why` says why.
-
-    `card` is the adapter's card.json; of a training that was stopped it only tells `step` and `steps`.
-    """
-
-    live: bool
-    why: str
-    card: dict[str, Any]
 
 
 # ---- what is learnt from
@@ -146,7 +135,7 @@ def train(
     pairs: Sequence[Pair], out: Path, *, base: str | Path, gguf: str | None = None, method: Literal["lora"] = "lora",
     rank: int = 8, alpha: int = 16, epochs: int = 1, batch: int = 8, lr: float = 2e-4, max_length: int = 512,
     seed: int = 0, steps: int | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
-) -> WriteOutcome:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Train an adapter for `base` and put it, with its card, into the folder `out`, whole or not at all.
 
     `base` is a model folder (with `gguf` the name of a GGUF file in it), a name on the model hub, or one of
@@ -185,6 +174,15 @@ def train(
         return run.train(learn, held)
 
 
+def train_home(home: Path, pairs: Sequence[Pair], **options: Any) -> Outcome:
+    """`train` for a home: the adapter becomes a version of its model `MODEL`, live where it has won."""
+    registry, out = Registry(home), home / "adapters" / MODEL
+    training.take_in(registry, MODEL, out)
+    outcome = train(pairs, out, **options)
+    training.take_in(registry, MODEL, out)
+    return outcome
+
+
 class _Run:
     """One training: the model with its adapter, and where its checkpoint and its result go."""
 
@@ -200,7 +198,7 @@ class _Run:
         if not getattr(self._tokenizer, "chat_template", None):
             raise ModelError(f"the base {folder!r} has no chat template; use an instruct model")
 
-    def train(self, learn: Sequence[Pair], held: Sequence[Pair]) -> WriteOutcome:
+    def train(self, learn: Sequence[Pair], held: Sequence[Pair]) -> Outcome:
         """Go through the steps that are not done yet, measure, and write the result."""
         import torch
 
@@ -252,39 +250,33 @@ class _Run:
             with self._model.disable_adapter():
                 return float(log_likelihood(self._model, *example).mean()), after
 
-    def _stopped(self, weights: Sequence[Any], optimiser: Any, step: int) -> WriteOutcome:
+    def _stopped(self, weights: Sequence[Any], optimiser: Any, step: int) -> Outcome:
         total = int(self._settings["steps"])
         if step:
             self._checkpoint.keep(weights, optimiser, step)
-        return WriteOutcome(False, f"stopped after step {step} of {total}: run again to go on", {
+        return Outcome(False, f"stopped after step {step} of {total}: run again to go on", {
             "step": step, "steps": total,
         })  # fmt: skip
 
-    def _write(self, tested: Sequence[Pair], measured: Any) -> WriteOutcome:
+    def _write(self, tested: Sequence[Pair], measured: Any) -> Outcome:
         """Decide, and put adapter, configuration and card into place together."""
         names = [pair.conversation for pair in tested]
-        known = len(set(names))
-        card = {**self._card, "tested": {"answers": len(tested), "conversations": known}}
-        live, why = False, f"{known} conversations held out, {ENOUGH} needed to tell: the base stays"
-        if known:
-            before, after = measured.T
-            low, high = interval(after - before, names, int(self._settings["seed"]))
-            card |= {
-                "log_likelihood": {"base": float(before.mean()), "adapter": float(after.mean())},
-                "difference": float((after - before).mean()), "ci95": [low, high],
-            }  # fmt: skip
-            if known >= ENOUGH:
-                live = low > 0
-                why = f"{low:+.3f} to {high:+.3f} log-likelihood a token"
-                why = f"the adapter is better by {why}: it is live" if live else (
-                    f"the adapter is not surely better ({why}): the base stays"
-                )  # fmt: skip
-        card |= {"live": live, "why": why}
-        with training.new_folder(self._out) as folder:
+        before, after = measured.T
+        decision = decide(
+            before, after, names, metric="log-likelihood a token", names=("the base", "the adapter"),
+            seed=int(self._settings["seed"]),
+        )  # fmt: skip
+        card = {
+            **self._card, "tested": {"answers": len(tested), "conversations": len(set(names))},
+            "gate": decision.to_json(),
+        }  # fmt: skip
+        if names:
+            card["log_likelihood"] = {"base": float(before.mean()), "adapter": float(after.mean())}
+        with new_folder(self._out) as folder:
             training.write_adapter(folder, self._model)
             write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
         self._checkpoint.drop()
-        return WriteOutcome(live, why, card)
+        return Outcome(decision.live, decision.why, card)
 
 
 def encode(tokenizer: Any, pair: Pair, max_length: int) -> tuple[list[int], list[int]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,42 @@ from retrieval.errors import HomeError
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file beside its place and rename it there, so that a reader never sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    new = beside(path, f"{os.getpid()}.{threading.get_ident()}")
     try:
-        with beside.open("wb") as file:
+        with new.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        new.replace(path)
     except OSError as exc:
         raise HomeError(f"cannot write {str(path)!r}: {exc.strerror or exc}; free some space and try again") from exc
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
+
+
+def beside(path: Path, what: str) -> Path:
+    """A hidden place beside a file or folder, for what belongs to the making of it."""
+    return path.with_name(f".{path.name}.{what}")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that then takes the place of `path`; when filling fails, `path` stays as it is."""
+    new, old = beside(path, "new"), beside(path, "old")
+    try:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.replace(old)  # a folder with files in it cannot be replaced in one go
+        new.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as exc:
+        raise HomeError(f"cannot write {str(path)!r} ({exc.strerror or exc}); free some space and try again") from exc
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def kept_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]] | None:
@@ -44,6 +70,11 @@ def kept_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]] | None:
 
 def keep_arrays(path: Path, digest: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
     """Write arrays with the digest of what they were made from."""
+    write_whole(path, packed_arrays(digest, arrays))
+
+
+def packed_arrays(digest: str, arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+    """What `keep_arrays` writes."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, digest=np.array(digest), **arrays)
-    write_whole(path, buffer.getvalue())
+    return buffer.getvalue()

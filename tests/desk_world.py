@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.desk import Ask, Desk
     from agent.engine import Engine
     from agent.reply import ReplySuggestion, Suggestions
-    from finetune.rank import Outcome
+    from finetune.gate import Outcome
 
 EMBEDDER = "hash-64"
 PER_TOPIC = 34

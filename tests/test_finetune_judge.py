@@ -1,4 +1,4 @@
-"""Training the judge: candidates do not see each other, every method serves what it learnt, a killed run ends the same."""
+"""Training the judge: candidates do not see each other, each method serves what it learnt, a killed run ends the same."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ def test_every_method_learns_is_loaded_and_scores_as_it_was_measured(method: str
     assert str(base) not in (out / "adapter_config.json").read_text()
 
     judge = TunedJudge(out, base)
-    scores = np.array([judge.score(row) for row in held])
-    labels = np.array([row.labels for row in held])
+    scores = 1 / (1 + np.exp(-judge.logits(held)))
+    labels = np.array([row.labels for row in held]).ravel()
     loss = -np.log(np.where(labels > 0, scores, 1 - scores)).mean()
     assert loss == pytest.approx(card["metrics"]["judge"]["logloss"], abs=1e-3)
     if method == "lora":
@@ -174,7 +174,7 @@ def test_every_method_learns_is_loaded_and_scores_as_it_was_measured(method: str
         assert not (out / "merged").exists()
     elif serve:  # what vLLM refuses is merged for it
         assert card["serves"] == {"transformers": "adapter", "vllm": "merged"}
-        assert merged_scores(out / "merged", held) == pytest.approx(scores.ravel(), abs=5e-3)
+        assert merged_scores(out / "merged", held) == pytest.approx(scores, abs=5e-3)
 
 
 def merged_scores(folder: Path, held: Sequence[Shown]) -> list[float]:
@@ -202,7 +202,7 @@ def test_upper_layers_of_a_cut_base_alone_are_trained(base: Path, tmp_path: Path
     assert all("layers.1." in name for name in names)
     assert [point["step"] for point in card["curve"]] == [1, 2]
     train(shown(4), shown(2), out, base=base, steps=1, cut=1, **QUICK)
-    assert len(TunedJudge(out, base).score(shown(1)[0])) == 4
+    assert len(TunedJudge(out, base).logits(shown(2))) == 8
     with pytest.raises(ValueError, match="cut must be between 1 and 2"):
         train(shown(4), shown(2), out, base=base, steps=1, cut=3, **QUICK)
     with pytest.raises(ValueError, match="layers must be between 1 and 1"):
@@ -256,3 +256,43 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_adapter(
     assert not out.exists()
     train(shown(8), shown(2), out, base=base, **FULL)
     assert content(out)["adapter_model.safetensors"] == undisturbed
+
+
+# ---- the real base, merged, in the embedded engine
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find(DEFAULT_BASE).state() != "ready", reason="the weights are not on this machine")
+def test_the_merged_judge_scores_alike_in_both_engines(tmp_path: Path) -> None:
+    import torch
+
+    topics = ("sourdough", "espresso", "tax law", "graph search", "早餐面包", "mountain bikes")
+    rows = [
+        Shown(
+            f"u{n}", float(n), tuple(f"like: {topics[(n + k) % 6]} for {k + 2} people" for k in range(n % 4)),
+            tuple(f"{topics[k % 6]} number {n}, part {k}" for k in range(10)),
+            tuple(int((n + k) % 6 < 3) for k in range(10)),
+        )
+        for n in range(20)
+    ]  # fmt: skip
+    before, out = torch.get_num_threads(), tmp_path / "out"
+    torch.set_num_threads(1)
+    card = train(rows[:4], rows[4:6], out, base=DEFAULT_BASE, steps=4, batch=1, lr=5e-3, cut=2, rank=8).card
+    judge = TunedJudge(out)
+    expected = (1 / (1 + np.exp(-judge.logits(rows)))).reshape(20, 10)
+    torch.set_num_threads(before)
+    assert card["serves"] == {"transformers": "adapter", "vllm": "merged", "embedded": card["serves"]["embedded"]}
+
+    engine = EmbeddedEngine(out / card["serves"]["embedded"], threads=1, n_ctx=2048)
+    try:
+        asked = [(around(row.history), row.posts) for row in rows]
+        found = [engine.judge(prefix, [post + after for post in posts]) for (prefix, after), posts in asked]
+        (prefix, after), posts = asked[5]
+        backwards = engine.judge(prefix, [post + after for post in posts[::-1]])
+    finally:
+        engine.close()
+    gaps = np.abs(np.array(found) - expected)
+    assert gaps.size == 200
+    assert gaps.max() <= 0.01
+    assert np.std(expected) > 0.02  # and not because all are alike
+    assert backwards[::-1] == found[5]

@@ -52,8 +52,15 @@ def without_times(found: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("candidates", [None, 10])
 def test_a_ranking_document_is_that_of_the_contract(ring: Path, candidates: int | None) -> None:
     found = document(ring, candidates=candidates)
-    assert set(found) == {"data", "protocol", "rows", "left_out", "skipped", "seconds"}
+    assert set(found) == {"data", "protocol", "rows", "gate", "left_out", "skipped", "seconds"}
     assert found["data"] == "ring"
+    gate = found["gate"]
+    assert (gate["in_place"], gate["challenger"], gate["metric"]) == ("whyfeed-no-llm", "whyfeed", "nDCG@10")
+    assert (gate["live"], gate["verdict"]) == (False, "same")  # both are one model so far
+    history = found["rows"][-1]["buckets"]["history"]
+    assert [(part["history"], part["cases"]) for part in gate["buckets"]] == [
+        (part["bucket"], part["rows"]) for part in history
+    ]
     assert ("10 uniform negatives" if candidates else "whole catalogue") in found["protocol"]
     assert [row["ranker"] for row in found["rows"]] == list(RANKERS)
     for row in found["rows"]:
@@ -195,6 +202,7 @@ def test_the_page_loads_nothing_and_runs_nothing(which: str, request: pytest.Fix
     measured = measure(request.getfixturevalue(which), EMBED, None, QUICK)
     html = page({**measured.to_json(), "data": "<script>alert(1)</script>"}, measured.main)
     assert not re.search(r"<script|<link|<img|https?:|url\(|@import|\son\w+=", html)
+    assert ("The gate" in html) == (measured.gate is not None)
     assert html.count("<svg") == html.count("</svg>") == len(measured.main) + 2
     for name in QUICK:
         assert html.count(f">{name}<") >= 3
@@ -211,11 +219,14 @@ def test_the_command_prints_one_document(run_cli: RunCli, ring: Path) -> None:
 def test_the_command_prints_a_table_and_writes_a_page(ring: Path, tmp_path: Path) -> None:
     test = write_rows(tmp_path / "test.jsonl", [*rows_of(ring, random.Random(0)), {}])
     place = tmp_path / "page.html"
-    arguments = ["evaluate", str(ring), "--test", str(test), "--rankers", "random, item-knn", "--html", str(place)]
+    arguments = ["evaluate", str(ring), "--test", str(test), "--html", str(place)]
+    arguments += ["--rankers", "random, item-knn, whyfeed, whyfeed-no-llm"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
     assert re.search(r"^item-knn +\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", done.stdout, re.MULTILINE)
     assert "1 rows of the test or of the folder" in done.stderr
+    assert re.search(r"^gate: whyfeed is the same .*; by length of history: .*\w+$", done.stdout, re.MULTILINE)
+    assert "The gate" in place.read_text(encoding="utf-8")
     assert "item-knn" in place.read_text(encoding="utf-8")
 
 

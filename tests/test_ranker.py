@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from agent.pipeline import NAMES
-from agent.ranker import HAND_SET, MODEL_FILE, NOT_FITTED, Ranker
+from agent.ranker import HAND_SET, MODEL, MODEL_FILE, NOT_FITTED, Ranker
+from agent.registry import Registry
 from finetune.examples import Group, groups
-from finetune.rank import ENOUGH, FITTED, Outcome, fit
+from finetune.gate import Outcome
+from finetune.rank import ENOUGH, FITTED, fit
 from retrieval.embedder import HashEmbedder
 from retrieval.event import Event
 from retrieval.exchange import import_folder
@@ -81,7 +83,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     fitted = Ranker({**HAND_SET, "people": 1.25}, -3.5, True, "fitted on 7 examples")
     fitted.save(tmp_path, {"groups": 7})
     assert Ranker.load(tmp_path) == fitted
-    assert json.loads((tmp_path / MODEL_FILE).read_text())["card"] == {"groups": 7}
+    (record,) = Registry(tmp_path).versions(MODEL)
+    assert (record.card, record.live) == ({"groups": 7}, True)
 
 
 def _changed(**changes: Any) -> str:
@@ -108,10 +111,23 @@ def _changed(**changes: Any) -> str:
     ],
 )
 def test_a_damaged_model_gives_the_hand_set_weights_and_says_so(tmp_path: Path, content: str) -> None:
-    (tmp_path / MODEL_FILE).write_text(content)
+    """Whether a home of before the registry holds it, or a version whose trainer wrote it."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / MODEL_FILE).write_text(content)
+    registry = Registry(tmp_path / "new")
+    registry.promote(MODEL, registry.add(MODEL, {MODEL_FILE: content.encode()}, {}))
+    for home in (tmp_path / "old", tmp_path / "new"):
+        ranker = Ranker.load(home)
+        assert (ranker.weights, ranker.bias, ranker.calibrated) == (HAND_SET, 0.0, False)
+        assert "damaged" in ranker.origin
+
+
+def test_what_lies_on_the_disk_otherwise_than_it_was_kept_is_not_used(tmp_path: Path) -> None:
+    Ranker({**HAND_SET, "people": 1.25}, -3.5, True, "fitted").save(tmp_path, {})
+    (tmp_path / "models" / MODEL / "1" / MODEL_FILE).write_text(_changed(weights={"people": 9.0}))
     ranker = Ranker.load(tmp_path)
-    assert (ranker.weights, ranker.bias, ranker.calibrated) == (HAND_SET, 0.0, False)
-    assert "damaged" in ranker.origin
+    assert (ranker.weights, ranker.calibrated) == (HAND_SET, False)
+    assert ranker.origin.startswith("hand-set (version 1 is damaged")
 
 
 def test_signals_that_a_saved_model_does_not_know_keep_their_hand_set_weight(tmp_path: Path) -> None:
@@ -201,6 +217,7 @@ def of_noise(planted: Callable[..., Store]) -> Store:
 def test_the_one_signal_that_predicts_is_found_and_goes_live(of_people: tuple[Store, Outcome]) -> None:
     store, outcome = of_people
     assert outcome.live, outcome.why
+    assert sum(bucket["cases"] for bucket in outcome.card["gate"]["buckets"]) == outcome.card["tested"]
     assert outcome.card["ndcg@10"]["fitted"] > 0.9 > outcome.card["ndcg@10"]["hand-set"]
     ranker = Ranker.load(store.home)
     assert ranker.calibrated
@@ -211,6 +228,14 @@ def test_the_one_signal_that_predicts_is_found_and_goes_live(of_people: tuple[St
     assert all(ranker.weights[name] < people for name in FITTED if name != "people")
     assert all(ranker.weights[name] >= 0 for name in FITTED)
     assert all(ranker.weights[name] == HAND_SET[name] for name in NOT_FITTED)
+
+
+def test_a_fit_that_is_no_better_than_the_one_in_place_does_not_replace_it(of_people: tuple[Store, Outcome]) -> None:
+    store, _ = of_people
+    again = fit(store, HashEmbedder(16), store.home)
+    assert not again.live
+    assert "the model in place stays" in again.why
+    assert [record.version for record in Registry(store.home).versions(MODEL)] == [1]
 
 
 def test_the_fitted_probability_is_the_share_that_readers_act_on(of_people: tuple[Store, Outcome]) -> None:
@@ -233,9 +258,9 @@ def test_on_noise_the_hand_set_weights_stay(of_noise: Store) -> None:
     assert told[-1] == 100
     assert outcome.card["groups"] >= ENOUGH
     assert not outcome.live, outcome.why
-    assert "hand-set weights stay" in outcome.why
-    assert outcome.card["ci95"][0] <= 0
-    assert not (store.home / MODEL_FILE).exists()
+    assert "hand-set stays" in outcome.why
+    assert outcome.card["gate"]["ci95"][0] <= 0
+    assert Registry(store.home).names() == []
     assert Ranker.load(store.home) == Ranker()
 
 
@@ -258,7 +283,7 @@ def test_examples_of_the_last_days_alone_are_too_few(planted: Callable[..., Stor
     store = planted(posts, acts)
     outcome = fit(store, HashEmbedder(16), store.home)
     assert not outcome.live
-    assert "hand-set weights stay" in outcome.why
+    assert "hand-set stays" in outcome.why
 
 
 # ---- the examples

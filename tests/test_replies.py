@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import Agent
-from agent.replies import HAND_SET, NET_FILE, RANKER_FILE, SIGNALS, ReplyCandidate, ReplyRanker, pairs
+from agent.registry import Registry
+from agent.replies import HAND_SET, MODEL, NET_FILE, RANKER_FILE, SIGNALS, ReplyCandidate, ReplyRanker, pairs
 from agent.replynet import ReplyNet, bucket
 from finetune import replies, replynet
 from finetune.evaluate import CUTS, RANKERS, Bench, Evaluation, evaluate_replies, opened, read_trials
@@ -136,13 +137,19 @@ def _change(path: Path, **more: Any) -> None:
     ],
 )
 def test_damaged_files_count_as_none(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, damage: Any) -> None:
+    """Whether they are a version, or those of a home of before the registry."""
     fitted, _ = world.fitted_of(tmp_path_factory)
+    version = Path(shutil.copytree(fitted / "models", tmp_path / "new" / "models")) / MODEL / "1"
+    (tmp_path / "old").mkdir()
     for name in (RANKER_FILE, NET_FILE):
-        shutil.copy(fitted / name, tmp_path / name)
-    assert ReplyRanker.load(tmp_path).origin.startswith("fitted on")
-    damage(tmp_path)
-    found = ReplyRanker.load(tmp_path)
-    assert (found.origin, found.net, found.weights) == ("set by hand", None, HAND_SET)
+        shutil.copy(version / name, tmp_path / "old" / name)
+    for home, place in ((tmp_path / "new", version), (tmp_path / "old", tmp_path / "old")):
+        assert ReplyRanker.load(home).origin.startswith("fitted on")
+        damage(place)
+        found = ReplyRanker.load(home)
+        assert (found.net, found.weights) == (None, HAND_SET)
+        assert found.origin.startswith("set by hand (")
+        assert "damaged" in found.origin
 
 
 # ---- the network
@@ -196,8 +203,9 @@ def test_a_fit_that_wins_goes_live(tmp_path_factory: pytest.TempPathFactory) -> 
     home, outcome = world.fitted_of(tmp_path_factory)
     assert outcome.live
     assert outcome.card["r@1"]["fitted"] > 0.9 > outcome.card["r@1"]["hand-set"]
-    low, high = outcome.card["ci95"]
-    assert 0 < low <= outcome.card["difference"] <= high
+    gate = outcome.card["gate"]
+    low, high = gate["ci95"]
+    assert 0 < low <= gate["difference"] <= high
     ranker = ReplyRanker.load(home)
     assert ranker.origin == f"fitted on {outcome.card['answers']} answers"
     assert ranker.net is not None
@@ -227,8 +235,9 @@ def test_a_fit_on_replies_that_were_taken_at_random_does_not(tmp_path: Path) -> 
         outcome = replies.fit(bench.book, list(bench.desk.all()), bench.saved, tmp_path)
     assert not outcome.live
     assert outcome.card["r@1"]["fitted"] < 0.4
-    assert "hand-set weights serve" in outcome.why
-    assert not (tmp_path / RANKER_FILE).exists()
+    assert "hand-set stays" in outcome.why
+    assert ReplyRanker.load(tmp_path).origin == "set by hand"
+    assert [(record.version, record.live) for record in Registry(tmp_path).versions(MODEL)] == [(0, False)]
 
 
 def test_too_few_answers_fit_nothing(small: Path, tmp_path: Path) -> None:

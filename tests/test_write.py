@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from agent.registry import Registry
 from agent.weights import find
+from finetune.gate import ENOUGH
 from finetune.training import DEFAULT_BASE, MAX_RANK
-from finetune.write import ENOUGH, Pair, encode, log_likelihood, pairs, split, train
+from finetune.write import MODEL, Pair, encode, log_likelihood, pairs, split, train, train_home
 from retrieval.errors import HomeError, ModelError
 from retrieval.support import DeskConversation, DeskTurn, SavedReply
 from tests.conftest import ROOT
@@ -237,7 +239,7 @@ def test_answers_become_likelier_and_the_adapter_changes_what_the_base_says(base
     card = outcome.card
     assert json.loads((tmp_path / "out" / "card.json").read_text()) == card
     assert card["log_likelihood"]["adapter"] > card["log_likelihood"]["base"] + 0.5
-    assert 0 < card["ci95"][0] <= card["difference"] <= card["ci95"][1]
+    assert 0 < card["gate"]["ci95"][0] <= card["gate"]["difference"] <= card["gate"]["ci95"][1]
     assert card["split"] == {"train": 108, "held_out": 12}
 
     tokenizer, model = load(base)
@@ -275,6 +277,22 @@ def test_few_held_out_conversations_never_make_an_adapter_live(base: Path, tmp_p
         outcome = train(examples(count), tmp_path / "out", base=base, steps=10, **QUICK)
         assert not outcome.live
         assert f"{ENOUGH} needed" in outcome.why
+
+
+@pytest.mark.slow
+def test_in_a_home_an_adapter_becomes_a_version(base: Path, tmp_path: Path) -> None:
+    old = tmp_path / "adapters" / MODEL  # of before the registry
+    old.mkdir(parents=True)
+    (old / "adapter_model.safetensors").write_bytes(b"old")
+    (old / "card.json").write_text('{"live": true, "settings": 1}')
+    outcome = train_home(tmp_path, examples(20), base=base, steps=1, **QUICK)
+    registry = Registry(tmp_path)
+    assert [(record.version, record.live) for record in registry.versions(MODEL)] == [(2, False), (1, True)]
+    assert registry.versions(MODEL)[0].card == outcome.card
+    live = registry.live(MODEL)
+    assert live is not None
+    assert (live / "adapter_model.safetensors").read_bytes() == b"old"
+    assert not old.exists()
 
 
 @pytest.mark.slow

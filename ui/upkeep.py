@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ui.terminal import Home, Json, bars, open_agent, print_json
 
-models_app = typer.Typer(no_args_is_help=True, help="Weights: list, pull and verify them.")
+if TYPE_CHECKING:
+    from agent import Agent
+    from agent.registry import Registry
+
+models_app = typer.Typer(
+    no_args_is_help=True, help="Weights: list, pull and verify them. Trained models: their versions, and which is live."
+)
 finetune_app = typer.Typer(
     no_args_is_help=True, help="Train on the interactions of a home; ends with the gate's decision."
 )
@@ -42,7 +48,7 @@ def finetune_write(
     base: Annotated[
         str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder of the adapter; default: in the home.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the adapter; default: a new version in the home.")] = None,
     rank: Annotated[int, typer.Option(min=1, max=16, help="Rank of the adapter.")] = 8,
     epochs: Annotated[int, typer.Option(min=1, help="How often each answer is read.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
@@ -51,17 +57,68 @@ def finetune_write(
     """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was."""
     from agent.draft import asked_of_writer
     from finetune.training import DEFAULT_BASE
-    from finetune.write import pairs, train
+    from finetune.write import pairs, train, train_home
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
         store = agent.desk.store
         replies = {reply.id: reply for reply in store.replies()}
         learnt = pairs(store.all(), replies, lambda turns, language: asked_of_writer(turns, (), (), language))
-        outcome = train(
-            learnt, out or agent.home / "adapters" / "writer", base=base or DEFAULT_BASE, rank=rank, epochs=epochs,
-            steps=steps, progress=progress,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "base": base or DEFAULT_BASE, "rank": rank, "epochs": epochs, "steps": steps, "progress": progress,
+        }  # fmt: skip
+        outcome = train(learnt, out, **options) if out else train_home(agent.home, learnt, **options)
     _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("llm")
+def finetune_llm(
+    home: Home = None,
+    form: Annotated[
+        Literal["judge"], typer.Option("--as", help="judge: P(engage) of a reader and a post, by yes or no.")
+    ] = "judge",
+    base: Annotated[
+        str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
+    ] = "",
+    method: Annotated[str, typer.Option(help="lora, dora, adalora, ia3, prefix or adapter.")] = "lora",
+    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank; tokens of a prefix, width of an adapter.")] = 16,
+    cut: Annotated[int | None, typer.Option(min=1, metavar="N", help="Keep the base's first N layers.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, metavar="K", help="Train the last K layers only.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each example is read.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")] = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Measure on the way.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Likes and dislikes in the exchange format, not the home.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")] = None,
+    report: Annotated[str | None, typer.Option(help="tensorboard or wandb hears of each step.")] = None,
+    seed: Annotated[int, typer.Option(help="Of examples, order and dropout.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a language model on who acted on what; can be stopped and goes on where it was."""
+    from finetune.training import DEFAULT_BASE
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        options: dict[str, Any] = {
+            "base": base or DEFAULT_BASE, "method": method, "rank": rank, "cut": cut, "layers": layers,
+            "epochs": epochs, "steps": steps, "minutes": minutes, "eval_every": eval_every, "report": report,
+            "seed": seed, "progress": progress,
+        }  # fmt: skip
+        outcome = _train_judge(agent, data, out, options)
+    _print_outcome(outcome, as_json)
+
+
+def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dict[str, Any]) -> Any:
+    from finetune.judge import split, train, train_home
+    from finetune.shown import from_folder, from_home
+
+    if data is not None:
+        learn, held = from_folder(data, options["seed"], options["progress"])
+        options |= {"data": data.resolve().name, "plain": "item mean"}
+    else:
+        learn, held = split(from_home(agent.store, agent.embedder, options["seed"], progress=options["progress"]))
+        options |= {"data": "ledger", "plain": "popularity"}
+    return train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
 
 
 def evaluate(
@@ -100,6 +157,9 @@ def evaluate(
 
             write_whole(html, page(measured.to_json(), measured.main).encode())
         _print_rows(measured, as_json, measured.main)
+        if measured.gate is not None and not as_json:
+            parts = ", ".join(f"{each['history']} {each['verdict']}" for each in measured.gate["buckets"])
+            typer.echo(f"gate: {measured.gate['why']}; by length of history: {parts}")
         for name, why in measured.left_out.items():
             typer.echo(f"{name} was left out: {why}", err=True)
         return
@@ -197,6 +257,82 @@ def models_verify(as_json: Json = False) -> None:
             typer.echo(f"{name}: {state}")
     if any(state not in ("ok", "missing") for state in found.values()):
         raise typer.Exit(1)
+
+
+@models_app.command("versions")
+def models_versions(
+    name: Annotated[str | None, typer.Argument(help="Only this model; default: all.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What was trained in this home, which version of it is live, and what the gate said."""
+    registry = _registry(home)
+    found = {each: registry.versions(each) for each in ([_trained(registry, name)] if name else registry.names())}
+    if as_json:
+        print_json({each: [record.to_json() for record in records] for each, records in found.items()})
+        return
+    from retrieval.clock import format_time
+
+    for each, records in found.items():
+        if trouble := registry.trouble(each):
+            typer.echo(f"{each}: {trouble}", err=True)
+        elif not any(record.live for record in records):
+            typer.echo(f"{each}: what is built in is live")
+        for record in records:
+            gate = record.card.get("gate")
+            why = record.trouble or str(gate.get("why", "") if isinstance(gate, dict) else "")
+            state = "damaged" if record.trouble else "live" if record.live else ""
+            typer.echo(f"{each:10} {record.version:4}  {state:8} {str(format_time(record.when))[:16]:16}  {why}")
+    if not found:
+        typer.echo("nothing has been trained in this home yet; see whyfeed finetune", err=True)
+
+
+@models_app.command("rollback")
+def models_rollback(
+    name: Annotated[str, typer.Argument(help="The model.")], home: Home = None, as_json: Json = False
+) -> None:
+    """Go back to the version that was live before, or to what is built in."""
+    registry = _registry(home)
+    _print_live(name, registry.rollback(_trained(registry, name)), as_json)
+
+
+@models_app.command("use")
+def models_use(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    version: Annotated[str, typer.Argument(help="A version's number, or built-in.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Make a version live, whatever the gate said."""
+    if version != "built-in" and not version.isdecimal():
+        raise ValueError(f"version {version!r} is neither a number nor built-in; `whyfeed models versions` lists them")
+    registry, chosen = _registry(home), None if version == "built-in" else int(version)
+    registry.promote(_trained(registry, name), chosen)
+    _print_live(name, chosen, as_json)
+
+
+def _registry(home: Path | None) -> Registry:
+    from agent.registry import Registry
+    from agent.settings import Settings
+
+    return Registry((Settings() if home is None else Settings(home=home)).home.expanduser())
+
+
+def _trained(registry: Registry, name: str) -> str:
+    """The name, if there are versions of it."""
+    from retrieval.errors import DataError
+
+    names = registry.names()
+    if name not in names:
+        raise DataError(f"no trained model {name!r} in this home; there are: {', '.join(names) or 'none'}")
+    return name
+
+
+def _print_live(name: str, version: int | None, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, "live": version})
+    else:
+        typer.echo(f"{name}: {'what is built in' if version is None else f'version {version}'} is live")
 
 
 def _print_outcome(outcome: Any, as_json: bool) -> None:

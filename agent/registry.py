@@ -1,0 +1,366 @@
+"""Trained models of a home: every version is kept for a while, one of them is live, and one can go back.
+
+    home/models/NAME/3/          a version: the model's files, and card.json with what the trainer found
+    home/models/NAME/live.json   the pointer: which version is live, and what was live before it
+
+A version comes into place by one rename and never changes afterwards; its card holds the SHA-256 of each file. So a
+reader needs no lock, and a kill at any moment leaves what was there before. Version 0 is what a home may hold from the
+time before there was a registry: the model's files in the home itself. `None` stands for what is built in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from retrieval.errors import DataError, HomeError
+from retrieval.files import write_whole
+
+CARD, POINTER = "card.json", "live.json"
+KEPT = 5  # versions that were live before, and as many of the newest
+OLD_FILES: Mapping[str, str] = {"ranker": "ranker.json", "replies": "replies.json"}  # of version 0, in the home
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_MOST = 10**9  # versions have at most nine digits
+_PATIENCE = 60.0  # seconds for another process that holds the lock; it only ever moves files
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A version as it is listed. `when` it was added, Unix seconds; `trouble` says what is wrong with its files."""
+
+    version: int
+    card: Mapping[str, Any]
+    live: bool
+    when: float
+    trouble: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the command line."""
+        return {
+            "version": self.version, "live": self.live, "when": self.when, "trouble": self.trouble,
+            "card": dict(self.card),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointer:
+    """`before`: what was live before, the latest first."""
+
+    live: int | None = None
+    before: tuple[int | None, ...] = ()
+
+
+class Registry:
+    """The trained models of one home; cheap to make. Reading never writes; a name is lower case, as in "ranker"."""
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
+        self.home = home
+        self._clock = clock
+
+    # ---- reading: never raises for what it finds on the disk
+
+    def names(self) -> list[str]:
+        """Models that have a version here."""
+        with contextlib.suppress(OSError):
+            found = {path.name for path in self._root.iterdir() if _NAME.fullmatch(path.name)}
+            return sorted(name for name in found | set(OLD_FILES) if self._numbers(name))
+        return sorted(name for name in OLD_FILES if self._numbers(name))
+
+    def live(self, name: str) -> Path | None:
+        """The folder of the live version, every file compared with its SHA-256; None: what is built in serves.
+
+        None also where pointer or version are damaged: `trouble` tells the two apart.
+        """
+        return self._live(name)[0]
+
+    def trouble(self, name: str) -> str:
+        """What keeps the live version from being used, and what to do, in one line; empty when all is well."""
+        return self._live(name)[1]
+
+    def stamp(self, name: str) -> object:
+        """Changes whenever another version goes live, in whatever process; costs one look at a file."""
+        try:
+            found = (self._folder(name) / POINTER).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def versions(self, name: str) -> list[Record]:
+        """All that are here, the newest first."""
+        try:
+            live = self._pointer(name).live
+        except ValueError:
+            live = None
+        return [self._record(name, version, version == live) for version in reversed(self._numbers(name))]
+
+    # ---- writing
+
+    def add(self, name: str, files: Mapping[str, bytes], card: Mapping[str, Any], *, live: bool = False) -> int:
+        """Keep a version, whole or not at all, and with `live` make it live. HomeError when it cannot be written."""
+        if bad := [file for file in files if Path(file).name != file or file == CARD]:
+            raise ValueError(f"{bad[0]!r} is no name for a file of a model")
+        new = self._folder(name) / f".new-{uuid.uuid4().hex}"
+        with self._locked(name):
+            new.mkdir()
+            try:
+                for file, data in files.items():
+                    write_whole(new / file, data)
+                return self._take(name, new, card, live)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)  # it is there only when something failed
+
+    def add_folder(self, name: str, folder: Path, card: Mapping[str, Any], *, live: bool = False) -> int:
+        """Keep a folder that a trainer has filled: it is moved in whole, and `card` takes the place of its own.
+
+        Killed before the move, the folder is where it was, complete, and can be given again. DataError when there is
+        no such folder.
+        """
+        with self._locked(name):
+            if not folder.is_dir():
+                raise DataError(f"there is no folder {str(folder)!r} to keep as a version of {name!r}; train it again")
+            return self._take(name, folder, card, live)
+
+    def promote(self, name: str, version: int | None) -> None:
+        """Make a version live, or what is built in (None). DataError when there is no such version or it is damaged."""
+        with self._locked(name):
+            if version is not None:
+                known = self._numbers(name)
+                if version not in known:
+                    there = ", ".join(map(str, known)) or "none"
+                    raise DataError(f"there is no version {version!r} of {name!r}; there are: {there}")
+                if trouble := self._damage(name, version):
+                    raise DataError(f"version {version!r} of {name!r} cannot be used: {trouble}; train it again")
+            self._go_live(name, version)
+            self._tidy(name)
+
+    def rollback(self, name: str) -> int | None:
+        """Go back to what was live before, past what is damaged or gone; returns it, None for what is built in."""
+        with self._locked(name):
+            try:
+                before = self._pointer(name).before
+            except ValueError:
+                before = ()
+            known = self._numbers(name)
+            for place, version in enumerate(before):
+                if version is None or (version in known and not self._damage(name, version)):
+                    self._point(name, _Pointer(version, before[place + 1 :]))
+                    return version
+            self._point(name, _Pointer())
+            return None
+
+    # ---- inside
+
+    @property
+    def _root(self) -> Path:
+        return self.home / "models"
+
+    def _folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a model: lower-case letters, digits and hyphens")
+        return self._root / name
+
+    def _place(self, name: str, version: int) -> Path:
+        return self._folder(name) / str(version) if version else self.home
+
+    def _numbers(self, name: str) -> list[int]:
+        """Versions that are here, in order."""
+        folder = self._folder(name)
+        found: list[int] = []
+        with contextlib.suppress(OSError):
+            found = sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name))
+        old = OLD_FILES.get(name)
+        return [0, *found] if old and (self.home / old).is_file() else found
+
+    def _pointer(self, name: str) -> _Pointer:
+        """What is live; ValueError when the file is damaged. Without one, version 0 where there is one."""
+        try:
+            document = json.loads((self._folder(name) / POINTER).read_bytes())
+            found = _Pointer(document["live"], tuple(document["before"]))
+        except FileNotFoundError:
+            return _Pointer(0 if self._numbers(name)[:1] == [0] else None)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise ValueError("the pointer cannot be read") from exc
+        for version in (found.live, *found.before):
+            if version is not None and (type(version) is not int or not 0 <= version < _MOST):
+                raise ValueError("the pointer names no version")
+        return found
+
+    def _live(self, name: str) -> tuple[Path | None, str]:
+        try:
+            version = self._pointer(name).live
+        except ValueError as exc:
+            return None, f"{exc}: `whyfeed models use {name} VERSION` sets it again"
+        if version is None:
+            return None, ""
+        if trouble := self._damage(name, version):
+            return None, f"version {version} is damaged ({trouble}): `whyfeed models rollback {name}`, or train again"
+        return self._place(name, version), ""
+
+    def _card(self, name: str, version: int) -> dict[str, Any]:
+        """ValueError when it is damaged."""
+        try:
+            card = json.loads((self._place(name, version) / CARD).read_bytes())
+            files, added = dict(card["files"]), float(card["added"])
+            if not math.isfinite(added):
+                raise ValueError
+            return {**card, "files": files, "added": added}
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
+            raise ValueError("its card cannot be read") from exc
+
+    def _damage(self, name: str, version: int) -> str:
+        """What is wrong with the files of a version; those of version 0 are looked at by who reads them."""
+        if version == 0:
+            return "" if self._numbers(name)[:1] == [0] else "its files are gone"
+        try:
+            files = self._card(name, version)["files"]
+        except ValueError as exc:
+            return str(exc)
+        place = self._place(name, version)
+        for file, digest in files.items():
+            try:
+                if _sha256(place / file) != digest:
+                    return f"{file} has changed"
+            except (OSError, ValueError):
+                return f"{file} cannot be read"
+        return ""
+
+    def _record(self, name: str, version: int, live: bool) -> Record:
+        trouble, when = self._damage(name, version), 0.0
+        card: dict[str, Any] = {}
+        with contextlib.suppress(ValueError, OSError, KeyError, TypeError, RecursionError):
+            if version:
+                card = self._card(name, version)
+                when = card.pop("added")
+                del card["files"]
+            else:
+                old = self.home / OLD_FILES[name]
+                when = old.stat().st_mtime
+                card = dict(json.loads(old.read_bytes())["card"])
+        return Record(version, card, live, when, trouble)
+
+    def _go_live(self, name: str, version: int | None) -> None:
+        try:
+            now = self._pointer(name)
+        except ValueError:
+            self._point(name, _Pointer(version))  # what was live before is not known any more
+        else:
+            if version != now.live:
+                self._point(name, _Pointer(version, (now.live, *now.before)[:KEPT]))
+
+    def _take(self, name: str, folder: Path, card: Mapping[str, Any], live: bool) -> int:
+        """Seal a folder with its card and rename it to the next version."""
+        version = max([*self._numbers(name), *self._pointed(name), 0]) + 1
+        place = self._folder(name) / str(version)
+        try:
+            (folder / CARD).unlink(missing_ok=True)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            sealed = {path.relative_to(folder).as_posix(): _sha256(path, to_disk=True) for path in files}
+            document = {**card, "files": sealed, "added": self._clock()}
+            write_whole(folder / CARD, json.dumps(document, indent=1, ensure_ascii=False).encode())
+            _sync(folder)
+            _move(folder, place)
+            _sync(place.parent)
+        except OSError as exc:
+            raise _cannot_write(place, exc) from exc
+        if live:
+            self._go_live(name, version)
+        self._tidy(name)
+        return version
+
+    def _pointed(self, name: str) -> list[int]:
+        """Numbers that the pointer knows: none of them is given twice, even where its files are gone."""
+        try:
+            found = self._pointer(name)
+        except ValueError:
+            return []
+        return [version for version in (found.live, *found.before) if version is not None]
+
+    def _point(self, name: str, pointer: _Pointer) -> None:
+        document = {"live": pointer.live, "before": pointer.before}
+        write_whole(self._folder(name) / POINTER, json.dumps(document).encode())
+
+    def _tidy(self, name: str) -> None:
+        """Delete what is neither live, nor needed to go back, nor new; and what a killed process left."""
+        known = self._numbers(name)
+        try:
+            found = self._pointer(name)
+        except ValueError:
+            return  # which of them is live may still be found out
+        needed = {found.live, *found.before, *known[-KEPT:], 0}
+        for version in known:
+            if version not in needed:
+                # Renamed first, so that nobody ever sees half of one.
+                away = self._folder(name) / f".old-{uuid.uuid4().hex}"
+                with contextlib.suppress(OSError):
+                    self._place(name, version).rename(away)
+        with contextlib.suppress(OSError):
+            for path in self._folder(name).iterdir():
+                if path.name.startswith((".new-", ".old-")):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        folder = self._folder(name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock")
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            raise HomeError(f"another process has held {str(folder)!r} for a minute; end it and try again") from None
+        except OSError as exc:
+            raise _cannot_write(folder, exc) from exc
+        try:
+            yield
+        except OSError as exc:
+            raise _cannot_write(folder, exc) from exc
+        finally:
+            lock.release()
+
+
+def _sha256(path: Path, *, to_disk: bool = False) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if to_disk:
+            os.fsync(file.fileno())
+    return digest
+
+
+def _sync(folder: Path) -> None:
+    """Let a rename in a folder survive a loss of power."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _move(folder: Path, place: Path) -> None:
+    try:
+        folder.rename(place)
+    except OSError as exc:
+        if exc.errno != errno.EXDEV:
+            raise
+        beside = place.with_name(f".new-{uuid.uuid4().hex}")  # another disk: copied first, then renamed
+        shutil.copytree(folder, beside)
+        os.sync()
+        beside.rename(place)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cannot_write(place: Path, exc: OSError) -> HomeError:
+    return HomeError(f"cannot write {str(place)!r} ({exc.strerror or exc}); free some space and try again")
