@@ -6,6 +6,7 @@ times as long as all others (Xiao et al. 2024, arXiv 2309.17453); they must not 
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 
 from agent import weights
 from agent.embedded import free_cores
+from agent.registry import Registry
 from agent.remote import OpenAIEngine
 from retrieval.arrays import Floats
 from retrieval.embedder import PostEncoder
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from agent.causal import CausalModel
     from agent.tokens import Tokenizer
 
-__all__ = ["CausalEncoder", "PostEncoder", "RemoteEncoder", "open_encoder", "tokens_of"]
+__all__ = ["CausalEncoder", "PostEncoder", "RemoteEncoder", "encoder_of", "file_of", "open_encoder", "tokens_of"]
 
+MODEL = "encoder"  # its name in a home's registry
 DEFAULT = "smollm2-135m-instruct-f16"
 LAYERS = (4, 12)
 MAX_TOKENS = 256
@@ -152,6 +155,22 @@ def open_encoder(spec: str = DEFAULT, layers: Sequence[int] = LAYERS) -> PostEnc
         return CausalEncoder(weights.check(weights.find(spec)), layers)
     except ValueError as exc:
         raise ModelError(f"unknown encoder {spec!r}: not a GGUF file, not an http(s) address, and {exc}") from None
+
+
+def encoder_of(home: Path) -> PostEncoder:
+    """The encoder that was trained in this home and is live, else the default one."""
+    folder = Registry(home).live(MODEL)
+    if folder is None:
+        return open_encoder()
+    card = json.loads((folder / "card.json").read_bytes())
+    return CausalEncoder(file_of(folder), card["settings"]["layers"])
+
+
+def file_of(folder: Path) -> Path:
+    """The weights in a folder that the training of the encoder made; ModelError when there are none."""
+    for file in folder.glob(f"{MODEL}-*.gguf"):
+        return file
+    raise ModelError(f"{str(folder)!r} has no trained encoder; train it again")
 
 
 def tokens_of(tokenizer: Tokenizer, text: str, most: int) -> list[int]:

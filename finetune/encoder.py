@@ -20,51 +20,70 @@ from typing import Any, Literal
 import numpy as np
 
 from agent import weights as weight_files
-from agent.encoder import BEFORE, LAYERS, tokens_of
+from agent.encoder import BEFORE, LAYERS, MODEL, CausalEncoder, file_of, tokens_of
 from agent.gguf_file import GgufFile
+from agent.registry import Registry
 from agent.tokens import Tokenizer
-from finetune import training
-from finetune.cut import write_cut
+from finetune import merge, training
+from finetune.gate import Outcome, decide
 from finetune.histories import Histories
-from finetune.metrics import Resampling, bounds
 from finetune.training import CHECKPOINT_EVERY, Checkpoint, Progress
 from retrieval.arrays import Rows, Vectors
 from retrieval.errors import DataError, HomeError
-from retrieval.files import write_whole
+from retrieval.event import DESK, STEERING
+from retrieval.files import new_folder, write_whole
+from retrieval.post import reading_text
+from retrieval.store import Store
 
-FILE = "encoder.gguf"
-ENOUGH = 30  # held-out readers; an interval of fewer says more than they know
 _APART = 2  # how many acts may lie between the two posts of a pair
 _HELD_OUT = 0.1  # of the readers
 _ASKED = 300  # most held-out readers, each for one post among those of all
 _NEAR = 20  # neighbours by words that hard negatives are drawn from
 _TOKENS_AT_ONCE = 1024
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderOutcome:
-    """What a training found. `live` tells whether the encoder is surely better than its base, `why` says why.
+def train_home(home: Path, histories: Histories, **options: Any) -> Outcome:
+    """`train` for a home: the encoder becomes a version of its model `MODEL`, live where it beats what is in place."""
+    registry, out = Registry(home), home / "adapters" / MODEL
+    training.take_in(registry, MODEL, out)
+    outcome = train(histories, out, in_place=registry.live(MODEL), **options)
+    training.take_in(registry, MODEL, out)
+    return outcome
 
-    `card` is the encoder's card.json; of a training that was stopped it only tells `step` and `steps`.
-    """
 
-    live: bool
-    why: str
-    card: dict[str, Any]
+def of_home(store: Store) -> Histories:
+    """The ledger of a home as histories."""
+    posts = list(store.all_posts())
+    rows = {post.id: row for row, post in enumerate(posts)}
+    acts = [event for _, event in store.events() if event.post in rows and event.kind not in (*STEERING, *DESK)]
+    users = list(dict.fromkeys(event.user for event in acts))
+    codes = {user: code for code, user in enumerate(users)}
+    user = np.array([codes[event.user] for event in acts], dtype=np.int64)
+    time = np.array([np.nan if event.time is None else event.time for event in acts], dtype=np.float64)
+    order = np.lexsort((np.nan_to_num(time, nan=-np.inf), user))
+    return Histories(
+        name="ledger", users=tuple(users), posts=tuple(rows), texts=tuple(map(reading_text, posts)),
+        years=np.full(len(posts), np.nan, dtype=np.float32), user=user[order],
+        post=np.array([rows[event.post] for event in acts], dtype=np.int64)[order],
+        weight=np.array([event.weight for event in acts], dtype=np.float32)[order], time=time[order], ordered=True,
+    )  # fmt: skip
 
 
 def train(
     histories: Histories, out: Path, *, base: str | Path = training.DEFAULT_BASE, layers: Sequence[int] = LAYERS,
     tuned: int = 4, method: Literal["layers", "lora"] = "layers", rank: int = 8, before: int = 1, batch: int = 192,
     steps: int = 150, lr: float = 1e-4, temperature: float = 0.07, max_tokens: int = 32, near: Vectors | None = None,
-    seed: int = 0, progress: Progress | None = None, cancel: threading.Event | None = None,
-) -> EncoderOutcome:  # fmt: skip
-    """Train on the reading of posts and put `encoder.gguf`, cut after the last of `layers`, with its card into `out`.
+    in_place: Path | None = None, seed: int = 0, progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Outcome:  # fmt: skip
+    """Train on the reading of posts and put a GGUF file, cut after the last of `layers`, with its card into `out`.
 
     `base` is an F16 GGUF file of the Llama family or one of whyfeed's weights; its last `tuned` layers up to the cut
-    learn. `near` are sentence vectors (posts, d) for hard negatives; without them there are none. The same call after
-    a kill or a `cancel` goes on where it stopped and ends with the same file. ValueError for bad arguments, DataError
-    when too few readers took up two posts, ModelError without the extra `train`, HomeError for weights or disk.
+    learn. `near` are sentence vectors (posts, d) for hard negatives; without them there are none. The gate compares
+    with the encoder in the folder `in_place`, or with the base. The same call after a kill or a `cancel` goes on where
+    it stopped and ends with the same file. ValueError for bad arguments, DataError when too few readers took up two
+    posts, ModelError without the extra `train`, HomeError for weights or disk.
     """
     smallest = {"tuned": tuned, "rank": rank, "before": before, "batch": batch - 1, "steps": steps}
     for name, value in {**smallest, "max_tokens": max_tokens, "layers": min(layers, default=0)}.items():
@@ -91,8 +110,8 @@ def train(
     stat = path.stat()
     digest = training.digest(json.dumps([card, stat.st_size, stat.st_mtime_ns, _fingerprint(learn, near)]))
     with training.alone(out):
-        run = _Run(path, card, Checkpoint(out, digest), progress or (lambda name, done, total: None), cancel)
-        return run.train(learn, asked, near, out)
+        run = _Run(path, card, digest, out, progress or (lambda name, done, total: None), cancel)
+        return run.train(learn, asked, near, in_place)
 
 
 def split(histories: Histories, seed: int) -> tuple[Histories, Rows]:
@@ -170,19 +189,22 @@ class _Run:
     """One training: the cut model, and where its checkpoint and its result go."""
 
     def __init__(
-        self, path: Path, card: dict[str, Any], checkpoint: Checkpoint, progress: Progress,
+        self, path: Path, card: dict[str, Any], digest: str, out: Path, progress: Progress,
         cancel: threading.Event | None,
     ) -> None:  # fmt: skip
-        self._path, self._card, self._checkpoint, self._progress = path, card, checkpoint, progress
+        self._path, self._card, self._progress = path, card, progress
+        self._digest, self._out, self._checkpoint = digest, out, Checkpoint(out, digest)
         self._settings: dict[str, Any] = card["settings"]
         self._cancel = cancel or threading.Event()
         self._tokenizer = Tokenizer(GgufFile(path))
         self._before = self._tokenizer.encode(BEFORE)
         self._depth = max(self._settings["layers"])
         self._frozen = self._depth - self._settings["tuned"]
-        self._model = _load(path, self._depth)
+        self._causal = _load(path, self._depth)
+        self._model = self._causal.model
 
-    def train(self, learn: Histories, asked: Rows, near: Vectors | None, out: Path) -> EncoderOutcome:
+    def train(self, learn: Histories, asked: Rows, near: Vectors | None, in_place: Path | None) -> Outcome:
+        """Go through the steps that are not done yet, measure, and write the result."""
         import torch
 
         settings, total = self._settings, int(self._settings["steps"])
@@ -190,7 +212,8 @@ class _Run:
         examples = Examples.of(learn, settings["before"])
         strangers = None if near is None else Strangers(learn, near)
         with training.own_chance(settings["seed"]):
-            before = self._ranks(asked)
+            before = _ranks(asked, self._vectors)
+            rival = None if in_place is None else _ranks(asked, self._read_by(in_place, learn.texts))
             weights = self._learning()
             optimiser = torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=0.01)
             done, notes, _ = self._checkpoint.resume(weights, optimiser)
@@ -199,7 +222,7 @@ class _Run:
                 if self._cancel.is_set():
                     self._checkpoint.keep(weights, optimiser, step, {"losses": losses})
                     why = f"stopped after step {step} of {total}: run again to go on"
-                    return EncoderOutcome(False, why, {"step": step, "steps": total})
+                    return Outcome(False, why, {"step": step, "steps": total})
                 self._progress("train", step, total)
                 training.begin_step(optimiser, step, total, settings["lr"], settings["seed"])
                 losses.append(self._step(step, examples, strangers))
@@ -207,8 +230,8 @@ class _Run:
                 if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == total:
                     self._checkpoint.keep(weights, optimiser, step + 1, {"losses": losses})
             self._progress("train", total, total)
-            after = self._ranks(asked)
-        return self._write(before, after, losses, out)
+            after = _ranks(asked, self._vectors)
+        return self._write(asked, before, rival, after, losses)
 
     def _step(self, step: int, examples: Examples, strangers: Strangers | None) -> float:
         """Gradients of one batch; returns its loss."""
@@ -297,15 +320,18 @@ class _Run:
 
     def _learning(self) -> list[Any]:
         """Weights that learn: of the upper layers all, or a low-rank addition to each of their matrices."""
-        for weight in self._model.parameters():
+        for weight in self._causal.parameters():
             weight.requires_grad_(False)
         upper = self._model.layers[self._frozen :]
         if self._settings["method"] == "lora":
-            from peft import LoraConfig, inject_adapter_in_model
+            from peft import LoraConfig, get_peft_model
 
-            names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-            rank = self._settings["rank"]
-            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), upper)
+            rank, numbers = self._settings["rank"], list(range(self._frozen, self._depth))
+            config = LoraConfig(
+                r=rank, lora_alpha=2 * rank, target_modules=list(_LINEAR), layers_to_transform=numbers,
+                layers_pattern="layers",
+            )  # fmt: skip
+            self._adapted: Any = get_peft_model(self._causal, config)
         else:
             for weight in upper.parameters():
                 weight.requires_grad_(True)
@@ -313,58 +339,54 @@ class _Run:
 
     # ---- what came of it
 
-    def _ranks(self, asked: Rows) -> Any:
-        """(readers,): nDCG@10 of a reader's last post among those of all, by cosine with the one before it."""
+    def _vectors(self, posts: Rows) -> Any:
         import torch
 
-        posts = np.unique(asked)
         runs = list(self._runs(posts))
         with torch.no_grad():
             found = torch.cat([self._upper(*self._lower(rows)) for rows in runs]).float().cpu().numpy()
-        vectors = found[np.argsort(np.concatenate(runs), kind="stable")].astype(np.float64)
-        vectors -= vectors.mean(axis=0)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        query, target = np.searchsorted(posts, asked).T
-        candidates = np.unique(target)
-        scores = vectors[query] @ vectors[candidates].T
-        scores[candidates[None] == query[:, None]] = -np.inf
-        own = scores[np.arange(len(asked)), np.searchsorted(candidates, target)]
-        ranks = (scores > own[:, None]).sum(axis=1)
-        return np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0)
+        return found[np.argsort(np.concatenate(runs), kind="stable")]
 
-    def _write(self, before: Any, after: Any, losses: list[float], out: Path) -> EncoderOutcome:
-        draws = Resampling(np.arange(len(before)), int(self._settings["seed"])).means((after - before)[:, None])
-        low, high = bounds(draws[:, 0])
-        live = len(before) >= ENOUGH and low > 0
-        why = f"{low:+.3f} to {high:+.3f} nDCG@10 for {len(before)} readers of whom nothing was learnt"
-        why = f"the encoder is better by {why}: it is live" if live else (
-            f"the encoder is not surely better ({why}): the base stays"
+    def _read_by(self, in_place: Path, texts: Sequence[str]) -> Callable[[Rows], Any]:
+        encoder = CausalEncoder(file_of(in_place), (self._depth,), max_tokens=self._settings["max_tokens"])
+        return lambda posts: encoder.encode([texts[post] for post in posts])
+
+    def _write(self, asked: Rows, before: Any, rival: Any, after: Any, losses: list[float]) -> Outcome:
+        """Decide, and put file and card into place together."""
+        place = "the base" if rival is None else "the encoder in place"
+        decision = decide(
+            before if rival is None else rival, after, np.arange(len(asked)), metric="nDCG@10",
+            names=(place, "the encoder"), seed=self._settings["seed"],
         )  # fmt: skip
         card = {
-            **self._card, "ndcg@10": {"base": float(before.mean()), "tuned": float(after.mean())},
-            "difference": float((after - before).mean()), "ci95": [low, high], "losses": losses, "live": live,
-            "why": why,
+            **self._card, "ndcg@10": {"base": float(before.mean()), "tuned": float(after.mean())}, "losses": losses,
+            "gate": decision.to_json(),
         }  # fmt: skip
-        state = self._merged()
-        with training.new_folder(out) as folder:
-            write_cut(self._path, folder / FILE, self._depth, state)
+        if self._settings["method"] == "lora":
+            self._causal = self._adapted.merge_and_unload()
+        # The last norm belongs to layers that are gone: what a server pools are then states of equal length.
+        self._causal.model.norm.weight.data.fill_(1.0)
+        with new_folder(self._out) as folder:
+            # Vectors are kept under the file's name: another training must have another.
+            merge.write_gguf(self._causal, self._path, folder / f"{MODEL}-{self._digest[:8]}.gguf")
             write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
         self._checkpoint.drop()
-        return EncoderOutcome(live, why, card)
+        return Outcome(decision.live, decision.why, card)
 
-    def _merged(self) -> dict[str, Any]:
-        """Weights of the layers that learnt, by their names in the layer, with what LoRA added within."""
-        found: dict[str, Any] = {}
-        for number in range(self._frozen, self._depth):
-            layer = self._model.layers[number]
-            for module in layer.modules():
-                if hasattr(module, "merge"):
-                    module.merge()
-            for name, weight in layer.state_dict().items():
-                if "lora_" not in name:
-                    plain = name.replace(".base_layer", "")
-                    found[f"{number}.{plain}"] = weight.detach().float().cpu().numpy()
-        return found
+
+def _ranks(asked: Rows, vectors_of: Callable[[Rows], Any]) -> Any:
+    """(readers,): nDCG@10 of a reader's last post among those of all, by cosine with the one before it."""
+    posts = np.unique(asked)
+    vectors = vectors_of(posts).astype(np.float64)
+    vectors -= vectors.mean(axis=0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    query, target = np.searchsorted(posts, asked).T
+    candidates = np.unique(target)
+    scores = vectors[query] @ vectors[candidates].T
+    scores[candidates[None] == query[:, None]] = -np.inf
+    own = scores[np.arange(len(asked)), np.searchsorted(candidates, target)]
+    ranks = (scores > own[:, None]).sum(axis=1)
+    return np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0)
 
 
 def _after(layer: Any, states: Any, turns: Any) -> Any:
@@ -379,16 +401,17 @@ def _load(path: Path, depth: int) -> Any:
     import transformers
 
     try:
-        model: Any = transformers.AutoModel.from_pretrained(
+        causal: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, dtype=torch.float32, attn_implementation="sdpa"
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
         first = (str(exc).splitlines() or [""])[0]
         raise HomeError(f"cannot load the base model {str(path)!r} ({first}); check it, or pull it again") from exc
-    if len(model.layers) < depth:
-        raise ValueError(f"{path.name!r} has {len(model.layers)} layers, not {depth}; name fewer")
-    model.layers = model.layers[:depth]
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    if len(causal.model.layers) < depth:
+        raise ValueError(f"{path.name!r} has {len(causal.model.layers)} layers, not {depth}; name fewer")
+    causal.model.layers = causal.model.layers[:depth]
+    causal.config.num_hidden_layers = depth
+    return causal.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _file(base: str | Path) -> Path:

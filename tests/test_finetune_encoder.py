@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.encoder import CausalEncoder
+from agent.encoder import CausalEncoder, encoder_of, file_of
 from agent.gguf_file import GgufFile
-from finetune.cut import write_cut
-from finetune.encoder import FILE, Examples, Strangers, split, train
+from finetune.encoder import Examples, Strangers, split, train, train_home
 from finetune.histories import Histories
 from retrieval.errors import DataError
 from tests.tiny_llama import tiny_llama
@@ -75,18 +74,6 @@ def test_nothing_is_learnt_from_the_readers_who_are_asked_about(planted: Histori
         split(histories([[0, 1], [0]], ["x", "y"]), 0)
 
 
-def test_a_cut_file_reads_like_the_whole_one_up_to_its_depth(tmp_path: Path) -> None:
-    whole = tiny_llama(tmp_path / "whole.gguf")
-    write_cut(whole, tmp_path / "cut.gguf", 2)
-    texts = ["the tide", "ink"]
-    assert np.array_equal(
-        CausalEncoder(whole, (1, 2)).encode(texts), CausalEncoder(tmp_path / "cut.gguf", (1, 2)).encode(texts)
-    )
-    cut = GgufFile(tmp_path / "cut.gguf")
-    assert "blk.2.attn_q.weight" not in cut
-    assert cut.tensor("output_norm.weight").tolist() == [1.0] * 16
-
-
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [({"method": "ia3"}, "method"), ({"batch": 1}, "batch"), ({"tuned": 4}, "tuned"), ({"lr": 0}, "lr")],
@@ -120,7 +107,7 @@ def test_the_encoder_learns_what_readers_take_up_together_and_is_read_back(
 ) -> None:
     near = np.random.default_rng(3).standard_normal((256, 8)).astype(np.float32)
     settings: dict[str, Any] = {"base": base, "layers": (1, 3), "tuned": 2, "batch": 48, "lr": 3e-3, "near": near}
-    outcome = train(planted, tmp_path / "whole", steps=60, **settings)
+    outcome = train(planted, tmp_path / "whole", steps=40, **settings)
     card = outcome.card
     assert outcome.live, outcome.why
     assert card["ndcg@10"]["tuned"] > card["ndcg@10"]["base"] + 0.05
@@ -128,26 +115,33 @@ def test_the_encoder_learns_what_readers_take_up_together_and_is_read_back(
     assert (card["epsilon"], card["data"], card["settings"]["seed"]) == (None, "planted", 0)
 
     # Two layers learnt, the first is as it was; and what is read back is what was measured.
-    tuned, plain = (CausalEncoder(path, (1, 3)).encode(["aab", "hac"]) for path in (tmp_path / "whole" / FILE, base))
+    tuned, plain = (CausalEncoder(path, (1, 3)).encode(["aab", "hac"]) for path in (file_of(tmp_path / "whole"), base))
     assert np.array_equal(tuned[:, :16], plain[:, :16])
     assert np.abs(tuned[:, 16:] - plain[:, 16:]).max() > 0.1
 
     # Stopped after a checkpoint and between two, it goes on to the same bytes.
     stop = StopAt(25)
-    halted = train(planted, tmp_path / "parts", steps=60, progress=stop, cancel=stop.event, **settings)
-    assert halted.card == {"step": 26, "steps": 60} or halted.card == {"step": 25, "steps": 60}
-    assert train(planted, tmp_path / "parts", steps=60, **settings).card == card
-    assert (tmp_path / "parts" / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
+    halted = train(planted, tmp_path / "parts", steps=40, progress=stop, cancel=stop.event, **settings)
+    assert halted.card == {"step": 26, "steps": 40} or halted.card == {"step": 25, "steps": 40}
+    assert train(planted, tmp_path / "parts", steps=40, **settings).card == card
+    assert file_of(tmp_path / "parts").read_bytes() == file_of(tmp_path / "whole").read_bytes()
+    assert file_of(tmp_path / "parts").name == file_of(tmp_path / "whole").name
+    cut = GgufFile(file_of(tmp_path / "whole"))
+    assert cut.tensor("output_norm.weight").tolist() == [1.0] * 16
 
 
 @pytest.mark.slow
-def test_low_rank_additions_and_longer_contexts_learn_too(planted: Histories, base: Path, tmp_path: Path) -> None:
-    outcome = train(
-        planted, tmp_path / "lora", base=base, layers=(3,), tuned=2, method="lora", rank=8, before=3, batch=48,
-        steps=60, lr=1e-2,
-    )  # fmt: skip
-    assert outcome.card["ndcg@10"]["tuned"] > outcome.card["ndcg@10"]["base"] + 0.05
-    tuned, plain = (GgufFile(path) for path in (tmp_path / "lora" / FILE, base))
+def test_low_rank_additions_and_longer_contexts_learn_too_and_a_home_reads_with_what_is_live(
+    planted: Histories, base: Path, tmp_path: Path
+) -> None:
+    outcome = train_home(
+        tmp_path, planted, base=base, layers=(3,), tuned=2, method="lora", rank=8, before=3, batch=48, steps=40, lr=1e-2
+    )
+    assert outcome.live, outcome.why
+    encoder = encoder_of(tmp_path)
+    assert encoder.name.startswith("encoder-")
+    assert encoder.dimension == 16
+    tuned, plain = GgufFile(next(tmp_path.glob("models/encoder/1/*.gguf"))), GgufFile(base)
     for name in ("attn_q", "ffn_down"):
         assert np.abs(tuned.tensor(f"blk.2.{name}.weight") - plain.tensor(f"blk.2.{name}.weight")).max() > 0.01
         assert np.array_equal(tuned.tensor(f"blk.0.{name}.weight"), plain.tensor(f"blk.0.{name}.weight"))
