@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import prompts
 from agent.engine import Engine, defuse
-from retrieval.event import Event
 from retrieval.post import Post
 from retrieval.reader import Reader
 from retrieval.store import Store
 
+MODEL = "judge"  # in the registry: a folder with the merged model as GGUF, see `finetune.judge`
 HISTORY = 12  # acts that the prefix names
 _MARK = "\u241f"  # stands for the post while the prompt is rendered, then splits it
 _BREAKS = re.compile(r"[\u241f\n\r]")
@@ -34,18 +34,13 @@ class Judge:
         self.version = self._prompt.version
 
     def prefix(self, reader: Reader, posts: Mapping[str, Post]) -> tuple[str, str]:
-        """What comes before and after the post, in ChatML, the format of the default base and of Qwen."""
-        acts: dict[str, Event] = {}
-        for event in reader.events:
-            if event.post in posts and event.weight > 0:
-                acts.pop(event.post, None)
-                acts[event.post] = event
-        lines = [f"{event.kind}: {_line(posts[event.post])}" for event in list(acts.values())[-HISTORY:]]
-        lines += [f"interest: {_clean(topic)}" for _, topic in reader.named]
-        messages = self._prompt.render(history=lines, post=_MARK)
-        text = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
-        before, after = f"{text}<|im_start|>assistant\n".split(_MARK)
-        return before, after
+        """What comes before and after the post."""
+        acts = [
+            (word_of(event.kind, event.weight), posts[event.post])
+            for event in reader.events
+            if event.post in posts and event.weight
+        ]
+        return around(history_lines(acts, [topic for _, topic in reader.named]), self._prompt)
 
     def warm(self, reader: Reader, posts: Mapping[str, Post]) -> None:
         """Have the prefix of this reader computed before the first post is judged."""
@@ -55,7 +50,7 @@ class Judge:
         """P(yes) of each wanted post; `posts` must hold those of the reader's history. May raise ModelError."""
         before, after = self.prefix(reader, posts)
         who = hashlib.sha256(f"{self.version}|{self.name}|{before}{after}".encode()).hexdigest()[:16]
-        lines = [_line(post) for post in wanted]
+        lines = [post_line(post) for post in wanted]
         keys = [f"{reader.user}|{who}|{hashlib.sha256(line.encode()).hexdigest()[:16]}" for line in lines]
         known = [self._store.kept("judgement", key) for key in keys]
         missing = [place for place, document in enumerate(known) if document is None]
@@ -68,7 +63,32 @@ class Judge:
         return scores
 
 
-def _line(post: Post) -> str:
+# ---- the prompt: what the judge is trained on is what it is asked
+
+
+def around(history: Sequence[str], prompt: prompts.Prompt | None = None) -> tuple[str, str]:
+    """What comes before and after the post's line, in ChatML, the format of the default base and of Qwen."""
+    messages = (prompt or prompts.load("judge", "en")).render(history=history, post=_MARK)
+    text = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+    before, after = f"{text}<|im_start|>assistant\n".split(_MARK)
+    return before, after
+
+
+def history_lines(acts: Iterable[tuple[str, Post]], interests: Iterable[str] = ()) -> list[str]:
+    """One line for each of the latest acts (word and post), the latest act on a post counts; then named interests."""
+    last: dict[str, str] = {}
+    for word, post in acts:
+        last.pop(post.id, None)
+        last[post.id] = f"{word}: {post_line(post)}"
+    return [*list(last.values())[-HISTORY:], *(f"interest: {_clean(topic)}" for topic in interests)]
+
+
+def word_of(kind: str, weight: float) -> str:
+    """What an act is called in the history; a rating by what it says, for "rate" alone says nothing."""
+    return kind if kind != "rate" else "like" if weight > 0 else "dislike"
+
+
+def post_line(post: Post) -> str:
     """Title and tags: 20 to 25 tokens, which is what two cores can score 20 times in a turn."""
     tags = f" ({', '.join(post.tags[:5])})" if post.tags else ""
     return _clean(post.label)[:200] + _clean(tags)[:100]

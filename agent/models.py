@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from agent import weights as weight_files
 from agent.engine import Engine, OpenAIEngine, open_engine
+from agent.judge import MODEL as JUDGE
+from agent.registry import Registry
 from agent.settings import Settings
 from agent.usage import MeteredEngine, Usage
 from agent.weights import Weights
@@ -25,6 +27,9 @@ class Models:
         self.usage = Usage()
         self._lock = threading.Lock()
         self._engines: dict[Role, Engine] = {}
+        self._opened: dict[Role, str] = {}  # from what
+        self._registry = Registry(settings.home.expanduser())
+        self._judge: tuple[object, str] = (None, "")  # stamp of what was live, and its file
         self._failed: dict[Role, str] = {}
         self._progress: dict[str, tuple[int, int]] = {}
         self._stop = threading.Event()
@@ -96,7 +101,10 @@ class Models:
             return None
         with self._lock:
             if role in self._engines:
-                return self._engines[role]
+                if role not in self._opened or self._opened[role] == self._spec(role):
+                    return self._engines[role]
+                self._engines.pop(role).close()  # another judge went live
+                self._failed.pop(role, None)
             if role in self._failed or self._missing(role) is not None:
                 return None
             try:
@@ -105,6 +113,8 @@ class Models:
                 self._failed[role] = str(exc)
                 return None
             self._engines[role] = MeteredEngine(engine, role, self.usage)
+            if not self._settings.llm_url:
+                self._opened[role] = self._spec(role)
             return self._engines[role]
 
     def _open(self, role: Role) -> Engine:
@@ -119,7 +129,18 @@ class Models:
         return open_engine(self._spec(role))
 
     def _spec(self, role: Role) -> str:
-        return self._settings.writer if role == "writer" else self._settings.ranker
+        return self._settings.writer if role == "writer" else self._tuned() or self._settings.ranker
+
+    def _tuned(self) -> str:
+        """The file of the home's live judge; empty when there is none that serves here, or a ranker was named."""
+        if "ranker" in self._settings.model_fields_set:
+            return ""
+        stamp = self._registry.stamp(JUDGE)
+        if stamp != self._judge[0]:
+            folder = self._registry.live(JUDGE)  # reads every file: not at each request
+            files = sorted(folder.glob("*.gguf")) if folder is not None else []
+            self._judge = (stamp, str(files[0]) if files else "")
+        return self._judge[1]
 
     def _missing(self, role: Role) -> Weights | None:
         """The manifest's weights of this role when they are not there yet."""

@@ -44,6 +44,8 @@ class Group:
     labels: Floats
     brought: Floats
     possible: int  # posts that could have been shown
+    posts: tuple[str, ...]  # their ids
+    before: float  # the moment: what is later than this was not known
     history: int  # posts that the reader had acted on before
 
 
@@ -99,7 +101,7 @@ def _window(
         new = [row for row in rows if row not in reader.seen and community.authors[row] != user]
         if new:
             positives = np.array(sorted(new), dtype=np.int64)
-            yield _group(store, community, topics, reader, positives, window, as_fresh, rng)
+            yield _group(store, community, topics, reader, positives, window, before, as_fresh, rng)
 
 
 def _group(
@@ -109,6 +111,7 @@ def _group(
     reader: Reader,
     positives: Rows,
     window: int,
+    before: float,
     as_fresh: bool,
     rng: np.random.Generator,
 ) -> Group:
@@ -136,6 +139,8 @@ def _group(
         labels=np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))]).astype(np.float32),
         brought=np.array([row in brought for row in rows.tolist()], dtype=np.float32),
         possible=len(free) + len(positives),
+        posts=tuple(community.ids[row] for row in rows.tolist()),
+        before=before,
         history=len(reader.rows),
     )
 

@@ -1,50 +1,39 @@
 """Train the writer to say what this desk's agents say: a LoRA adapter (Hu et al. 2021) from replies that were sent.
 
-Only the tokens of the answer are learnt, never those of the conversation before it. A step depends on the seed
-and its own number alone (which examples, which dropout), so a run that was killed goes on from its last
-checkpoint and ends with the adapter, to the bit, that an undisturbed one makes on the same CPU. The adapter is of
-the plain kind that vLLM loads: no DoRA, no bias, no whole modules, a rank that its servers take by default.
+Only the tokens of the answer are learnt, never those of the conversation before it. The adapter is of the plain
+kind that vLLM loads: no DoRA, no bias, no whole modules, a rank that its servers take by default.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.util
 import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from agent.completion import checked_messages, defuse
 from agent.registry import Registry
-from agent.weights import WEIGHTS, check
+from finetune import training
 from finetune.gate import Outcome, decide
-from retrieval.errors import HomeError, ModelError
-from retrieval.files import beside, new_folder, write_whole
+from finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
+from retrieval.errors import ModelError
+from retrieval.files import new_folder, write_whole
 from retrieval.support import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
 
-Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
 Render = Callable[[Sequence[DeskTurn], str], list[Mapping[str, str]]]  # turns before the answer, language
 
 MODEL = "writer"
-DEFAULT_BASE = "smollm2-135m-instruct-f16"
-MAX_RANK = 16  # what vLLM serves unless it is started with a larger --max-lora-rank
-CHECKPOINT_EVERY = 20  # steps
 _TAKEN = 0.25  # most that saved replies sent as they are may make up of all pairs
 _HELD_OUT = 0.1  # of the conversations
 _TESTED = 400  # most held-out answers that are measured
 _TURNS = 6  # that the default prompt shows
 _DROPOUT = 0.05
-_WARM_UP = 0.05  # of the steps
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _ROOM_OF_ANSWER = 0.75  # of max_length
 
@@ -85,7 +74,7 @@ def pairs(
             number += 1
             if turn.reply and _as_saved(turn.text, replies.get(turn.reply)):
                 times[turn.reply] += 1
-                taken.append((times[turn.reply], _digest(f"{conversation.id}/{place}"), number, pair))
+                taken.append((times[turn.reply], training.digest(f"{conversation.id}/{place}"), number, pair))
             else:
                 written.append((number, pair))
     most = int(len(written) * _TAKEN / (1 - _TAKEN))
@@ -133,7 +122,7 @@ def _as_saved(text: str, saved: SavedReply | None) -> bool:
 
 def split(found: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]:
     """Nine tenths to train on and one tenth to measure on, by conversation; a lone conversation is all trained on."""
-    names = sorted({pair.conversation for pair in found}, key=lambda name: _digest(f"{seed}/{name}"))
+    names = sorted({pair.conversation for pair in found}, key=lambda name: training.digest(f"{seed}/{name}"))
     held = set(names[: max(1, round(_HELD_OUT * len(names)))]) if len(names) > 1 else set()
     train = [pair for pair in found if pair.conversation not in held]
     return train, [pair for pair in found if pair.conversation in held]
@@ -166,8 +155,8 @@ def train(
         raise ValueError(f"lr must be above 0, not {lr}")
     if not pairs:
         raise ValueError("there are no pairs to learn from: no agent has written or edited an answer yet")
-    libraries = _libraries()
-    folder, gguf = _base(base, gguf)
+    libraries = training.libraries("training the writer")
+    folder, gguf = training.base_files(base, gguf)
     learn, held = split(pairs, seed)
     total = steps or epochs * -(-len(learn) // batch)
     settings = {
@@ -179,8 +168,8 @@ def train(
         "pairs": len(pairs), "conversations": len({pair.conversation for pair in pairs}),
         "split": {"train": len(learn), "held_out": len(held)}, "versions": libraries,
     }  # fmt: skip
-    digest = _digest(json.dumps([described, _state_of(folder), [asdict(pair) for pair in pairs]]))
-    with _alone(out):
+    digest = training.digest(json.dumps([described, training.state_of(folder), [asdict(pair) for pair in pairs]]))
+    with training.alone(out):
         run = _Run(folder, gguf, described, digest, out, progress or (lambda name, done, total: None), cancel)
         return run.train(learn, held)
 
@@ -188,20 +177,10 @@ def train(
 def train_home(home: Path, pairs: Sequence[Pair], **options: Any) -> Outcome:
     """`train` for a home: the adapter becomes a version of its model `MODEL`, live where it has won."""
     registry, out = Registry(home), home / "adapters" / MODEL
-    _take_in(registry, out)
+    training.take_in(registry, MODEL, out)
     outcome = train(pairs, out, **options)
-    _take_in(registry, out)
+    training.take_in(registry, MODEL, out)
     return outcome
-
-
-def _take_in(registry: Registry, out: Path) -> None:
-    """Move a finished adapter into the registry: also one that a kill, or an older whyfeed, has left there."""
-    try:
-        card = json.loads((out / "card.json").read_bytes())
-        live = card.get("gate", card)["live"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return
-    registry.add_folder(MODEL, out, card, live=live is True)
 
 
 class _Run:
@@ -211,11 +190,13 @@ class _Run:
         self, folder: str, gguf: str | None, card: dict[str, Any], digest: str, out: Path, progress: Progress,
         cancel: threading.Event | None,
     ) -> None:  # fmt: skip
-        self._card, self._digest, self._out, self._progress = card, digest, out, progress
+        self._card, self._out, self._progress = card, out, progress
         self._settings: dict[str, Any] = card["settings"]
         self._cancel = cancel or threading.Event()
-        self._checkpoint = beside(out, "checkpoint")
-        self._tokenizer, self._model = _load(folder, gguf)
+        self._checkpoint = Checkpoint(out, digest)
+        self._tokenizer, self._model = training.load(folder, gguf)
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ModelError(f"the base {folder!r} has no chat template; use an instruct model")
 
     def train(self, learn: Sequence[Pair], held: Sequence[Pair]) -> Outcome:
         """Go through the steps that are not done yet, measure, and write the result."""
@@ -227,21 +208,20 @@ class _Run:
         examples = [encode(self._tokenizer, pair, max_length) for pair in learn]
         tested = held[:_TESTED]
         held_examples = [encode(self._tokenizer, pair, max_length) for pair in tested]
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices):  # the caller's random numbers go on as if nothing had been drawn
-            torch.manual_seed(settings["seed"])
+        with training.own_chance(settings["seed"]):
             self._model = _with_adapter(self._model, settings, self._card["base"]["name"])
             weights = [weight for weight in self._model.parameters() if weight.requires_grad]
             optimiser = torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=0.0)
-            done = self._resume(weights, optimiser)
+            done, _, _ = self._checkpoint.resume(weights, optimiser)
             self._model.train()
             for step in range(done, total):
                 if self._cancel.is_set():
                     return self._stopped(weights, optimiser, step)
                 self._progress("train", step, total)
-                self._step(step, [examples[place] for place in self._order(step, len(examples))], weights, optimiser)
+                places = training.order(step, len(examples), settings["batch"], settings["seed"])
+                self._step(step, [examples[place] for place in places], weights, optimiser)
                 if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == total:
-                    self._keep(weights, optimiser, step + 1)
+                    self._checkpoint.keep(weights, optimiser, step + 1)
             self._progress("train", total, total)
             self._model.eval()
             differences = []
@@ -253,27 +233,13 @@ class _Run:
             self._progress("test", len(tested), len(tested))
         return self._write(tested, np.array(differences, dtype=np.float64).reshape(-1, 2))
 
-    def _order(self, step: int, count: int) -> list[int]:
-        """Places of this step's examples: a new order each epoch, the last batch of one may be smaller."""
-        batch = int(self._settings["batch"])
-        epoch, place = divmod(step, -(-count // batch))
-        order = np.random.default_rng([self._settings["seed"], epoch]).permutation(count)
-        return [int(each) for each in order[place * batch : (place + 1) * batch]]
-
     def _step(self, step: int, examples: Sequence[tuple[list[int], list[int]]], weights: Any, optimiser: Any) -> None:
-        import torch
-
-        settings, total = self._settings, int(self._settings["steps"])
-        torch.manual_seed(settings["seed"] * 1_000_003 + step + 1)  # dropout is the step's own
-        share = min(1.0, (step + 1) / max(1.0, _WARM_UP * total)) * (1 - step / total)
-        for group in optimiser.param_groups:
-            group["lr"] = settings["lr"] * share
+        settings = self._settings
+        training.begin_step(optimiser, step, settings["steps"], settings["lr"], settings["seed"])
         tokens = sum(len(answer) for _, answer in examples)
         for prompt, answer in examples:  # one by one: no padding to compute, and the loss is the same
             (-log_likelihood(self._model, prompt, answer).sum() / tokens).backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        training.end_step(weights, optimiser)
 
     def _compare(self, example: tuple[list[int], list[int]]) -> tuple[float, float]:
         """Mean log-likelihood of an answer's tokens without and with the adapter."""
@@ -284,51 +250,16 @@ class _Run:
             with self._model.disable_adapter():
                 return float(log_likelihood(self._model, *example).mean()), after
 
-    def _keep(self, weights: Sequence[Any], optimiser: Any, step: int) -> None:
-        from safetensors.torch import save
-
-        tensors = {f"weight.{place}": weight.detach().contiguous() for place, weight in enumerate(weights)}
-        for place, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"state.{place}.{name}": value.contiguous() for name, value in state.items()}
-        write_whole(self._checkpoint, save(tensors, metadata={"digest": self._digest, "step": str(step)}))
-
-    def _resume(self, weights: Sequence[Any], optimiser: Any) -> int:
-        """Put weights and optimiser back to the last checkpoint of this very training; the steps that were done."""
-        import torch
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(self._checkpoint), framework="pt") as file:
-                about = file.metadata() or {}
-                if about.get("digest") != self._digest:
-                    return 0
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        except (OSError, SafetensorError):
-            return 0
-        state: dict[int, dict[str, Any]] = {}
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                kind, place, *field = name.split(".")
-                if kind == "weight":
-                    weights[int(place)].copy_(tensor)
-                else:
-                    state.setdefault(int(place), {})[field[0]] = tensor
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        return int(about["step"])
-
     def _stopped(self, weights: Sequence[Any], optimiser: Any, step: int) -> Outcome:
         total = int(self._settings["steps"])
         if step:
-            self._keep(weights, optimiser, step)
+            self._checkpoint.keep(weights, optimiser, step)
         return Outcome(False, f"stopped after step {step} of {total}: run again to go on", {
             "step": step, "steps": total,
         })  # fmt: skip
 
     def _write(self, tested: Sequence[Pair], measured: Any) -> Outcome:
         """Decide, and put adapter, configuration and card into place together."""
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save
-
         names = [pair.conversation for pair in tested]
         before, after = measured.T
         decision = decide(
@@ -341,17 +272,10 @@ class _Run:
         }  # fmt: skip
         if names:
             card["log_likelihood"] = {"base": float(before.mean()), "adapter": float(after.mean())}
-        # The embedding is not trained, and asking for it may look the base up on the hub.
-        state = get_peft_model_state_dict(self._model, save_embedding_layers=False)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         with new_folder(self._out) as folder:
-            write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-            config = self._model.peft_config["default"].to_dict()
-            config |= {"inference_mode": True, "target_modules": sorted(config["target_modules"])}
-            text = json.dumps(config, indent=1, default=sorted)
-            write_whole(folder / "adapter_config.json", text.encode())
+            training.write_adapter(folder, self._model)
             write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
-        self._checkpoint.unlink(missing_ok=True)
+        self._checkpoint.drop()
         return Outcome(decision.live, decision.why, card)
 
 
@@ -385,56 +309,6 @@ def log_likelihood(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> 
     return torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
-# ---- the base
-
-
-def _libraries() -> dict[str, str]:
-    """Versions of what trains; ModelError when it is not installed."""
-    needed = ("torch", "transformers", "peft", "accelerate")  # the last one reads a GGUF for transformers
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        what = f"training the writer needs {', '.join(missing)}, not installed here"
-        raise ModelError(f"{what}; pip install 'whyfeed[train]'")
-    return {name: version(name) for name in (*needed, "whyfeed")}
-
-
-def _base(base: str | Path, gguf: str | None) -> tuple[str, str | None]:
-    """What transformers loads: a folder or a name on the hub, and the GGUF file in it, if it is one."""
-    for weights in WEIGHTS:
-        if base == weights.name and gguf is None and weights.file.endswith(".gguf"):
-            return str(check(weights).parent), weights.file
-    here = Path(base)
-    if gguf is not None and not (here / gguf).is_file():
-        raise HomeError(f"there is no file {gguf!r} in {str(base)!r}; name the base's folder and its GGUF file")
-    if isinstance(base, Path) and not here.is_dir():
-        raise HomeError(f"there is no folder {str(base)!r}; name the folder of the base model")
-    return str(base), gguf
-
-
-def _state_of(folder: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a base's files: a checkpoint is of no use to another base."""
-    here = Path(folder)
-    files = sorted(path for path in here.iterdir() if path.suffix in (".safetensors", ".gguf", ".json", ".jinja")) \
-        if here.is_dir() else []  # fmt: skip
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-
-def _load(folder: str, gguf: str | None) -> tuple[Any, Any]:
-    """Tokeniser and frozen model in float32, which a CPU trains in without surprises."""
-    import torch
-    import transformers
-
-    file = {} if gguf is None else {"gguf_file": gguf}
-    try:
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **file)
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **file)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
-        first = (str(exc).splitlines() or [""])[0]
-        raise HomeError(f"cannot load the base model {folder!r} ({first}); check the folder, or pull it again") from exc
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(f"the base {folder!r} has no chat template; use an instruct model")
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _with_adapter(model: Any, settings: Mapping[str, Any], name: str) -> Any:
     from peft import LoraConfig, get_peft_model
 
@@ -445,29 +319,3 @@ def _with_adapter(model: Any, settings: Mapping[str, Any], name: str) -> Any:
     adapted: Any = get_peft_model(model, config)
     config.base_model_name_or_path = name  # rather than a path of this machine
     return adapted
-
-
-# ---- files
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """One training at a time for a folder; puts right what a killed one left half swapped."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(beside(out, "lock"))
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise HomeError(f"another process trains into {str(out)!r}; wait for it, or choose another folder") from None
-    except OSError as exc:
-        raise HomeError(f"cannot write to {str(out.parent)!r} ({exc.strerror or exc}); check that folder") from exc
-    try:
-        if not out.exists() and beside(out, "old").exists():
-            beside(out, "old").rename(out)
-        yield
-    finally:
-        lock.release()

@@ -65,8 +65,8 @@ def judged(folder: Path) -> Path:
     return write_folder(folder, events, posts)
 
 
-def read(folder: Path, events: Iterable[Row], **files: list[Row]) -> Histories:
-    return read_histories(write_folder(folder, events, **files))
+def read(folder: Path, events: Iterable[Row], posts: Iterable[Row] | None = None, **files: list[Row]) -> Histories:
+    return read_histories(write_folder(folder, events, posts, **files))
 
 
 def tools(histories: Histories) -> Tools:

@@ -17,18 +17,8 @@ import pytest
 from agent.registry import Registry
 from agent.weights import find
 from finetune.gate import ENOUGH
-from finetune.write import (
-    DEFAULT_BASE,
-    MAX_RANK,
-    MODEL,
-    Pair,
-    encode,
-    log_likelihood,
-    pairs,
-    split,
-    train,
-    train_home,
-)
+from finetune.training import DEFAULT_BASE, MAX_RANK
+from finetune.write import MODEL, Pair, encode, log_likelihood, pairs, split, train, train_home
 from retrieval.errors import HomeError, ModelError
 from retrieval.support import DeskConversation, DeskTurn, SavedReply
 from tests.conftest import ROOT
@@ -185,7 +175,8 @@ QUICK: dict[str, Any] = {"rank": 4, "batch": 2, "lr": 2e-2, "max_length": 96}
 FULL: dict[str, Any] = {"steps": 24, **QUICK}  # two epochs of 22 examples, and a bit; a checkpoint at 20
 
 
-def make_base(folder: Path, template: str | None = TEMPLATE) -> Path:
+def make_base(folder: Path, template: str | None = TEMPLATE, words: Sequence[str] = (), spread: float = 0.1) -> Path:
+    """A random model whose tokens are bytes, and these words."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -196,6 +187,7 @@ def make_base(folder: Path, template: str | None = TEMPLATE) -> Path:
     model.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<|im_end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.add_tokens(list(words))
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     with torch.random.fork_rng():
@@ -203,7 +195,7 @@ def make_base(folder: Path, template: str | None = TEMPLATE) -> Path:
         config = LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
-            initializer_range=0.1,
+            initializer_range=spread,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder)
     return folder

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ui.terminal import Home, Json, bars, open_agent, print_json
 
 if TYPE_CHECKING:
+    from agent import Agent
     from agent.registry import Registry
 
 models_app = typer.Typer(
@@ -55,7 +56,8 @@ def finetune_write(
 ) -> None:
     """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was."""
     from agent.draft import asked_of_writer
-    from finetune.write import DEFAULT_BASE, pairs, train, train_home
+    from finetune.training import DEFAULT_BASE
+    from finetune.write import pairs, train, train_home
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
         store = agent.desk.store
@@ -66,6 +68,84 @@ def finetune_write(
         }  # fmt: skip
         outcome = train(learnt, out, **options) if out else train_home(agent.home, learnt, **options)
     _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("llm")
+def finetune_llm(
+    home: Home = None,
+    form: Annotated[
+        Literal["judge", "encoder"],
+        typer.Option(
+            "--as",
+            help="judge: P(engage) of a reader and a post, by yes or no; encoder: reads each post into a vector.",
+        ),
+    ] = "judge",
+    base: Annotated[
+        str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
+    ] = "",
+    method: Annotated[
+        str, typer.Option(help="lora (judge's default), dora, adalora, ia3, prefix, adapter; encoder: layers or lora.")
+    ] = "",
+    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank; tokens of a prefix, width of an adapter.")] = 16,
+    cut: Annotated[int | None, typer.Option(min=1, metavar="N", help="Keep the base's first N layers.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, metavar="K", help="Train the last K layers only.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each example is read.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")] = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Measure on the way.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Likes and dislikes in the exchange format, not the home.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")] = None,
+    report: Annotated[str | None, typer.Option(help="tensorboard or wandb hears of each step.")] = None,
+    seed: Annotated[int, typer.Option(help="Of examples, order and dropout.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a language model on who acted on what; can be stopped and goes on where it was."""
+    from finetune.training import DEFAULT_BASE
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        if form == "encoder":
+            if epochs != 1 or minutes or eval_every or report:
+                raise ValueError("--epochs, --minutes, --eval-every and --report are for --as judge; give --steps")
+            settings = {"method": method, "rank": rank, "tuned": layers, "steps": steps}
+            given: dict[str, Any] = {name: value for name, value in settings.items() if value}
+            given |= {"base": base or DEFAULT_BASE, "seed": seed, "progress": progress}
+            outcome = _train_encoder(agent, data, out, cut, given)
+            _print_outcome(outcome, as_json)
+            return
+        options: dict[str, Any] = {
+            "base": base or DEFAULT_BASE, "method": method or "lora", "rank": rank, "cut": cut, "layers": layers,
+            "epochs": epochs, "steps": steps, "minutes": minutes, "eval_every": eval_every, "report": report,
+            "seed": seed, "progress": progress,
+        }  # fmt: skip
+        outcome = _train_judge(agent, data, out, options)
+    _print_outcome(outcome, as_json)
+
+
+def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dict[str, Any]) -> Any:
+    from finetune.judge import split, train, train_home
+    from finetune.shown import from_folder, from_home
+
+    if data is not None:
+        learn, held = from_folder(data, options["seed"], options["progress"])
+        options |= {"data": data.resolve().name, "plain": "item mean"}
+    else:
+        learn, held = split(from_home(agent.store, agent.embedder, options["seed"], progress=options["progress"]))
+        options |= {"data": "ledger", "plain": "popularity"}
+    return train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
+
+
+def _train_encoder(agent: Agent, data: Path | None, out: Path | None, cut: int | None, options: dict[str, Any]) -> Any:
+    from agent.encoder import LAYERS
+    from finetune.encoder import of_home, train, train_home
+    from finetune.histories import read_histories
+
+    histories = of_home(agent.store) if data is None else read_histories(data, options["progress"])
+    if cut is not None:
+        options["layers"] = sorted({min(LAYERS[0], cut), cut})
+    options["near"] = agent.embedder.encode(histories.texts)
+    return train(histories, out, **options) if out else train_home(agent.home, histories, **options)
 
 
 def evaluate(

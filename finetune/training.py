@@ -1,0 +1,234 @@
+"""What every training of a language model here shares: the base, resuming, and folders that are swapped in whole.
+
+A step depends on the seed and its own number alone (which examples, which dropout). So a run that was killed goes on
+from its last checkpoint and ends, to the bit, with what an undisturbed one makes on the same CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from agent.registry import Registry
+from agent.weights import WEIGHTS, check
+from retrieval.errors import HomeError, ModelError
+from retrieval.files import beside, write_whole
+
+Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
+
+DEFAULT_BASE = "smollm2-135m-instruct-f16"
+MAX_RANK = 16  # what vLLM serves unless it is started with a larger --max-lora-rank
+CHECKPOINT_EVERY = 20  # steps
+_WARM_UP = 0.05  # of the steps
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate")  # the last one reads a GGUF for transformers
+
+
+# ---- the base
+
+
+def libraries(what: str) -> dict[str, str]:
+    """Versions of what trains; ModelError, saying that `what` needs it, when it is not installed."""
+    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
+        raise ModelError(f"{what} needs {', '.join(missing)}, not installed here; pip install 'whyfeed[train]'")
+    return {name: version(name) for name in (*_LIBRARIES, "whyfeed")}
+
+
+def base_files(base: str | Path, gguf: str | None = None) -> tuple[str, str | None]:
+    """What transformers loads: a folder or a name on the hub, and the GGUF file in it, if it is one."""
+    for weights in WEIGHTS:
+        if base == weights.name and gguf is None and weights.file.endswith(".gguf"):
+            return str(check(weights).parent), weights.file
+    here = Path(base)
+    if gguf is not None and not (here / gguf).is_file():
+        raise HomeError(f"there is no file {gguf!r} in {str(base)!r}; name the base's folder and its GGUF file")
+    if isinstance(base, Path) and not here.is_dir():
+        raise HomeError(f"there is no folder {str(base)!r}; name the folder of the base model")
+    return str(base), gguf
+
+
+def state_of(folder: str) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a base's files: a checkpoint is of no use to another base."""
+    here = Path(folder)
+    files = sorted(path for path in here.iterdir() if path.suffix in (".safetensors", ".gguf", ".json", ".jinja")) \
+        if here.is_dir() else []  # fmt: skip
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def load(folder: str, gguf: str | None, **options: Any) -> tuple[Any, Any]:
+    """Tokeniser and model in float32, which a CPU trains in without surprises; on the GPU where there is one.
+
+    `options` go to transformers' `from_pretrained`. HomeError when the base cannot be read.
+    """
+    import torch
+    import transformers
+
+    file = {} if gguf is None else {"gguf_file": gguf}
+    try:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **file)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **file, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
+        first = (str(exc).splitlines() or [""])[0]
+        raise HomeError(f"cannot load the base model {folder!r} ({first}); check the folder, or pull it again") from exc
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# ---- steps
+
+
+def order(step: int, count: int, batch: int, seed: int) -> list[int]:
+    """Places of a step's examples: a new order each epoch, the last batch of one may be smaller."""
+    epoch, place = divmod(step, -(-count // batch))
+    found = np.random.default_rng([seed, epoch]).permutation(count)
+    return [int(each) for each in found[place * batch : (place + 1) * batch]]
+
+
+@contextlib.contextmanager
+def own_chance(seed: int) -> Iterator[None]:
+    """torch's random numbers by the seed; the caller's go on as if nothing had been drawn."""
+    import torch
+
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def begin_step(optimiser: Any, step: int, total: float, lr: float, seed: int) -> None:
+    """A short linear warm-up, then down to nothing; dropout is the step's own."""
+    import torch
+
+    torch.manual_seed(seed * 1_000_003 + step + 1)
+    share = min(1.0, (step + 1) / max(1.0, _WARM_UP * total)) * max(0.0, 1 - step / total)
+    for group in optimiser.param_groups:
+        group["lr"] = lr * share
+
+
+def end_step(weights: Sequence[Any], optimiser: Any, then: Callable[[], None] | None = None) -> None:
+    """Clip the gradients to length 1, and move; `then` still sees the gradients."""
+    import torch
+
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimiser.step()
+    if then is not None:
+        then()
+    optimiser.zero_grad()
+
+
+class Checkpoint:
+    """Weights and optimiser of a training that may be killed. `digest` names all that the training depends on."""
+
+    def __init__(self, out: Path, digest: str) -> None:
+        self._path, self._digest = beside(out, "checkpoint"), digest
+
+    def keep(
+        self, weights: Sequence[Any], optimiser: Any, step: int, notes: Mapping[str, Any] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Write the state after `step` steps; `notes` is JSON, `more` are tensors that belong to it."""
+        from safetensors.torch import save
+
+        tensors = {f"weight.{place}": weight.detach().contiguous() for place, weight in enumerate(weights)}
+        for place, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"state.{place}.{name}": value.contiguous() for name, value in state.items()}
+        tensors |= {f"more.{name}": value.contiguous() for name, value in (more or {}).items()}
+        about = {"digest": self._digest, "step": str(step), "notes": json.dumps(notes or {})}
+        write_whole(self._path, save(tensors, metadata=about))
+
+    def resume(self, weights: Sequence[Any], optimiser: Any) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Put everything back to the last checkpoint of this very training: steps done, notes, and `more`."""
+        import torch
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(self._path), framework="pt") as file:
+                about = file.metadata() or {}
+                if about.get("digest") != self._digest:
+                    return 0, {}, {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        except (OSError, SafetensorError):
+            return 0, {}, {}
+        state: dict[int, dict[str, Any]] = {}
+        more: dict[str, Any] = {}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                kind, place = name.split(".", 1)
+                if kind == "weight":
+                    weights[int(place)].copy_(tensor)
+                elif kind == "more":
+                    more[place] = tensor
+                else:
+                    number, field = place.split(".")
+                    state.setdefault(int(number), {})[field] = tensor
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        return int(about["step"]), json.loads(about["notes"]), more
+
+    def drop(self) -> None:
+        """The training is over, and its result in place."""
+        self._path.unlink(missing_ok=True)
+
+
+# ---- files
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text, whatever it holds."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """One training at a time for a folder; puts right what a killed one left half swapped."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(beside(out, "lock"))
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HomeError(f"another process trains into {str(out)!r}; wait for it, or choose another folder") from None
+    except OSError as exc:
+        raise HomeError(f"cannot write to {str(out.parent)!r} ({exc.strerror or exc}); check that folder") from exc
+    try:
+        if not out.exists() and beside(out, "old").exists():
+            beside(out, "old").rename(out)
+        yield
+    finally:
+        lock.release()
+
+
+def take_in(registry: Registry, name: str, out: Path) -> None:
+    """Move a finished model into the registry: also one that a kill, or an older whyfeed, has left there."""
+    try:
+        card = json.loads((out / "card.json").read_bytes())
+        live = card.get("gate", card)["live"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    registry.add_folder(name, out, card, live=live is True)
+
+
+def write_adapter(folder: Path, model: Any) -> None:
+    """The adapter of a PEFT model, as PEFT and vLLM read it, the same to the bit for the same weights."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    # The embedding is not trained, and asking for it may look the base up on the hub.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    config = model.peft_config["default"].to_dict()
+    if isinstance(config.get("target_modules"), set):
+        config["target_modules"] = sorted(config["target_modules"])
+    config["inference_mode"] = True
+    write_whole(folder / "adapter_config.json", json.dumps(config, indent=1, default=_plain).encode())
+
+
+def _plain(value: Any) -> Any:
+    """Sets and named values of a configuration as JSON has them."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))
