@@ -78,7 +78,6 @@ class Tools:
             found.append(self.embedder.encode(self.texts[begin : begin + _ENCODED]))
         return np.concatenate(found) if found else np.zeros((0, self.embedder.dimension), dtype=np.float32)
 
-
     @cached_property
     def hidden(self) -> Vectors:
         """(posts, d) what the language model read in each post; DataError when there is none."""
@@ -89,7 +88,10 @@ class Tools:
             if self.progress:
                 self.progress("a language model reads the posts", begin, len(self.texts))
             found.append(self.encoder.encode(self.texts[begin : begin + _ENCODED]))
-        return condensed(np.concatenate(found))
+        states = np.concatenate(found)
+        # Each layer by itself: later ones are several times as strong.
+        layers = np.split(states, len(getattr(self.encoder, "layers", (0,))), axis=1)
+        return unit(np.concatenate([condensed(layer) for layer in layers], axis=1))
 
 
 def condensed(states: Vectors, size: int = 256) -> Vectors:

@@ -64,7 +64,9 @@ class CoreRanker:
             posts = eligible(line, blended[line])
             own = blended[line, posts]
             if self._lengths[user]:
-                values = _values(scores, self._context, list(self.blend.weights), users, np.array([line]), posts[None])[0]
+                values = _values(scores, self._context, list(self.blend.weights), users, np.array([line]), posts[None])[
+                    0
+                ]
                 high = own >= _edge(blended[line])
                 if self.far is not None:
                     own[~high] += self.far.correction(values[~high])
@@ -164,7 +166,9 @@ class CoreRanker:
             before.append(stack.gains_at_ten(choose.blended))
             corrected = choose.blended + Forest(learn, seed=self.tools.seed).correction(choose.values)
             after.append(stack.gains_at_ten(corrected))
-        self.earned = getattr(self, "earned", []) + [(float(np.concatenate(before).mean()), float(np.concatenate(after).mean()))]
+        self.earned = getattr(self, "earned", []) + [
+            (float(np.concatenate(before).mean()), float(np.concatenate(after).mean()))
+        ]
         won = stack.better(np.concatenate(after), np.concatenate(before))
         return Forest(lists, seed=self.tools.seed) if won else None
 

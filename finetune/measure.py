@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -223,12 +224,9 @@ class Bench:
                 self.tools.progress(f"ranking by {name}", begin, len(test.user))
             users = test.user[begin : begin + _BLOCK]
             now = time.perf_counter()
-            lists = self._lists(ranker, users, lambda line, scores, first=begin: self._eligible(test, first + line, scores))
+            lists = self._lists(ranker, users, partial(self._eligible, test, begin))
             seconds += time.perf_counter() - now
-            ranked += [
-                posts[top(scores, lambda places, user=users[line : line + 1], posts=posts: self.keys(user, posts[places]))]
-                for line, (posts, scores) in enumerate(lists)
-            ]
+            ranked += [self._ordered(user, *each) for user, each in zip(users, lists, strict=True)]
         values = ranking_values(ranked, test.relevant)
         table = np.column_stack([values[metric] for metric in RANKING])
         draws = self.resampling.means(table)
@@ -255,8 +253,12 @@ class Bench:
             found.append((posts, scores[posts]))
         return found
 
-    def _eligible(self, test: RankingTest, row: int, scores: Floats) -> Rows:
+    def _ordered(self, user: int, posts: Rows, scores: Floats) -> Rows:
+        return np.asarray(posts[top(scores, lambda places: self.keys(np.array([user]), posts[places]))])
+
+    def _eligible(self, test: RankingTest, begin: int, line: int, scores: Floats) -> Rows:
         """The candidates of a row, or the best of the whole catalogue without what the user has seen."""
+        row = begin + line
         if test.candidates is not None:
             return test.candidates[row]
         user, relevant = test.user[row : row + 1], test.relevant[row]

@@ -40,7 +40,7 @@ class Recipe:
 
 
 def train_sequence(
-    histories: Sequence[Rows], text: Vectors, ordered: bool, recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
+    histories: Sequence[Rows], text: Vectors, ordered: bool, recipe: Recipe = Recipe(),
     progress: Progress | None = None,
 ) -> NextItem:  # fmt: skip
     """Fit on histories (rows of posts, oldest first) of posts with these text vectors (posts, t).

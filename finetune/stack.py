@@ -106,7 +106,7 @@ class Blend:
 
 @dataclass(eq=False)
 class Lists:
-    """Training lists: the first post of each is the right one. `values` (n, length, features), `blended` (n, length)."""
+    """Lists whose first post is the right one: `values` (n, length, features), the blend's scores (n, length)."""
 
     users: Rows
     values: Floats
