@@ -1,6 +1,6 @@
 """What the encoder's states know of taste before any training: layers and poolings as plain cosine rankers.
 
-    python -m benchmarks.encoder DIR... [--users 120] [--whole] [--tokens 64]
+    python -m benchmarks.encoder DIR... [--users 120] [--tokens 64]
 
 For each exchange folder some users are asked for their held-back last post among 19 random ones (`finetune.protocol`);
 a post scores the cosine with the decayed mean of the user's last five. Only what these users need is read, so a folder
@@ -110,11 +110,13 @@ def main() -> None:
         base = values["sentence vectors"]
         for name, each in values.items():
             low, high = bounds(resampled.means(each[:, None])[:, 0])
-            less, more = bounds(resampled.means((each - base)[:, None])[:, 0])
-            print(
-                f"{name:24} {each.mean():.3f} [{low:.3f}, {high:.3f}]   {(each - base).mean():+.3f} [{less:+.3f}, {more:+.3f}]",
-                flush=True,
+            gain = each - base
+            less, more = bounds(resampled.means(gain[:, None])[:, 0])
+            whole, paired = (
+                f"{each.mean():.3f} [{low:.3f}, {high:.3f}]",
+                f"{gain.mean():+.3f} [{less:+.3f}, {more:+.3f}]",
             )
+            print(f"{name:24} {whole}   {paired}", flush=True)
 
 
 if __name__ == "__main__":
