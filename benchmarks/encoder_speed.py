@@ -80,6 +80,7 @@ class Torch:
         return keep
 
     def encode(self, before: list[int], ids: Sequence[list[int]]) -> Any:
+        """(texts, layers x width): means over the texts' own tokens."""
         import torch
 
         rows = np.zeros((len(ids), len(LAYERS) * self._model.config.hidden_size), dtype=np.float32)
@@ -111,6 +112,7 @@ class LlamaCpp:
         self._server = xllamacpp.Server(params)
 
     def encode(self, ids: Sequence[list[int]]) -> Any:
+        """(texts, width): means over all tokens."""
         found = []
         for begin in range(0, len(ids), 32):
             answer = self._server.handle_embeddings({"input": ids[begin : begin + 32], "embd_normalize": -1})
@@ -156,6 +158,7 @@ def cosine(one: Any, other: Any) -> tuple[float, float]:
 
 
 def row(name: str, tokens: int, cpu: float, wall: float, agreement: tuple[float, float] | None) -> None:
+    """Print one line of the table."""
     said = "" if agreement is None else f"{agreement[0]:12.7f} {agreement[1]:10.1e}"
     print(f"{name:38} {tokens / cpu:9.0f} {tokens / wall:9.0f} {said}", flush=True)
 
@@ -170,6 +173,7 @@ def normed_mean(model: CausalModel, before: list[int], ids: Sequence[list[int]],
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--titles", type=Path, default=DEMO)
     parser.add_argument("--tokens", type=int, default=3000, help="of each kind of text")

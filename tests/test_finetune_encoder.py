@@ -17,6 +17,7 @@ from retrieval.errors import DataError
 from tests.tiny_llama import tiny_llama
 
 LETTERS = "abcdefgh"
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 def histories(readers: list[list[int]], texts: list[str]) -> Histories:
