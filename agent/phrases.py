@@ -84,6 +84,7 @@ SIGNALS: dict[str, tuple[str, str]] = {
     "interest": ("your interests", "你的兴趣"),
     "recent": ("what you did lately", "你最近的互动"),
     "cooccurrence": ("what readers of the same posts read", "读过同样帖子的人也读它"),
+    "next": ("what your reading leads to", "你接下来可能想读的"),
     "tags": ("topics in common", "共同的话题"),
     "people": ("somebody you talk with", "和你交流过的人"),
     "community": ("your community", "你所在的社区"),
@@ -97,6 +98,7 @@ SIGNALS: dict[str, tuple[str, str]] = {
 SOURCES: dict[str, tuple[str, str]] = {
     "interest": ("your interests", "你的兴趣"),
     "cooccurrence": ("readers of the same posts", "读过同样帖子的人"),
+    "next": ("what your reading leads to", "你接下来可能想读的"),
     "text": ("words you use", "你常用的词"),
     "people": ("people you talk with", "和你交流过的人"),
     "fresh": ("what is new", "新帖"),

@@ -183,6 +183,7 @@ def _sources(
     return [
         source.InterestSource(community, view.topics),
         source.CooccurrenceSource(spread),
+        source.NextSource(community),
         source.TextSource(view.store, view.topics),
         source.PeopleSource(community),
         source.FreshSource(community),

@@ -16,9 +16,11 @@ import numpy as np
 
 from agent.registry import Registry
 from retrieval.arrays import Floats
+from retrieval.sequence import NextItem
 from retrieval.signals import SIGNALS
 
 MODEL, MODEL_FILE = "ranker", "ranker.json"
+NEXT_FILE = "next.npz"
 
 # Until a home has enough events to fit from. In units of log-odds per unit of the raw signal, by
 # judgement; `benchmarks/` compares them with the fitted ones.
@@ -26,6 +28,7 @@ HAND_SET: Mapping[str, float] = {
     "interest": 1.5,
     "recent": 1.5,
     "cooccurrence": 2.0,
+    "next": 0.0,  # until a transformer was trained here
     "tags": 1.5,
     "people": 1.0,
     "community": 1.5,
@@ -46,13 +49,14 @@ class Ranker:
     """Weights per unit of each raw signal; `origin` says where they come from and goes into the trace.
 
     `calibrated` tells whether sigmoid(score) is a probability: the model was fitted on examples
-    whose share of positives was put right (see `finetune.rank`).
+    whose share of positives was put right (see `finetune.rank`). `next_item` is what the signal `next` comes from.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(HAND_SET))
     bias: float = 0.0
     calibrated: bool = False
     origin: str = "hand-set"
+    next_item: NextItem | None = None
 
     def score(self, signals: Floats, names: Sequence[str]) -> Floats:
         """Scores (n,) in log-odds of signals (n, len(names)); unknown names are a ValueError."""
@@ -79,7 +83,10 @@ class Ranker:
         document = {
             "weights": dict(self.weights), "bias": self.bias, "calibrated": self.calibrated, "origin": self.origin,
         }  # fmt: skip
-        Registry(home).add(MODEL, {MODEL_FILE: json.dumps(document, indent=1).encode()}, card, live=True)
+        files = {MODEL_FILE: json.dumps(document, indent=1).encode()}
+        if self.next_item is not None:
+            files[NEXT_FILE] = self.next_item.to_bytes()
+        Registry(home).add(MODEL, files, card, live=True)
 
     @classmethod
     def load(cls, home: Path) -> Ranker:
@@ -95,7 +102,10 @@ class Ranker:
             numbers = [*weights.values(), float(document["bias"])]
             if not all(map(math.isfinite, numbers)) or set(weights) != set(SIGNALS):
                 return cls(origin="hand-set (the fitted model is damaged: fit it again)")
-            return cls(weights, float(document["bias"]), bool(document["calibrated"]), str(document["origin"]))
+            next_item = NextItem.from_bytes((place / NEXT_FILE).read_bytes()) if weights["next"] else None
+            return cls(
+                weights, float(document["bias"]), bool(document["calibrated"]), str(document["origin"]), next_item
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(origin="hand-set (the fitted model is damaged: fit it again)")
 

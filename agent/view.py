@@ -60,7 +60,9 @@ class Views:
                 self._generation = generation
             else:
                 if stamp != self._stamp:
-                    self._view = replace(self._view, ranker=Ranker.load(self._store.home))
+                    ranker = Ranker.load(self._store.home)
+                    self._view.community.look_ahead(ranker.next_item)
+                    self._view = replace(self._view, ranker=ranker)
                 self._view.community.take_in(self._store)
             self._stamp = stamp
             return self._view
@@ -72,4 +74,7 @@ class Views:
     def _make(self, as_of: float | None, progress: Progress | None) -> View:
         community = Community.load(self._store, self._embedder, factory=self._factory, as_of=as_of, progress=progress)
         topics = Topics(self._store, community, self._embedder)
-        return View(self._store, self._embedder, community, topics, Ranker.load(self._store.home))
+        ranker = Ranker.load(self._store.home)
+        # A transformer that was trained on what came later has no place in a view of the past.
+        community.look_ahead(None if as_of is not None else ranker.next_item)
+        return View(self._store, self._embedder, community, topics, ranker)

@@ -42,6 +42,7 @@ class CoreRanker:
         """See `Ranker.fit`."""
         seed = self.tools.seed + 17  # another cut than the test's
         inner, test = self.tools.made(("cut", histories), lambda: leave_one_out(histories, seed, _ASKED))
+        self.forests: dict[str, tuple[float, float]] = {}  # nDCG@10 of the blend and with the forest, unseen lists
         self.near: Forest | None = None
         self.far: Forest | None = None
         if len(test.user) < _ENOUGH:
@@ -152,24 +153,23 @@ class CoreRanker:
                 near.append(_values(scores, context, names, users, lines, np.stack([posts for _, posts in hard])))
                 near_users.append(users[lines])
         weights = np.array(list(self.blend.weights.values()), dtype=np.float32)
-        self.far = self._earned(_lists([test.user[rest]], far, weights))
+        self.far = self._earned("far", _lists([test.user[rest]], far, weights))
         if near:
-            self.near = self._earned(_lists(near_users, near, weights))
+            self.near = self._earned("near", _lists(near_users, near, weights))
 
-    def _earned(self, lists: Lists) -> Forest | None:
+    def _earned(self, name: str, lists: Lists) -> Forest | None:
         """A forest, if it is better than the blend on lists that it has not seen."""
         halves = lists.split(0.5, self.tools.seed)
         if min(len(half.users) for half in halves) < _ENOUGH:
             return None
-        before, after = [], []
+        before: list[float] = []
+        after: list[float] = []
         for learn, choose in (halves, halves[::-1]):
-            before.append(stack.gains_at_ten(choose.blended))
+            before += stack.gains_at_ten(choose.blended).tolist()
             corrected = choose.blended + Forest(learn, seed=self.tools.seed).correction(choose.values)
-            after.append(stack.gains_at_ten(corrected))
-        self.earned = getattr(self, "earned", []) + [
-            (float(np.concatenate(before).mean()), float(np.concatenate(after).mean()))
-        ]
-        won = stack.better(np.concatenate(after), np.concatenate(before))
+            after += stack.gains_at_ten(corrected).tolist()
+        self.forests[name] = (round(float(np.mean(before)), 4), round(float(np.mean(after)), 4))
+        won = stack.better(np.array(after), np.array(before))
         return Forest(lists, seed=self.tools.seed) if won else None
 
     def _uniform(self, histories: Histories, test: RankingTest, rng: np.random.Generator, row: int) -> Rows:

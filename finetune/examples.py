@@ -24,10 +24,12 @@ from retrieval.community import Community
 from retrieval.embedder import Embedder
 from retrieval.event import Event
 from retrieval.reader import Reader, read
+from retrieval.sequence import NextItem
 from retrieval.store import Store
 from retrieval.topic import Topics
 
 MIN_HISTORY = 2
+Ahead = Callable[[Community], NextItem | None]
 NEGATIVES = 60
 
 
@@ -57,10 +59,12 @@ def groups(
     seed: int = 0,
     as_fresh: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
+    ahead: Ahead | None = None,
 ) -> Iterator[Group]:
     """Yield the groups of each window in order; `start` is the share of events before the first one.
 
-    With `as_fresh` false, negatives are drawn whatever their age.
+    With `as_fresh` false, negatives are drawn whatever their age. `ahead` trains a next-item transformer on what
+    each window's past knows.
     """
     times = np.array(sorted(event.time for _, event in store.events() if event.time is not None and event.weight > 0))
     if len(times) < 2 * windows:
@@ -70,7 +74,7 @@ def groups(
         if until <= before:
             continue
         rng = np.random.default_rng([seed, window])
-        yield from _window(store, embedder, window, float(before), float(until), as_fresh, rng)
+        yield from _window(store, embedder, window, float(before), float(until), as_fresh, rng, ahead)
         if progress:
             progress("replaying the past", window + 1, windows)
 
@@ -83,8 +87,11 @@ def _window(
     until: float,
     as_fresh: bool,
     rng: np.random.Generator,
+    ahead: Ahead | None,
 ) -> Iterator[Group]:
     community = Community.load(store, embedder, as_of=until, events_until=before)
+    if ahead is not None:
+        community.look_ahead(ahead(community))
     topics = Topics(store, community, embedder)
     past: dict[str, list[Event]] = {}
     acted: dict[str, dict[int, float]] = {}
@@ -119,6 +126,7 @@ def _group(
     sources: list[source.Source] = [
         source.InterestSource(community, topics),
         source.CooccurrenceSource(spread),
+        source.NextSource(community),
         source.TextSource(store, topics),
         source.PeopleSource(community),
         source.FreshSource(community),

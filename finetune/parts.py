@@ -14,14 +14,12 @@ import numpy as np
 
 from finetune.baselines import Ease, ItemKnn, Ranker, Text, Tools, UserKnn
 from finetune.histories import Histories
-from finetune.sequence import Recipe, train_sequence
+from finetune.sequence import ENOUGH, Recipe, train_sequence
 from retrieval.arrays import Floats, Rows, Vectors
 from retrieval.cooccurrence import CANDIDATE_SMOOTHING, HISTORY_SMOOTHING, text_neighbours, transitions
 from retrieval.errors import DataError
 
 _BLOCK = 256
-_ENOUGH = 2000  # likes that a transformer needs to learn anything
-_LIKES_AN_EPOCH = 60_000  # of a small community the transformer reads more epochs
 
 
 @dataclass
@@ -164,7 +162,7 @@ class Next:
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`. DataError where there is too little to learn from."""
         likes = int(histories.lengths.sum())
-        if likes < _ENOUGH:
+        if likes < ENOUGH:
             raise DataError(f"{likes} likes are too few for a transformer")
         text: Vectors = np.concatenate([self.tools.vectors, self.tools.hidden], 1) if self.llm else self.tools.vectors
         self._histories = sequences(histories)

@@ -8,6 +8,7 @@ a reader who is told "because you like X" must not be scored down for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ import numpy.typing as npt
 from agent.ranker import HAND_SET, NOT_FITTED, Ranker
 from finetune.examples import Group, groups
 from finetune.gate import Outcome, decide
+from finetune.sequence import train_community
 from retrieval.arrays import Floats
+from retrieval.community import Community
 from retrieval.embedder import Embedder
 from retrieval.signals import CORE
 from retrieval.store import Store
@@ -42,7 +45,8 @@ def fit(
     """
     in_place = Ranker.load(home)
     name = "the model in place" if in_place.calibrated else "hand-set"
-    found = list(groups(store, embedder, seed=seed, progress=progress))
+    ahead = train_community if find_spec("torch") else None
+    found = list(groups(store, embedder, seed=seed, progress=progress, ahead=ahead))
     if len(found) < ENOUGH:
         why = f"{len(found)} examples of readers, {ENOUGH} needed: {name} stays"
         return Outcome(False, why, {"groups": len(found)})
@@ -53,26 +57,42 @@ def fit(
     if not train or not choose:
         why = f"there are examples of the last days alone: {name} stays"
         return Outcome(False, why, {"groups": len(found)})
-    penalty = max(PENALTIES, key=lambda value: float(np.mean(ndcg(solve(train, value), choose))))
+    signals, penalty = _chosen(train, choose)
     before = ndcg(np.array([in_place.weights[signal] for signal in FITTED]), test)
-    after = ndcg(solve(train + choose, penalty), test)
+    after = ndcg(solve(train + choose, penalty, signals), test, signals)
     decision = decide(
         before, after, [group.user for group in test], np.array([group.history for group in test]),
         metric="nDCG@10", names=(name, "fitted"), seed=seed,
     )  # fmt: skip
     card: dict[str, Any] = {
-        "groups": len(found), "tested": len(test), "penalty": penalty, "seed": seed,
+        "groups": len(found), "tested": len(test), "signals": signals, "penalty": penalty, "seed": seed,
         "ndcg@10": {name: float(np.mean(before)), "fitted": float(np.mean(after))},
         "gate": decision.to_json(), "retrieval_recall": _recall(test),
     }  # fmt: skip
     if not decision.live:
         return Outcome(False, decision.why, card)
-    weights = solve(found, penalty)
-    bias = _bias(found, weights)
-    card["weights"] = {name: float(value) for name, value in zip(FITTED, weights, strict=True)}
-    fitted = {**HAND_SET, **card["weights"]}
-    Ranker(fitted, bias, True, f"fitted on {len(found)} examples").save(home, card)
+    weights = solve(found, penalty, signals)
+    bias = _bias(found, weights, signals)
+    card["weights"] = {name: float(value) for name, value in zip(signals, weights, strict=True)}
+    fitted = {**HAND_SET, **dict.fromkeys(FITTED, 0.0), **card["weights"]}
+    next_item = None
+    if fitted["next"]:
+        community = Community.load(store, embedder)
+        next_item = train_community(community, progress)
+    Ranker(fitted, bias, True, f"fitted on {len(found)} examples", next_item).save(home, card)
     return Outcome(True, decision.why, card)
+
+
+def _chosen(train: Sequence[Group], choose: Sequence[Group]) -> tuple[tuple[str, ...], float]:
+    """The signals and the penalty that do best on `choose`; the transformer takes part only where it helps there."""
+    without = tuple(name for name in FITTED if name != "next")
+    tried = [
+        (float(np.mean(ndcg(solve(train, penalty, names), choose, names))), names, penalty)
+        for names in (without, FITTED)
+        for penalty in PENALTIES
+    ]
+    _, names, penalty = max(tried, key=lambda each: each[0])  # of equal ones the first: what is simpler
+    return names, penalty
 
 
 def fit_agent(agent: Agent, progress: Callable[[str, int, int], None] | None = None) -> Outcome:
@@ -121,11 +141,11 @@ def conditional_logit(
     return np.asarray(result.x / scale, dtype=np.float64)
 
 
-def _bias(found: Sequence[Group], weights: Floats) -> float:
+def _bias(found: Sequence[Group], weights: Floats, names: Sequence[str]) -> float:
     """The bias with which the mean probability over a list equals the share of it that readers act on."""
     from scipy.optimize import brentq
 
-    places = [CORE.index(name) for name in FITTED]
+    places = [CORE.index(name) for name in names]
     scores, sample_weights, positives = [], [], 0.0
     for group in found:
         scores.append(group.signals[:, places].astype(np.float64) @ weights)

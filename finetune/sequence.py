@@ -9,15 +9,17 @@ read in a new order each epoch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from retrieval.arrays import Rows, Vectors
+from retrieval.community import Community
 from retrieval.sequence import NextItem
 
 Progress = Callable[[str, int, int], None]
+ENOUGH = 2000  # likes; from fewer it learns nothing that the texts do not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,21 @@ def train_sequence(
     finally:
         torch.set_num_threads(threads)
     return NextItem(_arrays(model), recipe.heads, recipe.longest)
+
+
+def train_community(community: Community, progress: Progress | None = None) -> NextItem | None:
+    """Fit on what a community knows; None where that is too little. ModelError when torch is not installed."""
+    _, users, rows, _, _ = community.sequences()
+    order = np.argsort(users, kind="stable")
+    users, rows = users[order], rows[order]
+    _, first = np.unique(users * len(community) + rows, return_index=True)
+    first.sort()
+    users, rows = users[first], rows[first]
+    if len(rows) < ENOUGH:
+        return None
+    histories = np.split(rows, np.flatnonzero(np.diff(users)) + 1)
+    model = train_sequence(histories, community.vectors(range(len(community))), True, progress=progress)
+    return replace(model, posts=tuple(community.ids))
 
 
 def _torch() -> Any:

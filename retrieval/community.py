@@ -24,6 +24,7 @@ from retrieval.event import Event
 from retrieval.files import keep_arrays, kept_arrays
 from retrieval.index import PostIndex
 from retrieval.reading import embedded
+from retrieval.sequence import NextItem, NextPosts
 from retrieval.store import Store
 
 INDEX_FILE = "index.faiss"
@@ -101,6 +102,7 @@ class Community:
         self._add([item for item in store.events() if _known_by(item[1], self._events_until)])
         self._neighbours: object = None
         self.cooccurrence: Cooccurrence | None = None
+        self.next_posts: NextPosts | None = None
         self._measure_time()
 
     # ---- building ----
@@ -159,6 +161,10 @@ class Community:
             small, grown = len(self._rows) < _SMALL, len(self._rows) - self._counted
             if (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1):
                 self._count()
+
+    def look_ahead(self, model: NextItem | None) -> None:
+        """Use a next-item transformer from now on, or none."""
+        self.next_posts = None if model is None else NextPosts(model, self.ids, self.vectors(range(len(self))))
 
     # ---- reading ----
 

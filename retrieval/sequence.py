@@ -7,6 +7,9 @@ text. Nothing but the history itself is looked at, so every event counts from th
 
 from __future__ import annotations
 
+import io
+import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +29,7 @@ class NextItem:
     arrays: Arrays
     heads: int
     longest: int  # events of a history that are looked at, the newest
+    posts: tuple[str, ...] = ()  # ids of the posts of training, where they are to be found again
 
     @property
     def ordered(self) -> bool:
@@ -93,6 +97,66 @@ class NextItem:
             inner = _gelu(_normed(x, own["norm2"], own["shift2"]) @ own["widen"] + own["widen_shift"])
             x = x + inner @ own["narrow"] + own["narrow_shift"]
         return np.asarray(_normed(x[:, -1], arrays["norm"], arrays["shift"]), dtype=np.float32)
+
+    def to_bytes(self) -> bytes:
+        """A file for `from_bytes`."""
+        buffer = io.BytesIO()
+        shape = np.array([self.heads, self.longest])
+        np.savez(buffer, allow_pickle=False, shape=shape, posts=np.array(self.posts, dtype=np.str_), **self.arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> NextItem:
+        """ValueError when the file is damaged or is none."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                arrays = dict(file)
+            heads, longest = arrays.pop("shape").tolist()
+            return cls(arrays, heads, longest, tuple(arrays.pop("posts").tolist()))
+        except (OSError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+            raise ValueError(f"not the weights of a next-item transformer ({exc})") from exc
+
+
+_STATES = 64  # histories that are remembered: those of one request, with one post or another left out
+
+
+class NextPosts:
+    """A next-item transformer at work among the posts of one community, ids and text vectors (n, t) aligned."""
+
+    def __init__(self, model: NextItem, ids: Sequence[str], text: Vectors) -> None:
+        place_of = {id: place for place, id in enumerate(model.posts)}
+        known = np.array([place_of.get(id, -1) for id in ids], dtype=np.int64)
+        self._model = model
+        self._items = model.items(text, known)
+        # The bias is one more direction, in which every state is 1.
+        self._wide = np.concatenate([self._items, model.biases(known)[:, None]], axis=1)
+        self._mean = self._wide.mean(axis=0)
+        centred = (self._wide - self._mean).astype(np.float64)
+        self._covariance = centred.T @ centred / max(len(centred), 1)
+        self._states: OrderedDict[bytes, tuple[Floats, float, float]] = OrderedDict()
+
+    def score(self, history: Rows, rows: Rows | None = None) -> Floats:
+        """Logits of `rows` (all posts when None) after a history, in deviations from the mean over the community.
+
+        The score of a post depends on nothing but the history and the community; 0 for all without a history.
+        """
+        wanted = self._wide if rows is None else self._wide[rows]
+        if not len(history):
+            return np.zeros(len(wanted), dtype=np.float32)
+        state, mean, deviation = self._state(history)
+        # Not a matrix product: BLAS adds up a row differently with how many rows there are.
+        return np.asarray((np.vecdot(wanted, state) - mean) / deviation, dtype=np.float32)
+
+    def _state(self, history: Rows) -> tuple[Floats, float, float]:
+        recent = np.ascontiguousarray(history[-self._model.longest :], dtype=np.int64)
+        key = recent.tobytes()
+        if key not in self._states:
+            state = np.append(self._model.states([recent], self._items)[0], np.float32(1))
+            deviation = float(np.sqrt(max(state @ self._covariance @ state, 1e-12)))
+            self._states[key] = (state, float(self._mean @ state), deviation)
+            while len(self._states) > _STATES:
+                self._states.popitem(last=False)
+        return self._states[key]
 
 
 def _normed(x: Floats, scale: Floats, shift: Floats) -> Floats:

@@ -5,6 +5,7 @@
 | interest | cosine with the nearest of the reader's interest vectors | -1..1 |
 | recent | cosine with the mean of their last acts (weights fall by 0.8 an event) | -1..1 |
 | cooccurrence | log10 of the text-smoothed co-occurrence with their history, 0 = none | 0..1 |
+| next | logit of the next-item transformer, in deviations from the mean of all posts, 0 without one | -6..6 |
 | tags | cosine of tag profiles, rare tags count more | 0..1 |
 | people | log of acts on the author's posts, or of the edge to them | 0..1 |
 | community | share of the reader's acts in the post's community | 0..1 |
@@ -27,10 +28,11 @@ from retrieval.arrays import Floats, Rows, Vectors
 from retrieval.community import Community
 from retrieval.reader import Reader
 
-HISTORY = ("interest", "recent", "cooccurrence", "tags", "people", "community")
+HISTORY = ("interest", "recent", "cooccurrence", "next", "tags", "people", "community")
 CORE = (*HISTORY, "fresh", "popular", "disliked")
 ASKED = ("query", "include")
 SIGNALS = (*CORE, *ASKED, "llm")
+_COLUMN = {name: column for column, name in enumerate((*CORE, *ASKED))}
 _FLOOR = 1e-5  # of the smoothed co-occurrence: what is below is noise
 
 
@@ -65,7 +67,7 @@ def measure(
     query: Mapping[int, float] | None = None,
     include: Mapping[int, float] | None = None,
 ) -> Floats:
-    """Signals of `rows` in the order of CORE + ASKED: array (len(rows), 11).
+    """Signals of `rows` in the order of CORE + ASKED: array (len(rows), 12).
 
     `spread_values` is `spread` of these rows (len(rows),); the rest is measured from scratch, so that what
     one post gets never depends on the others.
@@ -73,19 +75,19 @@ def measure(
     vectors = community.vectors(rows)
     measured = np.zeros((len(rows), len(CORE) + len(ASKED)), dtype=np.float32)
     measured[:, : len(HISTORY)] = _history(vectors, rows, reader, community, spread_values)
-    measured[:, 6] = community.freshness(rows)
-    measured[:, 7] = community.popularity(rows)
+    measured[:, _COLUMN["fresh"]] = community.freshness(rows)
+    measured[:, _COLUMN["popular"]] = community.popularity(rows)
     if reader.hidden:
         nearest = _cosines(vectors, community.vectors(reader.hidden)).max(axis=1)
-        measured[:, 8] = np.maximum(nearest - 0.3, 0) / 0.7
-    for column, asked in ((9, query), (10, include)):
+        measured[:, _COLUMN["disliked"]] = np.maximum(nearest - 0.3, 0) / 0.7
+    for name, asked in (("query", query), ("include", include)):
         if asked:
-            measured[:, column] = [asked.get(row, 0.0) for row in rows.tolist()]
+            measured[:, _COLUMN[name]] = [asked.get(row, 0.0) for row in rows.tolist()]
     return measured
 
 
 def measure_history(rows: Rows, reader: Reader, community: Community, spread_values: Floats) -> Floats:
-    """The signals that depend on what the reader liked, in the order of HISTORY: array (len(rows), 6)."""
+    """The signals that depend on what the reader liked, in the order of HISTORY: array (len(rows), 7)."""
     return _history(community.vectors(rows), rows, reader, community, spread_values)
 
 
@@ -96,12 +98,14 @@ def _history(vectors: Vectors, rows: Rows, reader: Reader, community: Community,
         measured[:, 0] = cosines[:, 1:].max(axis=1)
     measured[:, 1] = cosines[:, 0]
     measured[:, 2] = on_log_scale(spread_values)
+    if community.next_posts is not None:
+        measured[:, 3] = community.next_posts.score(reader.rows, rows)
     places = rows.tolist()
     if reader.tags:
-        measured[:, 3] = [_shared_tags(community, row, reader.tags) for row in places]
-    measured[:, 4] = [reader.people.get(community.authors[row], 0.0) for row in places]
-    measured[:, 4] = np.minimum(np.log1p(measured[:, 4]) / 4, 1)
-    measured[:, 5] = [reader.communities.get(code, 0.0) for code in community.community_codes[rows].tolist()]
+        measured[:, 4] = [_shared_tags(community, row, reader.tags) for row in places]
+    people = np.array([reader.people.get(community.authors[row], 0.0) for row in places], dtype=np.float32)
+    measured[:, 5] = np.minimum(np.log1p(people) / 4, 1)
+    measured[:, 6] = [reader.communities.get(code, 0.0) for code in community.community_codes[rows].tolist()]
     return measured
 
 

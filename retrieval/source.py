@@ -4,6 +4,7 @@
 |---|---|
 | interest | posts near each interest vector, by FAISS |
 | cooccurrence | what readers of the same posts read, smoothed by text |
+| next | what the next-item transformer expects after the history |
 | text | full-text matches of the reader's most telling tags and words |
 | people | posts by people whom the reader replies to or follows |
 | fresh | the newest in the reader's communities |
@@ -76,6 +77,21 @@ class CooccurrenceSource:
     def find(self, reader: Reader, limit: int) -> Iterable[tuple[int, float]]:
         """See `Source`."""
         return _top(self._spread, limit + len(reader.seen))
+
+
+class NextSource:
+    """What the next-item transformer expects after the history, if the community has one."""
+
+    name = "next"
+
+    def __init__(self, community: Community) -> None:
+        self._posts = community.next_posts
+
+    def find(self, reader: Reader, limit: int) -> Iterable[tuple[int, float]]:
+        """See `Source`."""
+        if self._posts is None or not len(reader.rows):
+            return ()
+        return _top(self._posts.score(reader.rows), limit + len(reader.seen))
 
 
 class TextSource:
