@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from finetune.histories import Histories, Progress
 from finetune.protocol import pair_keys
 from retrieval.arrays import Floats, Rows, Vectors, unit
 from retrieval.embedder import Embedder, PostEncoder
-from retrieval.errors import DataError
+from retrieval.errors import DataError, ModelError
 
+T = TypeVar("T")
 _TILE = 1024
 _ENCODED = 256  # texts that are embedded between two reports of progress
 
@@ -35,6 +37,12 @@ class Ranker(Protocol):
     def score(self, users: Rows) -> Floats:
         """(len(users), posts): scores of the whole catalogue for these rows of users."""
         ...
+
+
+def needs(module: str, extra: str) -> None:
+    """ModelError, with what to do, when a library of an extra is not installed."""
+    if find_spec(module) is None:
+        raise ModelError(f"{module} is not installed: pip install 'whyfeed[{extra}]'")
 
 
 # Which posts of one line of a block of users may be shown, given the scores (posts,) of the whole catalogue.
@@ -67,6 +75,10 @@ class Tools:
             if what not in self._made:
                 self._made[what] = make()
             return self._made[what]
+
+    def every(self, kind: type[T]) -> list[T]:
+        """Everything of a kind that was made."""
+        return [each for each in self._made.values() if isinstance(each, kind)]
 
     @cached_property
     def vectors(self) -> Vectors:
@@ -162,6 +174,7 @@ class Bm25:
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
+        needs("bm25s", "eval")
         import bm25s
         from scipy import sparse
 
@@ -316,6 +329,7 @@ class Factors:
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
+        needs("implicit", "eval")
         from implicit.als import AlternatingLeastSquares
         from implicit.bpr import BayesianPersonalizedRanking
         from threadpoolctl import threadpool_limits

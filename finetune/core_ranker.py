@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,7 +23,7 @@ from finetune.parts import WITHOUT_LLM
 from finetune.protocol import RankingTest, leave_one_out
 from finetune.stack import Blend, Context, Forest, Lists, Scores
 from retrieval.arrays import Floats, Rows
-from retrieval.errors import DataError
+from retrieval.errors import DataError, ModelError
 
 _ASKED = 5000  # users whose last post the stack learns to find
 _ENOUGH = 50  # of them; with fewer nothing is chosen
@@ -43,6 +44,7 @@ class CoreRanker:
         seed = self.tools.seed + 17  # another cut than the test's
         inner, test = self.tools.made(("cut", histories), lambda: leave_one_out(histories, seed, _ASKED))
         self.forests: dict[str, tuple[float, float]] = {}  # nDCG@10 of the blend and with the forest, unseen lists
+        self.missing: dict[str, str] = {}  # what could not take part for want of a library
         self.near: Forest | None = None
         self.far: Forest | None = None
         if len(test.user) < _ENOUGH:
@@ -95,6 +97,9 @@ class CoreRanker:
                 try:
                     ranker.fit(histories)
                 except DataError:
+                    return None
+                except ModelError as exc:
+                    self.missing[name] = str(exc)
                     return None
                 return ranker
 
@@ -159,6 +164,9 @@ class CoreRanker:
 
     def _earned(self, name: str, lists: Lists) -> Forest | None:
         """A forest, if it is better than the blend on lists that it has not seen."""
+        if find_spec("lightgbm") is None:
+            self.missing["forests"] = "lightgbm is not installed: pip install 'whyfeed[eval]'"
+            return None
         halves = lists.split(0.5, self.tools.seed)
         if min(len(half.users) for half in halves) < _ENOUGH:
             return None

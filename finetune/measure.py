@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +41,7 @@ from finetune.parts import WITH_LLM
 from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from retrieval.arrays import Floats, Rows
 from retrieval.embedder import Embedder, PostEncoder
-from retrieval.errors import DataError, HomeError
+from retrieval.errors import DataError, ModelError
 
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
@@ -105,10 +104,9 @@ def measure(
     """Fit each ranker on a folder and ask it the test. DataError when there is nothing to test on.
 
     `encoder` is the language model that reads posts for "whyfeed"; without one both of ours are the same.
-    `candidates`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; HomeError
-    when the libraries of the extra `eval` are not there.
+    `candidates`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; ModelError when one
+    that is named needs a library that is not there.
     """
-    _check_libraries()
     if unknown := [name for name in rankers if name not in RANKERS]:
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
     begun = time.perf_counter()
@@ -128,23 +126,17 @@ def measure(
         twin = next((other for other in OURS if other in answers), None) if name in OURS and same else None
         try:
             answers[name] = answers[twin] if twin else bench.answers(name)
-        except DataError as exc:
+        except (DataError, ModelError) as exc:
             if rankers:
                 raise
             found.left_out[name] = str(exc)
     if progress:
         progress("measuring rankers", len(names), len(names))
+    found.left_out |= bench.missing
     found.rows = _rows(answers, MAIN[type(asked)])
     found.gate = _gate(answers, asked, train, seed)
     found.seconds = time.perf_counter() - begun
     return found
-
-
-def _check_libraries() -> None:
-    # Said before minutes of work rather than after them.
-    for module in ("ir_measures", "sklearn", "bm25s", "implicit"):
-        if find_spec(module) is None:
-            raise HomeError(f"measuring rankers needs {module}: pip install 'whyfeed[eval]'")
 
 
 def _rows(answers: Mapping[str, Answers], main: Sequence[str]) -> list[dict[str, Any]]:
@@ -196,6 +188,15 @@ class Bench:
     def __post_init__(self) -> None:
         self.keys = pair_keys(self.train, "ties", self.tools.seed)
         self.resampling = Resampling(self.test.user, self.tools.seed)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Parts of our rankers that could not take part for want of a library, and why."""
+        return {
+            f"{name} of whyfeed": why
+            for ranker in self.tools.every(CoreRanker)
+            for name, why in ranker.missing.items()
+        }  # fmt: skip
 
     def answers(self, name: str) -> Answers:
         """Fit a ranker and ask it everything."""

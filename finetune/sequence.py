@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.baselines import needs
 from retrieval.arrays import Rows, Vectors
 from retrieval.community import Community
 from retrieval.sequence import NextItem
@@ -79,12 +80,7 @@ def train_community(community: Community, progress: Progress | None = None) -> N
 
 
 def _torch() -> Any:
-    from importlib.util import find_spec
-
-    from retrieval.errors import ModelError
-
-    if find_spec("torch") is None:
-        raise ModelError("training the next-item transformer needs torch; pip install 'whyfeed[train]'")
+    needs("torch", "train")
     import torch
 
     return torch

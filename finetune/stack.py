@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finetune.baselines import needs
 from finetune.histories import Histories
 from finetune.parts import COUNTED
 from finetune.rank import conditional_logit
@@ -182,6 +183,7 @@ class Forest:
     """LambdaMART that corrects the blend: it is grown from the blend's scores (lists,), and added to them."""
 
     def __init__(self, lists: Lists, rounds: int = _ROUNDS, seed: int = 0) -> None:
+        needs("lightgbm", "eval")
         import lightgbm
 
         count, length, features = lists.values.shape

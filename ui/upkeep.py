@@ -13,6 +13,7 @@ from ui.terminal import Home, Json, bars, open_agent, print_json
 if TYPE_CHECKING:
     from agent import Agent
     from agent.registry import Registry
+    from retrieval.embedder import PostEncoder
 
 models_app = typer.Typer(
     no_args_is_help=True, help="Weights: list, pull and verify them. Trained models: their versions, and which is live."
@@ -176,8 +177,9 @@ def evaluate(
         if html is not None and not html.parent.is_dir():
             # Said before minutes of work rather than after them.
             raise ValueError(f"--html: {str(html.parent)!r} is not a folder; make it, or name another")
+        encoder = _encoder(chosen)
         with bars() as progress:
-            measured = measure(folder, embedder, test, chosen, candidates, progress)
+            measured = measure(folder, embedder, test, chosen, candidates, progress, encoder=encoder)
         if html is not None:
             from finetune.report import page
             from retrieval.files import write_whole
@@ -199,6 +201,20 @@ def evaluate(
     _print_rows(found, as_json)
     if not as_json and found.outcome is not None:
         typer.echo(found.outcome.why)
+
+
+def _encoder(rankers: Sequence[str]) -> PostEncoder | None:
+    """The language model that reads posts, where the ranker `whyfeed` is asked for and the weights are here."""
+    from agent.encoder import open_encoder
+    from retrieval.errors import WeightsError
+
+    if rankers and "whyfeed" not in rankers:
+        return None
+    try:
+        return open_encoder()
+    except WeightsError as exc:
+        typer.echo(f"whyfeed is measured without a language model: {exc}", err=True)
+        return None
 
 
 def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
