@@ -40,8 +40,8 @@ _TOKENS_AT_ONCE = 512  # more do not fit into a core's cache
 class CausalEncoder:
     """A GGUF model of the Llama family in this process, without torch: the first layers, in numpy and float32.
 
-    The vector is the mean over the text's first `max_tokens` tokens of the states after each of `layers`, one after
-    the other. Safe to call from several threads. The same list of texts gives the same bits; in another list a
+    The vector is the mean over the text's first `max_tokens` tokens of the states after each of `layers`, each brought
+    to a root mean square of 1, one layer after the other. Safe to call from several threads. The same list of texts gives the same bits; in another list a
     vector differs by rounding, less than 1e-6 of its length. `threads` are texts read side by side, by default
     `free_cores()`. Weights are loaded at the first call; ModelError when they are none of that family.
     """
@@ -53,7 +53,7 @@ class CausalEncoder:
         if not layers or min(layers) < 1 or max_tokens < 1 or (threads is not None and threads < 1):
             raise ValueError(f"layers, max_tokens and threads must be at least 1: {layers}, {max_tokens}, {threads}")
         self._path, self.layers, self._max_tokens = Path(path), tuple(layers), max_tokens
-        self.name = f"{name or self._path.stem}/{'+'.join(map(str, self.layers))}/{max_tokens}"
+        self.name = f"{name or self._path.stem}/{'+'.join(map(str, self.layers))}/{max_tokens}/rms"
         self._threads = threads or free_cores()
         self._lock = threading.Lock()
         self._model: CausalModel | None = None
@@ -72,7 +72,7 @@ class CausalEncoder:
         ids = [tokens_of(model.tokenizer, text, self._max_tokens) for text in texts]
 
         def read(places: list[int]) -> None:
-            found = model.hidden([ids[place] for place in places], self.layers, self._before)
+            found = map(_normed, model.hidden([ids[place] for place in places], self.layers, self._before))
             lengths = np.array([len(ids[place]) for place in places])
             starts = np.append(0, np.cumsum(lengths)[:-1])
             rows[places] = np.concatenate([np.add.reduceat(each, starts) for each in found], axis=1)
@@ -182,6 +182,11 @@ def _placed(text: str) -> str:
     """One line behind a space, so that no token spans the border to what stands before; empty for nothing."""
     line = " ".join(text.split())
     return line and f" {line}"
+
+
+def _normed(states: Floats) -> Floats:
+    """What the last norm of such a model does, without its scale: no token counts more than another by its length."""
+    return np.asarray(states / np.sqrt((states**2).mean(axis=1, keepdims=True) + np.float32(1e-5)))
 
 
 def _batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:

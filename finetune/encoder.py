@@ -313,9 +313,10 @@ class _Run:
         return states, own, turns
 
     def _upper(self, states: Any, own: Any, turns: Any) -> Any:
-        """(posts, width): the mean of the states of the texts' own tokens after the last layer."""
+        """(posts, width): the mean of the states of the texts' own tokens after the last layer, as they are served."""
         for layer in self._model.layers[self._frozen :]:
             states = _after(layer, states, turns)
+        states = states * (states.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
         return (states * own[..., None]).sum(1) / own.sum(1, keepdim=True)
 
     def _learning(self) -> list[Any]:
