@@ -25,7 +25,7 @@ from finetune.stack import Blend, Context, Forest, Lists, Scores
 from retrieval.arrays import Floats, Rows
 from retrieval.errors import DataError, ModelError
 
-_ASKED = 5000  # users whose last post the stack learns to find
+_ASKED = 12_000  # users whose last post the stack learns to find
 _ENOUGH = 50  # of them; with fewer nothing is chosen
 _BLOCK = 256
 _THREADS = 2

@@ -30,7 +30,7 @@ _UNIFORM = 100  # negatives of a list
 _HARD = 60
 _FIRST = 2500  # users that the blend is chosen on
 _BLOCK = 256
-_ROUNDS = 150
+_ROUNDS = 200
 _CHOOSE = 0.25  # share of the users that decide what earned its place
 _PENALTY = 1e-3
 _LEAST = 2e-3  # nats: what gains less is not worth its time
@@ -190,7 +190,7 @@ class Forest:
         labels = np.zeros((count, length), dtype=np.float32)
         labels[:, 0] = 1
         settings = {
-            "objective": "lambdarank", "learning_rate": 0.06, "num_leaves": 31, "min_data_in_leaf": 100,
+            "objective": "lambdarank", "learning_rate": 0.03, "num_leaves": 15, "min_data_in_leaf": 200,
             "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0, "label_gain": [0, 1],
             "lambdarank_truncation_level": 20, "deterministic": True, "force_row_wise": True, "num_threads": 2,
             "seed": seed, "verbose": -1,
