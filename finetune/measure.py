@@ -94,6 +94,7 @@ class Answers:
     fit_seconds: float
     ms_per_user: float
     gated: Values  # (rows,), more is better
+    parts: dict[str, Any] | None = None  # of a core that chose them, see `CoreRanker.card`
 
 
 def measure(
@@ -154,6 +155,8 @@ def _rows(answers: Mapping[str, Answers], main: Sequence[str]) -> list[dict[str,
             "buckets": each.buckets,
             "paired": None,
         }
+        if each.parts is not None:
+            row["parts"] = each.parts
         if best is not None and best != name:
             other = answers[best]
             row["paired"] = {
@@ -242,6 +245,7 @@ class Bench:
             fit_seconds,
             1000 * seconds / len(np.unique(test.user)),
             values["ndcg@10"],
+            ranker.card if isinstance(ranker, CoreRanker) else None,
         )
 
     def _lists(self, ranker: Ranker, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:

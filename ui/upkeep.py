@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -230,9 +230,25 @@ def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
                 f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]" for name in shown
             ]
             typer.echo(f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
+        for row in found.rows:
+            if "parts" in row:
+                typer.echo(f"{row['ranker']} is made of {_made_of(row['parts'])}")
     if found.skipped:
         where = "the test or of the folder" if metrics else "the test"
         typer.echo(f"{found.skipped} rows of {where} are none and were left out", err=True)
+
+
+def _made_of(parts: Mapping[str, Any]) -> str:
+    """The parts of a core with what each earned, in words."""
+    blend = ", ".join(
+        f"{name} (+{parts['gains'][name]:.3f} nats)" if name in parts["gains"] else name for name in parts["blend"]
+    )  # fmt: skip
+    forests = [
+        f"a forest for the posts {name} the top: nDCG@10 {each['blend']:.3f} to {each['with']:.3f}, "
+        + ("on" if each["live"] else "off")
+        for name, each in parts["forests"].items()
+    ]
+    return "; ".join([blend, *forests])
 
 
 @models_app.command("list")
