@@ -41,9 +41,10 @@ class CausalEncoder:
     """A GGUF model of the Llama family in this process, without torch: the first layers, in numpy and float32.
 
     The vector is the mean over the text's first `max_tokens` tokens of the states after each of `layers`, each brought
-    to a root mean square of 1, one layer after the other. Safe to call from several threads. The same list of texts gives the same bits; in another list a
-    vector differs by rounding, less than 1e-6 of its length. `threads` are texts read side by side, by default
-    `free_cores()`. Weights are loaded at the first call; ModelError when they are none of that family.
+    to a root mean square of 1, one layer after the other. Safe to call from several threads. The same list of texts
+    gives the same bits; in another list a vector differs by rounding, less than 1e-6 of its length. `threads` are texts
+    read side by side, by default `free_cores()`. Weights are loaded at the first call; ModelError when they are none of
+    that family.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from retrieval.community import Community
 from retrieval.sequence import NextItem
 
 Progress = Callable[[str, int, int], None]
-ENOUGH = 2000  # likes; from fewer it learns nothing that the texts do not say
+ENOUGH = 10_000  # likes; from fewer it learns nothing that the texts do not say
 
 
 @dataclass(frozen=True, slots=True)

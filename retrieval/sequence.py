@@ -113,7 +113,7 @@ class NextItem:
                 arrays = dict(file)
             heads, longest = arrays.pop("shape").tolist()
             return cls(arrays, heads, longest, tuple(arrays.pop("posts").tolist()))
-        except (OSError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
             raise ValueError(f"not the weights of a next-item transformer ({exc})") from exc
 
 
