@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agent.encoder import open_encoder
+from agent.encoder import MEASURED_TOKENS, open_encoder
 from agent.settings import Settings
 from finetune.measure import OURS, measure
 from retrieval.embedder import open_embedder
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rankers = [name for name in args.rankers.split(",") if not (args.no_llm and name == "whyfeed")]
-    encoder = None if args.no_llm else open_encoder()
+    encoder = None if args.no_llm else open_encoder(max_tokens=MEASURED_TOKENS)
     embedder = open_embedder(Settings().embedder)
     for name, negatives, aims in AIMS:
         if args.only in ("", name):

@@ -28,7 +28,7 @@ from tests.tiny_llama import HEADS, SHARED, WIDTH, tiny_llama
 
 TEXTS = ["the tide", "", "a water clock of the Song", "ink", "the tide tables of 1842, and the moon"]
 Write = Callable[..., Path]
-PINNED = [-0.0034, -0.1373, -0.0621, 0.2011, -0.069, -0.2392]
+PINNED = [-0.0034, -0.1373, -0.0621, 0.0672, -0.0844, -0.0819]
 
 
 @pytest.fixture
@@ -309,7 +309,7 @@ def test_the_real_model_is_the_one_that_transformers_runs_and_opens_at_once() ->
     ]  # fmt: skip
     encoder = CausalEncoder(path)
     start = time.process_time()
-    assert encoder.dimension == 2 * 576
+    assert encoder.dimension == 576
     assert time.process_time() - start < 1
     (vector,) = encoder.encode(["Fire Emblem: The Sacred Stones (2004)"])
-    assert vector[[0, 1, 2, 576, 577, 578]] == pytest.approx(PINNED, abs=1e-3)
+    assert vector[[0, 1, 2, 573, 574, 575]] == pytest.approx(PINNED, abs=1e-3)

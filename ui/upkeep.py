@@ -138,8 +138,7 @@ def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dic
 
 
 def _train_encoder(agent: Agent, data: Path | None, out: Path | None, cut: int | None, options: dict[str, Any]) -> Any:
-    from agent.encoder import LAYERS
-    from finetune.encoder import of_home, train, train_home
+    from finetune.encoder import LAYERS, of_home, train, train_home
     from finetune.histories import read_histories
 
     histories = of_home(agent.store) if data is None else read_histories(data, options["progress"])
@@ -205,13 +204,13 @@ def evaluate(
 
 def _encoder(rankers: Sequence[str]) -> PostEncoder | None:
     """The language model that reads posts, where the ranker `whyfeed` is asked for and the weights are here."""
-    from agent.encoder import open_encoder
+    from agent.encoder import MEASURED_TOKENS, open_encoder
     from retrieval.errors import WeightsError
 
     if rankers and "whyfeed" not in rankers:
         return None
     try:
-        return open_encoder()
+        return open_encoder(max_tokens=MEASURED_TOKENS)
     except WeightsError as exc:
         typer.echo(f"whyfeed is measured without a language model: {exc}", err=True)
         return None
