@@ -57,11 +57,11 @@ def train_sequence(
     try:
         with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
             torch.manual_seed(recipe.seed)
-            model = _model(recipe, text.shape, ordered).to(device)
+            model = network(recipe, text.shape, ordered).to(device)
             _fit(model, histories, torch.from_numpy(np.ascontiguousarray(text)).to(device), ordered, recipe, progress)
     finally:
         torch.set_num_threads(threads)
-    return NextItem(_arrays(model), recipe.heads, recipe.longest)
+    return NextItem(weights_of(model), recipe.heads, recipe.longest)
 
 
 def train_community(community: Community, progress: Progress | None = None) -> NextItem | None:
@@ -147,7 +147,8 @@ def batches(parts: Sequence[Rows], recipe: Recipe, epoch: int, ordered: bool) ->
         yield batch if ordered else rng.permuted(batch, axis=1)
 
 
-def _model(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
+def network(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
+    """The torch module with fresh weights for text vectors of this shape: what is read (n, length, size) to states."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -187,16 +188,18 @@ def _model(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
         def items(self, posts: Any, text: Any) -> Any:
             return functional.embedding(posts, self.ids) + self.text(text[posts])
 
-        def loss(self, batch: Any, text: Any, rng: Any) -> Any:
-            rows, places = torch.unique(batch, return_inverse=True)
-            table = self.items(rows, text)
-            x = functional.embedding(places[:, :-1], table)
+        def forward(self, x: Any) -> Any:
             if self.positions is not None:
                 x = x + self.positions[-x.shape[1] :]
             x = self.drop(x)
             for block in self.blocks:
                 x = block(x)
-            states = self.norm(x).reshape(-1, size)
+            return self.norm(x)
+
+        def loss(self, batch: Any, text: Any, rng: Any) -> Any:
+            rows, places = torch.unique(batch, return_inverse=True)
+            table = self.items(rows, text)
+            states = self(functional.embedding(places[:, :-1], table)).reshape(-1, size)
             target = batch[:, 1:].reshape(-1)
             if not recipe.negatives or recipe.negatives >= count:
                 everything = self.ids + self.text(text)
@@ -210,7 +213,9 @@ def _model(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
     return Model()
 
 
-def _arrays(model: Any) -> dict[str, Any]:
+def weights_of(model: Any) -> dict[str, Any]:
+    """The arrays of a `NextItem` that reads as this `network` does."""
+
     def array(tensor: Any) -> Any:
         return tensor.detach().cpu().numpy().astype(np.float32).copy()
 

@@ -1,4 +1,4 @@
-"""Baselines and the core against their formulas, and what they never learn."""
+"""Baselines, parts of the core and its click model against their formulas, and what they never learn."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.baselines import BASELINES, Ease, ItemKnn, Means, Rp3Beta, Tools, UserKnn
-from finetune.core_ranker import CoreClicks, CoreRanker, Smoothed, Variant, word_neighbours
+from finetune.baselines import BASELINES, Ease, ItemKnn, Means, Rp3Beta, Tools, UserKnn, condensed
+from finetune.clicks import CoreClicks
+from finetune.core_ranker import CoreRanker
 from finetune.histories import Histories, read_histories
+from finetune.parts import WITHOUT_LLM, Friends, Linked, Smoothed, sequences, word_neighbours
 from finetune.protocol import leave_one_out, with_negatives
+from retrieval.arrays import unit
 from retrieval.cooccurrence import Cooccurrence, text_neighbours
 from retrieval.errors import DataError
 from tests.ranking_world import EMBED, bought, event, every, judged, read, tools, write_folder
+from tests.world import Row
 
 LIKED = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), ("b", "z"), ("c", "z"), ("c", "w")]
 
@@ -141,37 +145,94 @@ def test_who_and_what_is_unknown_is_no_trouble(tmp_path: Path, name: str) -> Non
     assert np.isfinite(scores).all()
 
 
-# ---- the core
+@pytest.mark.parametrize("name", WITHOUT_LLM)
+def test_a_part_is_the_same_whatever_the_block(ring: Histories, name: str) -> None:
+    if name in ("next", "friends", "linked"):
+        with pytest.raises(DataError, match=r"too few|nobody|no post"):
+            WITHOUT_LLM[name](tools(ring)).fit(ring)
+        return
+    part = WITHOUT_LLM[name](tools(ring))
+    part.fit(ring)
+    whole = part.score(every(ring))
+    assert whole.shape == (len(ring.users), len(ring.posts))
+    assert np.isfinite(whole).all()
+    assert part.score(every(ring)[7:9]) == pytest.approx(whole[7:9], abs=1e-5)
 
 
-def test_the_core_scores_as_the_product_does(ring: Histories) -> None:
-    neighbours = text_neighbours(EMBED.encode(ring.texts))
+# ---- parts of the core
+
+
+def test_smoothed_scores_as_the_product_does(ring: Histories) -> None:
     places = ring.firsts
+    neighbours = text_neighbours(EMBED.encode(ring.texts))
     product = Cooccurrence(ring.user[places], ring.post[places], len(ring.posts), neighbours)
-    core = Smoothed(Variant("sequence", "vectors"), ring, neighbours)
+    part = Smoothed(tools(ring), "sequence", "vectors")
+    part.fit(ring)
     for user in (0, 31):
         history = ring.recent(0.8)[user]
         expected = product.spread(product.reach(history.indices), history.data)
-        assert core.score(np.array([user]))[0] == pytest.approx(expected, rel=1e-4, abs=1e-7)
+        assert part.score(np.array([user]))[0] == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
-def test_a_cut_of_the_training_part_chooses_what_suits_it(ring: Histories, tmp_path: Path) -> None:
-    in_order = CoreRanker(tools(ring))
-    in_order.fit(ring)
-    assert in_order.variant is not None
-    assert in_order.variant.counts == "sequence"
-    mixed = read_histories(bought(tmp_path / "f", timed=False))
-    in_no_order = CoreRanker(tools(mixed))
-    in_no_order.fit(mixed)
-    assert in_no_order.variant is not None
-    assert in_no_order.variant.counts == "set"
+def test_friends_count_what_those_on_either_side_liked(tmp_path: Path) -> None:
+    follows: list[Row] = [{"from": "a", "to": "b"}, {"from": "c", "to": "a"}, {"from": "b", "to": "d"}]
+    rows = [event("a", "w"), event("b", "x"), event("c", "x"), event("c", "y"), event("d", "z")]
+    found = read(tmp_path / "f", [*rows, event("c", "z", kind="hide")], follows=follows)
+    part = Friends(tools(found))
+    part.fit(found)
+    assert found.posts == ("w", "x", "y", "z")
+    assert part.score(every(found)).tolist() == [[0, 2, 1, 0], [1, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
 
 
-def test_who_has_no_history_gets_what_is_popular(ring: Histories) -> None:
-    more = ring.with_ids(["new"], [])
-    core = CoreRanker(tools(more), Variant("sequence", "vectors"))
-    core.fit(more)
-    assert core.score(np.array([len(ring.users)]))[0].tolist() == more.popularity.tolist()
+def test_links_lead_from_the_history_over_one_post_at_half_the_weight(tmp_path: Path) -> None:
+    links: list[Row] = [{"head": "w", "relation": "cites", "tail": "x"}, {"head": "y", "relation": "by", "tail": "x"}]
+    found = read(tmp_path / "f", [event("a", "w"), event("b", "z"), event("b", "x"), event("b", "y")], links=links)
+    part = Linked(tools(found))
+    part.fit(found)
+    # From w, of degree 1, to x; on from x, of degree 2, to y and back.
+    on = 0.5 / np.sqrt(2)
+    assert part.score(np.array([0]))[0] == pytest.approx([on, 1, on, 0], abs=1e-6)
+
+
+def test_histories_of_the_transformer_are_the_liked_posts_in_order(tmp_path: Path) -> None:
+    rows = [event("a", "y", 2), event("a", "x", 1), event("a", "y", 3, "comment"), event("a", "z", 4, "hide")]
+    found = read(tmp_path / "f", [*rows, event("b", "x", 1, "hide"), event("c", "z", 1)]).with_ids(["new"], [])
+    named = [[found.posts[post] for post in history] for history in sequences(found)]
+    assert named == [["x", "y"], [], ["z"], []]
+
+
+@pytest.mark.parametrize(("count", "width", "size"), [(40, 12, 8), (5, 12, 8), (40, 6, 8), (2, 3, 2)])
+def test_condensed_states_are_unit_rows_of_as_many_directions(count: int, width: int, size: int) -> None:
+    states = np.random.default_rng(0).normal(3, 1, (count, width)).astype(np.float32)
+    states[:, 0] *= 100
+    found = condensed(states, size)
+    assert found.shape == (count, min(size, width))
+    assert found.dtype == np.float32
+    assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(count), abs=1e-5)
+    assert condensed(states + 7, size) @ found.T == pytest.approx(found @ found.T, abs=0.05)  # signs are free
+
+
+def test_condensed_states_are_not_ruled_by_the_strongest_direction() -> None:
+    rng = np.random.default_rng(0)
+    group = np.arange(60) % 3
+    states = rng.normal(0, 0.1, (60, 10)).astype(np.float32)
+    states[np.arange(60), group + 1] += 1
+    states[:, 0] += 30 * rng.normal(size=60)  # says nothing of the group
+    same = group[:, None] == group
+
+    def apart(vectors: np.ndarray) -> float:
+        cosines = vectors @ vectors.T
+        return float(cosines[same].mean() - cosines[~same].mean())
+
+    assert apart(condensed(states, 10)) > 2 * apart(unit(states - states.mean(axis=0)))
+
+
+@pytest.mark.parametrize("states", [np.full((7, 5), 0.1), np.zeros((7, 5)), np.ones((1, 5)), np.full((7, 5), 1e4)])
+def test_condensed_states_that_are_all_alike_are_finite(states: np.ndarray) -> None:
+    found = condensed(states.astype(np.float32), 3)
+    assert found.shape == (len(states), 3)
+    assert np.isfinite(found).all()
+    assert (found == found[0]).all()
 
 
 def test_neighbours_by_words_share_words_and_sum_to_one() -> None:
@@ -216,7 +277,7 @@ def test_clicks_know_good_posts_and_glad_users(tmp_path: Path) -> None:
 # ---- leaks
 
 
-@pytest.mark.parametrize("name", ["popularity", "item-knn", "user-knn", "rp3beta", "ease", "core"])
+@pytest.mark.parametrize("name", ["popularity", "item-knn", "user-knn", "rp3beta", "ease", "smoothed set by none"])
 def test_the_target_teaches_nothing(tmp_path: Path, name: str) -> None:
     """The last purchase of two users is one that nobody else made: who finds it has seen the answer.
 
@@ -230,7 +291,7 @@ def test_the_target_teaches_nothing(tmp_path: Path, name: str) -> None:
     test = with_negatives(whole, test, 20)
     shares = {}
     for learnt, histories in (("leaky", whole), ("clean", train)):
-        ranker = {**BASELINES, "core": lambda all: CoreRanker(all, Variant("set", "words"))}[name](tools(whole))
+        ranker = {**BASELINES, **WITHOUT_LLM}[name](tools(whole))
         ranker.fit(histories)
         wins = []
         for user, relevant, candidates in zip(test.user, test.relevant, test.candidates or (), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,46 @@ def test_users_and_posts_of_a_test_have_no_history(tmp_path: Path) -> None:
     assert more.popularity.tolist() == [2, 0]
     assert len(more.texts) == len(more.years) == 2
     assert found.with_ids(["a"], ["x"]) is found
+
+
+BAD_ROWS: list[Any] = [
+    {}, [], 5, "row", None, {"from": "a"}, {"from": "a", "to": None}, {"from": 1, "to": "b"}, {"from": "", "to": "b"},
+    {"from": ["a"], "to": "b"}, {"head": "x"}, {"head": "x", "relation": "r"},
+    {"head": "x", "relation": 3, "tail": "y"}, {"head": None, "relation": "r", "tail": "y"},
+]  # fmt: skip
+
+
+def test_friends_are_those_who_follow_or_are_followed(tmp_path: Path) -> None:
+    follows = [
+        {"from": "a", "to": "b"}, {"from": "b", "to": "a"}, {"from": "a", "to": "b"}, {"from": "c", "to": "b"},
+        {"from": "a", "to": "a"}, {"from": "a", "to": "stranger"}, *BAD_ROWS,
+    ]  # fmt: skip
+    folder = write_folder(tmp_path / "f", [event(user, "x") for user in "abcd"], follows=follows)
+    with (folder / "follows.jsonl").open("a", encoding="utf-8") as file:
+        file.write('not json\n\n{"from": "a", "to": \n')
+    found = read_histories(folder)
+    assert found.friends.toarray().tolist() == [[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert found.linked.nnz == 0
+    more = found.with_ids(["stranger"], [])
+    assert more.friends.toarray()[4].tolist() == [1, 0, 0, 0, 0]
+    assert found.keep(found.user == 0).friends.nnz == found.friends.nnz  # who follows whom is no event
+
+
+def test_posts_are_linked_whatever_the_relation(tmp_path: Path) -> None:
+    links = [
+        {"head": "x", "relation": "cites", "tail": "y"}, {"head": "x", "relation": "by", "tail": "y"},
+        {"head": "z", "relation": "by", "tail": "somebody"}, {"head": "z", "relation": "is", "tail": "z"}, *BAD_ROWS,
+    ]  # fmt: skip
+    found = read(tmp_path / "f", [event("a", post) for post in "xyz"], links=links)
+    assert found.linked.toarray().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert found.friends.shape == (1, 1)
+    assert found.friends.nnz == 0
+
+
+def test_without_files_of_them_nobody_is_a_friend_and_nothing_is_linked(tmp_path: Path) -> None:
+    found = read(tmp_path / "f", [event("a", "x"), event("b", "y")])
+    assert (found.friends.shape, found.friends.nnz) == ((2, 2), 0)
+    assert (found.linked.shape, found.linked.nnz) == ((2, 2), 0)
 
 
 def test_progress_is_told_while_a_large_file_is_read(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from finetune.measure import RANKERS, measure
 from finetune.metrics import CLICK, RANKING
 from finetune.report import page
-from retrieval.errors import DataError, HomeError
+from retrieval.errors import DataError, ModelError
 from tests.conftest import RunCli
 from tests.ranking_world import EMBED, bought, event, judged, write_folder
 from tests.world import Row, write_rows
@@ -169,11 +169,23 @@ def test_what_cannot_be_asked_for_is_said(ring: Path) -> None:
         measure(ring, EMBED, rankers=["best"])
 
 
-@pytest.mark.parametrize("module", ["ir_measures", "sklearn", "bm25s", "implicit"])
-def test_without_the_extra_it_is_said_what_to_install(ring: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+@pytest.mark.parametrize(("module", "ranker"), [("bm25s", "bm25"), ("implicit", "als")])
+def test_without_the_extra_it_is_said_what_to_install(
+    ring: Path, monkeypatch: pytest.MonkeyPatch, module: str, ranker: str
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(HomeError, match=r"pip install 'whyfeed\[eval\]'"):
-        measure(ring, EMBED, rankers=["popularity"])
+    with pytest.raises(ModelError, match=r"pip install 'whyfeed\[eval\]'"):
+        measure(ring, EMBED, rankers=[ranker])
+
+
+def test_without_the_extra_what_needs_it_is_left_out(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("bm25s", "implicit", "lightgbm", "torch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    found = measure(ring, EMBED)
+    assert set(found.left_out) == {"bm25", "als", "bpr", "forests of whyfeed"}
+    for why in found.left_out.values():
+        assert re.fullmatch(r"\w+ is not installed: pip install 'whyfeed\[eval\]'", why)
+    assert [row["ranker"] for row in found.rows] == [name for name in RANKERS if name not in found.left_out]
 
 
 def test_who_cannot_take_part_is_left_out_unless_asked_for(tmp_path: Path) -> None:
