@@ -101,7 +101,7 @@ def train(
         "method": method, "rank": rank, "cut": cut, "layers": layers, "batch": batch,
         "lr": lr or adapters.RATES[method], "seed": seed, "steps": total, "minutes": minutes, "eval_every": eval_every,
     }  # fmt: skip
-    tested = _some(held, most_tested)
+    tested = some(held, most_tested)
     card: dict[str, Any] = {
         "kind": "judge", "base": {"name": str(base) if isinstance(base, str) else base.name, "gguf": gguf},
         "data": {"name": data, **_counted([*learn, *held])},
@@ -151,7 +151,7 @@ class _Run:
             adapters.put_ranks(self._model, more, notes)
             curve = list(notes.get("curve", []))
             seconds, cpu = float(notes.get("seconds", 0.0)), float(notes.get("cpu", 0.0))
-            some = _some(tested, _ON_THE_WAY)
+            on_the_way = some(tested, _ON_THE_WAY)
 
             def keep(step: int) -> None:
                 tensors, ranks = adapters.ranks_kept(self._model)
@@ -174,7 +174,7 @@ class _Run:
                 step += 1
                 self._say({"loss": loss, "minutes": seconds / 60}, step)
                 if settings["eval_every"] and step % settings["eval_every"] == 0:
-                    found = measured(some, self._asked(some, "on the way"))
+                    found = measured(on_the_way, self._asked(on_the_way, "on the way"))
                     self._say(found, step)
                     spent = {"minutes": round(seconds / 60, 2), "cpu_minutes": round(cpu / 60, 2)}
                     curve.append({"step": step, **spent, "loss": round(loss, 4), **found})
@@ -246,7 +246,7 @@ class _Run:
         card = self._card
         card["metrics"] = {"untuned": measured(tested, untuned), "judge": measured(tested, tuned)}
         if len(plain) == len(labels):
-            card["metrics"][self._plain] = _ranked(labels, plain, users)
+            card["metrics"][self._plain] = ranked(labels, plain, users)
         owners, before = user_aucs(labels, (untuned if rival is None else rival).astype(np.float32), users)
         _, after = user_aucs(labels, tuned.astype(np.float32), users)
         place = "the untuned base" if rival is None else "the judge in place"
@@ -317,12 +317,12 @@ def measured(tested: Sequence[Shown], logits: Values) -> dict[str, float]:
     chances = 1 / (1 + np.exp(-logits))
     bins = equal_mass(chances, np.arange(len(labels), dtype=np.uint64))
     return {
-        **_ranked(labels, logits, users), "logloss": round(float(log_losses(labels, chances).mean()), 4),
+        **ranked(labels, logits, users), "logloss": round(float(log_losses(labels, chances).mean()), 4),
         "ece": round(float(weighted_ece(labels, chances, bins, np.ones((1, len(labels))))[0]), 4),
     }  # fmt: skip
 
 
-def _ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
+def ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
     """AUC and AUC per user; .5 where there is one class alone."""
     floats = scores.astype(np.float32)
     whole = float(weighted_auc(labels, floats, np.ones((1, len(labels))))[0])
@@ -339,7 +339,7 @@ def _labels(tested: Sequence[Shown]) -> tuple[Rows, Rows]:
     return np.array([label for shown in tested for label in shown.labels]), np.array(users)
 
 
-def _some(held: Sequence[Shown], most: int) -> list[Shown]:
+def some(held: Sequence[Shown], most: int) -> list[Shown]:
     """Groups of up to so many posts, whole users, drawn by their names alone."""
     found: list[Shown] = []
     count = 0

@@ -1,4 +1,4 @@
-"""Training the judge: candidates do not see each other, each method serves what it learnt, a killed run ends the same."""
+"""Training the judge: candidates do not see each other, each method serves what it learnt, a kill changes nothing."""
 
 from __future__ import annotations
 
