@@ -52,6 +52,8 @@ def test_the_text_form_is_for_people(run_cli: RunCli, world: World) -> None:
         (["import", "/no/such/folder"], 1, "not a folder"),
         (["feedback", "nobody", "p", "like"], 1, "nobody"),
         (["models", "pull", "no-such-model"], 2, "no-such-model"),
+        (["finetune", "llm", "--as", "poem"], 2, "poem"),
+        (["finetune", "llm", "--data", "/no/such/folder"], 1, "not a folder"),
     ],
 )
 def test_failures_are_one_clear_line(run_cli: RunCli, arguments: list[str], code: int, text: str) -> None:
