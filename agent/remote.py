@@ -6,6 +6,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -121,6 +122,26 @@ class OpenAIEngine:
             self._client().completions.create(model=self._chosen(), prompt=text, max_tokens=1)
 
         Job(self._translated(work), "whyfeed-warm").result()
+
+    def embed(self, texts: Sequence[str]) -> list[tuple[list[float], int]]:
+        """Each text's pooled vector, and how many tokens were pooled, by /v1/embeddings.
+
+        One request a text, `in_flight` of them at once: a server counts the tokens of a whole request only, and
+        batches what arrives together by itself.
+        """
+        checked = [checked_text(text) for text in texts]
+
+        def one(text: str) -> tuple[list[float], int]:
+            answer = self._client().embeddings.create(model=self._chosen(), input=text, encoding_format="float")
+            (found,) = answer.data
+            return [float(value) for value in found.embedding], int(answer.usage.prompt_tokens)
+
+        def work(job: Job[list[tuple[list[float], int]]]) -> list[tuple[list[float], int]]:
+            self._chosen()
+            with ThreadPoolExecutor(self.in_flight, "whyfeed-embed") as pool:
+                return list(pool.map(one, checked))
+
+        return Job(self._translated(work), "whyfeed-embed").result()
 
     def close(self) -> None:
         """See `Engine.close`."""

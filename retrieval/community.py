@@ -23,13 +23,13 @@ from retrieval.embedder import Embedder
 from retrieval.event import Event
 from retrieval.files import keep_arrays, kept_arrays
 from retrieval.index import PostIndex
-from retrieval.store import Store, embedding_text
+from retrieval.reading import embedded
+from retrieval.store import Store
 
 INDEX_FILE = "index.faiss"
 NEIGHBOURS_FILE = "neighbours.npz"
 TAGS_FILE = "tags.npz"
 _TAGS_READ = 4000
-_BATCH = 256  # posts embedded between two commits
 _RECOUNT_SHARE = 0.01  # co-occurrence is counted anew when that share of events has come since
 _SMALL = 5_000  # acts, up to which co-occurrence is counted anew with each: some milliseconds
 
@@ -120,7 +120,7 @@ class Community:
 
         `progress` is called with what is being done, how much of it is done, and how much there is.
         """
-        nums, digests, vectors = _bring_up_to_date(store, embedder, progress)
+        nums, digests, vectors = embedded(store, embedder, progress)
         path = store.home / INDEX_FILE
         index = PostIndex.load(path, embedder.dimension, embedder.name, factory)
         there = dict(zip(nums, digests, strict=True))
@@ -280,25 +280,6 @@ class Community:
         self._popular = popular
         relative = np.log1p(popular) / np.log1p(np.maximum(most[self.community_codes], 1))
         self._popularity: Floats = relative.astype(np.float32)
-
-
-def _bring_up_to_date(
-    store: Store, embedder: Embedder, progress: Callable[[str, int, int], None] | None
-) -> tuple[list[int], list[str], Vectors]:
-    wanted = {row[0]: (row[1], row[8]) for row in store.post_rows()}
-    nums, digests, vectors = store.vectors(embedder.name, embedder.dimension)
-    have = dict(zip(nums, digests, strict=True))
-    missing = [num for num, (_, digest) in wanted.items() if have.get(num) != digest]
-    for start in range(0, len(missing), _BATCH):
-        part = missing[start : start + _BATCH]
-        posts = store.posts([wanted[num][0] for num in part])
-        texts = [embedding_text(posts[wanted[num][0]]) if wanted[num][0] in posts else "" for num in part]
-        store.put_vectors(embedder.name, [(num, wanted[num][1]) for num in part], embedder.encode(texts))
-        if progress:
-            progress("reading posts", start + len(part), len(missing))
-    if missing:
-        nums, digests, vectors = store.vectors(embedder.name, embedder.dimension)
-    return nums, digests, vectors
 
 
 def _neighbours(path: Path, community: Community, keep: bool) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
@@ -13,6 +14,7 @@ from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
 from retrieval.errors import HomeError
+from retrieval.post import Post, reading_digest
 
 _PATIENCE = 30  # seconds to wait for other processes
 
@@ -131,6 +133,16 @@ def m005_keys(db: SqliteDatabase) -> None:
         ) WITHOUT ROWID;
         """
     )
+
+
+@migrations()
+def m006_what_is_read(db: SqliteDatabase) -> None:
+    """Beside the digest of what the embedder reads of a post, that of the longer text that a post encoder reads."""
+    db.execute("ALTER TABLE posts ADD COLUMN reading TEXT NOT NULL DEFAULT ''")
+    rows = db.execute("SELECT id, title, text, tags FROM posts").fetchall()
+    for id, title, text, tags in rows:
+        digest = reading_digest(Post(id, title=title, text=text, tags=tuple(json.loads(tags))))
+        db.execute("UPDATE posts SET reading = ? WHERE id = ?", [digest, id])
 
 
 class Database:

@@ -26,6 +26,27 @@ class Embedder(Protocol):
         ...
 
 
+class PostEncoder(Protocol):
+    """Turns texts into what a causal language model made of them, raw: neither of length 1 nor centred.
+
+    Deterministic, and up to rounding independent of what else is read. Safe to call from several threads.
+    """
+
+    @property
+    def name(self) -> str:
+        """Changes with everything that changes the vectors: weights, layers, pooling."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Float32 array (len(texts), dimension); zero for an empty text."""
+        ...
+
+
 class UseEmbedder:
     """Universal Sentence Encoder multilingual v3 (Yang et al. 2020, arXiv 1907.04307), 512-d, numpy only."""
 

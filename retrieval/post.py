@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from retrieval.clock import format_time, parse_time
 
 KINDS = ("post", "article", "video", "product", "artist", "person", "group", "ad")
+_READ = 2000  # characters: more than the 256 tokens that a post encoder reads
 MAX_TEXT = 100_000  # characters kept of one text; the rest adds nothing that a reader or a model would see
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
@@ -92,6 +94,16 @@ class Post:
             return self.title
         words = " ".join(self.text.split())
         return (words[:77] + "…" if len(words) > 78 else words) or self.id
+
+
+def reading_text(post: Post) -> str:
+    """What a post encoder reads: title, tags, and as much of the text as it can use."""
+    return " ".join(part for part in (post.title, " ".join(post.tags), post.text[:_READ]) if part)
+
+
+def reading_digest(post: Post) -> str:
+    """Changes exactly when what a post encoder reads of a post changes."""
+    return hashlib.sha256(reading_text(post).encode()).hexdigest()[:16]
 
 
 def row_id(row: Mapping[str, Any], key: str) -> str:

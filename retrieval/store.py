@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from retrieval.arrays import Vectors
 from retrieval.database import Database
 from retrieval.errors import HomeError, UnknownPost, UnknownUser
 from retrieval.event import Event
-from retrieval.post import Post
+from retrieval.post import Post, reading_digest
 from retrieval.user import User
 from retrieval.words import match_query, segment
 
@@ -65,15 +65,16 @@ class Store:
                 row = (
                     post.id, post.kind, post.title, post.text, post.url, post.author, post.community,
                     json.dumps(post.tags, ensure_ascii=False), post.language, post.created_at, post.image,
-                    json.dumps(post.attributes, ensure_ascii=False), post_digest(post),
+                    json.dumps(post.attributes, ensure_ascii=False), post_digest(post), reading_digest(post),
                 )  # fmt: skip
                 num = db.execute(
-                    f"INSERT INTO posts ({_POST_COLUMNS}, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+                    f"INSERT INTO posts ({_POST_COLUMNS}, digest, reading) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
                     " ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, title = excluded.title,"
                     " text = excluded.text, url = excluded.url, author = excluded.author,"
                     " community = excluded.community, tags = excluded.tags, language = excluded.language,"
                     " created_at = excluded.created_at, image = excluded.image,"
-                    " attributes = excluded.attributes, digest = excluded.digest RETURNING num",
+                    " attributes = excluded.attributes, digest = excluded.digest, reading = excluded.reading"
+                    " RETURNING num",
                     row,
                 ).fetchone()[0]
                 db.execute("DELETE FROM search WHERE rowid = ?", [num])
@@ -117,6 +118,10 @@ class Store:
         return self._all(
             "SELECT num, id, kind, author, community, created_at, language, tags, digest FROM posts ORDER BY num"
         )
+
+    def texts(self, column: Literal["digest", "reading"]) -> list[tuple[int, str, str]]:
+        """(num, id, digest) of every post, by num: of what the embedder, or what a post encoder reads of it."""
+        return [tuple(row) for row in self._all(f"SELECT num, id, {column} FROM posts ORDER BY num")]
 
     def search(self, text: str, limit: int, until: float | None = None) -> list[tuple[int, float]]:
         """Posts that share words with the text: (num, BM25 score, larger is better), best first.

@@ -74,12 +74,18 @@ def finetune_write(
 def finetune_llm(
     home: Home = None,
     form: Annotated[
-        Literal["judge"], typer.Option("--as", help="judge: P(engage) of a reader and a post, by yes or no.")
+        Literal["judge", "encoder"],
+        typer.Option(
+            "--as",
+            help="judge: P(engage) of a reader and a post, by yes or no; encoder: reads each post into a vector.",
+        ),
     ] = "judge",
     base: Annotated[
         str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
     ] = "",
-    method: Annotated[str, typer.Option(help="lora, dora, adalora, ia3, prefix or adapter.")] = "lora",
+    method: Annotated[
+        str, typer.Option(help="lora (judge's default), dora, adalora, ia3, prefix, adapter; encoder: layers or lora.")
+    ] = "",
     rank: Annotated[int, typer.Option(min=1, max=16, help="Rank; tokens of a prefix, width of an adapter.")] = 16,
     cut: Annotated[int | None, typer.Option(min=1, metavar="N", help="Keep the base's first N layers.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, metavar="K", help="Train the last K layers only.")] = None,
@@ -99,8 +105,17 @@ def finetune_llm(
     from finetune.training import DEFAULT_BASE
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
+        if form == "encoder":
+            if epochs != 1 or minutes or eval_every or report:
+                raise ValueError("--epochs, --minutes, --eval-every and --report are for --as judge; give --steps")
+            settings = {"method": method, "rank": rank, "tuned": layers, "steps": steps}
+            given: dict[str, Any] = {name: value for name, value in settings.items() if value}
+            given |= {"base": base or DEFAULT_BASE, "seed": seed, "progress": progress}
+            outcome = _train_encoder(agent, data, out, cut, given)
+            _print_outcome(outcome, as_json)
+            return
         options: dict[str, Any] = {
-            "base": base or DEFAULT_BASE, "method": method, "rank": rank, "cut": cut, "layers": layers,
+            "base": base or DEFAULT_BASE, "method": method or "lora", "rank": rank, "cut": cut, "layers": layers,
             "epochs": epochs, "steps": steps, "minutes": minutes, "eval_every": eval_every, "report": report,
             "seed": seed, "progress": progress,
         }  # fmt: skip
@@ -119,6 +134,18 @@ def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dic
         learn, held = split(from_home(agent.store, agent.embedder, options["seed"], progress=options["progress"]))
         options |= {"data": "ledger", "plain": "popularity"}
     return train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
+
+
+def _train_encoder(agent: Agent, data: Path | None, out: Path | None, cut: int | None, options: dict[str, Any]) -> Any:
+    from agent.encoder import LAYERS
+    from finetune.encoder import of_home, train, train_home
+    from finetune.histories import read_histories
+
+    histories = of_home(agent.store) if data is None else read_histories(data, options["progress"])
+    if cut is not None:
+        options["layers"] = sorted({min(LAYERS[0], cut), cut})
+    options["near"] = agent.embedder.encode(histories.texts)
+    return train(histories, out, **options) if out else train_home(agent.home, histories, **options)
 
 
 def evaluate(
