@@ -104,8 +104,8 @@ def train(
     tested = some(held, most_tested)
     card: dict[str, Any] = {
         "kind": "judge", "base": {"name": str(base) if isinstance(base, str) else base.name, "gguf": gguf},
-        "data": {"name": data, **_counted([*learn, *held])},
-        "split": {"by": "time", "train": _counted(learn), "held_out": _counted(held), "tested": _counted(tested)},
+        "data": {"name": data, **counted([*learn, *held])},
+        "split": {"by": "time", "train": counted(learn), "held_out": counted(held), "tested": counted(tested)},
         "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
     }  # fmt: skip
     digest = training.digest(
@@ -241,7 +241,7 @@ class _Run:
 
     def _write(self, tested: Sequence[Shown], untuned: Values, rival: Values | None, tuned: Values) -> Outcome:
         """Decide, and put adapter, card and what serves into place together."""
-        labels, users = _labels(tested)
+        labels, users = labels_of(tested)
         plain = np.array([value for shown in tested for value in shown.plain])
         card = self._card
         card["metrics"] = {"untuned": measured(tested, untuned), "judge": measured(tested, tuned)}
@@ -313,7 +313,7 @@ class TunedJudge:
 
 def measured(tested: Sequence[Shown], logits: Values) -> dict[str, float]:
     """AUC, AUC per user, log loss and expected calibration error of logits (posts,) on what was held out."""
-    labels, users = _labels(tested)
+    labels, users = labels_of(tested)
     chances = 1 / (1 + np.exp(-logits))
     bins = equal_mass(chances, np.arange(len(labels), dtype=np.uint64))
     return {
@@ -332,7 +332,7 @@ def ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _labels(tested: Sequence[Shown]) -> tuple[Rows, Rows]:
+def labels_of(tested: Sequence[Shown]) -> tuple[Rows, Rows]:
     """(posts,) labels, and the number of each post's user."""
     numbers: dict[str, int] = {}
     users = [numbers.setdefault(shown.user, len(numbers)) for shown in tested for _ in shown.labels]
@@ -354,7 +354,8 @@ def some(held: Sequence[Shown], most: int) -> list[Shown]:
     return found
 
 
-def _counted(groups: Sequence[Shown]) -> dict[str, int]:
+def counted(groups: Sequence[Shown]) -> dict[str, int]:
+    """What a card says of a part of the data."""
     return {
         "users": len({shown.user for shown in groups}), "groups": len(groups),
         "posts": sum(len(shown.labels) for shown in groups), "engaged": sum(sum(shown.labels) for shown in groups),
