@@ -1,6 +1,8 @@
-"""What the judge learns in minutes: its AUC over training time beside the untuned base, item means and the core.
+"""What the judge learns in minutes: its AUC beside the untuned base, item means, the core and a BERT classifier.
 
     python -m benchmarks.judge_training --data DIR [--minutes M] [--cut N] [--plot FILE] [any option of the judge]
+
+The classifier (`whyfeed finetune click`) gets the same minutes; with `--method none` it is all that is trained.
 
 DIR holds likes and dislikes in the exchange format; the test is its valid file (or its last labels). All rows are
 measured on the same held-out posts, whole users drawn by name, until there are `--tested` of them.
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from agent.settings import Settings
+from finetune import click
 from finetune.baselines import Tools
 from finetune.core_ranker import CoreClicks
 from finetune.histories import read_histories
@@ -54,20 +57,29 @@ def main() -> None:
             for name in ("base", "method", "rank", "minutes", "cut", "layers", "batch", "lr", "epochs", "eval_every")
         }
         out = Path(folder) / "judge"
-        card = train(
-            learn, held, out, **options, most_tested=args.tested, seed=args.seed, serve=False, data=args.data.name
-        ).card
-    print(f"{args.data.name}: {card['split']['tested']} held out; {card['steps']} steps of {args.batch} groups")
-    print(f"{'':22}{'minutes':>9}{'cpu':>7}{'auc':>8}{'uauc':>8}{'log loss':>10}{'ece':>7}")
+        common: dict[str, Any] = {"most_tested": args.tested, "seed": args.seed, "data": args.data.name}
+        bert = click.train(learn, held, Path(folder) / "click", minutes=args.minutes, epochs=args.epochs, **common).card
+        print(f"{args.data.name}: {bert['split']['tested']} held out")
+        print(f"{'':22}{'minutes':>9}{'cpu':>7}{'auc':>8}{'uauc':>8}{'log loss':>10}{'ece':>7}")
+        _row("item mean", bert["metrics"]["item mean"])
+        _row("core", core)
+        _row(f"BERT, step {bert['steps']}", {**bert["metrics"]["click"], **_spent(bert)})
+        if args.method == "none":
+            print(bert["gate"]["why"])
+            return
+        card = train(learn, held, out, **options, **common, serve=False).card
     _row("untuned", card["metrics"]["untuned"])
-    _row("item mean", card["metrics"]["item mean"])
-    _row("core", core)
     for point in card["curve"]:  # on fewer posts: see `finetune.judge`
         _row(f"judge, step {point['step']}*", point)
-    _row("judge", {**card["metrics"]["judge"], "minutes": card["minutes"], "cpu_minutes": card["cpu_minutes"]})
+    _row("judge", {**card["metrics"]["judge"], **_spent(card)})
+    print(f"judge: {card['steps']} steps of {args.batch} groups. {bert['gate']['why']}")
     print(f"* of about 400 of them. {card['gate']['why']}")
     if args.plot:
         _plot(args.plot, card, core)
+
+
+def _spent(card: dict[str, Any]) -> dict[str, float]:
+    return {"minutes": card["minutes"], "cpu_minutes": card["cpu_minutes"]}
 
 
 def _row(name: str, values: dict[str, float]) -> None:
