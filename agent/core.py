@@ -10,7 +10,7 @@ from agent.clause import ClauseBook, ClauseWorker
 from agent.explaining import Explainer
 from agent.judge import Judge
 from agent.ledger import Send, forwarding
-from agent.models import Models
+from agent.models import Models, embedder_of
 from agent.pipeline import Ranking, Task, run
 from agent.request import Horizon
 from agent.settings import Settings
@@ -19,7 +19,6 @@ from agent.understand import Understander
 from agent.view import View, Views
 from agent.why import trace_document
 from retrieval.conversation import Conversations
-from retrieval.embedder import open_embedder
 from retrieval.event import Event
 from retrieval.store import Store
 
@@ -31,7 +30,7 @@ class Core:
         self.settings = settings
         self.clock = clock
         self.store = Store(settings.home.expanduser())
-        self.embedder = open_embedder(settings.embedder)
+        self.embedder = embedder_of(settings)
         self.views = Views(self.store, self.embedder, settings.index)
         self.conversations = Conversations(self.store)
         if send is not None:

@@ -14,9 +14,26 @@ from agent.registry import Registry
 from agent.settings import Settings
 from agent.usage import MeteredEngine, Usage
 from agent.weights import Weights
+from retrieval.embedder import Embedder, open_embedder
 from retrieval.errors import ModelError, WeightsError, WhyfeedError
 
 Role = Literal["writer", "ranker"]
+EMBEDDER = "embedder"  # in the registry: a folder of sentence-transformers, see `finetune.embed`
+TUNED = "tuned"  # as a setting: the live one of those
+
+
+def embedder_of(settings: Settings) -> Embedder:
+    """The embedder that the settings name. ModelError when it is the home's own and none is live."""
+    if settings.embedder != TUNED:
+        return open_embedder(settings.embedder)
+    registry = Registry(settings.home.expanduser())
+    folder = registry.live(EMBEDDER)
+    if folder is None:
+        trouble = (
+            registry.trouble(EMBEDDER) or "no embedder that was tuned in this home is live: whyfeed finetune embed"
+        )
+        raise ModelError(f"WHYFEED_EMBEDDER is {TUNED!r}, but {trouble}")
+    return open_embedder(str(folder))
 
 
 class Models:

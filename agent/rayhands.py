@@ -137,13 +137,12 @@ class _Writer:
     """Writes clauses in an actor; what is to be kept goes back to the process that owns the home."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        from agent.models import Models
+        from agent.models import Models, embedder_of
         from agent.settings import Settings
-        from retrieval.embedder import open_embedder
 
         chosen = Settings(**settings)
         self._models = Models(chosen)
-        self._embedder = open_embedder(chosen.embedder)
+        self._embedder = embedder_of(chosen)
 
     def write(self, post: Post, language: str) -> tuple[Clause, list[tuple[str, dict[str, Any]]], float]:
         """The clause, the documents to keep by key, and the seconds that it took."""

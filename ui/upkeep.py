@@ -13,8 +13,13 @@ from ui.terminal import Home, Json, bars, open_agent, print_json
 if TYPE_CHECKING:
     from agent import Agent
     from agent.registry import Registry
+    from finetune.histories import Histories
+    from finetune.shown import Shown
     from retrieval.embedder import PostEncoder
 
+DataDir = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="An exchange folder, not the home.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")]
+Seed = Annotated[int, typer.Option(help="Of examples, order and dropout.")]
 models_app = typer.Typer(
     no_args_is_help=True, help="Weights: list, pull and verify them. Trained models: their versions, and which is live."
 )
@@ -124,24 +129,114 @@ def finetune_llm(
     _print_outcome(outcome, as_json)
 
 
-def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dict[str, Any]) -> Any:
-    from finetune.judge import split, train, train_home
+@finetune_app.command("click")
+def finetune_click(
+    home: Home = None,
+    base: Annotated[str, typer.Option(help="A BERT: a folder or a name; default: small.")] = "",
+    epochs: Annotated[int, typer.Option(min=1, help="How often each example is read.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")] = None,
+    data: DataDir = None,
+    out: Out = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a BERT classifier, click or none, on profile and post; to compare with, nothing asks it."""
+    from finetune.click import train, train_home
+    from finetune.training import SMALL_BERT
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        options: dict[str, Any] = {
+            "base": base or SMALL_BERT, "epochs": epochs, "steps": steps, "minutes": minutes, "seed": seed,
+            "progress": progress,
+        }  # fmt: skip
+        learn, held = _shown(agent, data, options)
+        outcome = train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("embed")
+def finetune_embed(
+    home: Home = None,
+    base: Annotated[str, typer.Option(help="A sentence-transformers model: a folder or a name; default: small.")] = "",
+    unsupervised: Annotated[bool, typer.Option("--unsupervised", help="Learn from texts alone.")] = False,
+    debias: Annotated[bool, typer.Option("--debias", help="Weigh what is rarely seen more.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Stop after so many steps.")] = 100,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")] = None,
+    data: DataDir = None,
+    out: Out = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Tune a sentence embedder on what readers take up together; then WHYFEED_EMBEDDER=tuned (or the folder)."""
+    from finetune.embed import train, train_home
+    from finetune.training import SMALL_BERT
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        histories = _histories(agent, data, progress)
+        options: dict[str, Any] = {
+            "base": base or SMALL_BERT, "objective": "unsupervised" if unsupervised else None, "debias": debias,
+            "near": None if unsupervised else agent.embedder.encode(histories.texts), "in_place": agent.embedder,
+            "steps": steps, "minutes": minutes, "seed": seed, "progress": progress,
+        }  # fmt: skip
+        outcome = train(histories, out, **options) if out else train_home(agent.home, histories, **options)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("ask")
+def finetune_ask(
+    user: Annotated[
+        str | None, typer.Argument(metavar="[USER]", help="A user's id; without one, somebody new.")
+    ] = None,
+    home: Home = None,
+    count: Annotated[int, typer.Option("-k", min=1, max=100, help="How many posts.")] = 10,
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Which posts to ask a reader about next: whose answers say most about all others. Trains nothing."""
+    from finetune.ask import questions
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        histories = _histories(agent, data, progress)
+        found = questions(histories, agent.embedder, user, count, progress)
+    labels = {each.post: histories.texts[histories.post_rows[each.post]].split("\n")[0][:80] for each in found}
+    if as_json:
+        print_json([{"post": each.post, "text": labels[each.post], "lowers": each.lowers} for each in found])
+        return
+    for each in found:
+        typer.echo(f"{each.lowers:7.2%}  {each.post:24} {labels[each.post]}")
+
+
+def _histories(agent: Agent, data: Path | None, progress: Any) -> Histories:
+    from finetune.encoder import of_home
+    from finetune.histories import read_histories
+
+    return of_home(agent.store) if data is None else read_histories(data, progress)
+
+
+def _shown(agent: Agent, data: Path | None, options: dict[str, Any]) -> tuple[list[Shown], list[Shown]]:
+    """Examples to learn from and to measure on; `options` are told where they are from."""
+    from finetune.judge import split
     from finetune.shown import from_folder, from_home
 
     if data is not None:
-        learn, held = from_folder(data, options["seed"], options["progress"])
         options |= {"data": data.resolve().name, "plain": "item mean"}
-    else:
-        learn, held = split(from_home(agent.store, agent.embedder, options["seed"], progress=options["progress"]))
-        options |= {"data": "ledger", "plain": "popularity"}
+        return from_folder(data, options["seed"], options["progress"])
+    options |= {"data": "ledger", "plain": "popularity"}
+    return split(from_home(agent.store, agent.embedder, options["seed"], progress=options["progress"]))
+
+
+def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dict[str, Any]) -> Any:
+    from finetune.judge import train, train_home
+
+    learn, held = _shown(agent, data, options)
     return train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
 
 
 def _train_encoder(agent: Agent, data: Path | None, out: Path | None, cut: int | None, options: dict[str, Any]) -> Any:
-    from finetune.encoder import LAYERS, of_home, train, train_home
-    from finetune.histories import read_histories
+    from finetune.encoder import LAYERS, train, train_home
 
-    histories = of_home(agent.store) if data is None else read_histories(data, options["progress"])
+    histories = _histories(agent, data, options["progress"])
     if cut is not None:
         options["layers"] = sorted({min(LAYERS[0], cut), cut})
     options["near"] = agent.embedder.encode(histories.texts)
@@ -164,12 +259,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure whyfeed on a folder's posts or replies, beside baselines on the same rows."""
+    from agent.models import embedder_of
     from agent.settings import Settings
     from finetune.protocol import about_posts
-    from retrieval.embedder import open_embedder
 
     chosen = [name.strip() for name in rankers.split(",") if name.strip()]
-    embedder = open_embedder(Settings().embedder)
+    embedder = embedder_of(Settings())
     if about_posts(folder, test):
         from finetune.measure import measure
 

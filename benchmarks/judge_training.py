@@ -1,0 +1,131 @@
+"""What the judge learns in minutes: its AUC beside the untuned base, item means, the core and a BERT classifier.
+
+    python -m benchmarks.judge_training --data DIR [--minutes M] [--cut N] [--plot FILE] [any option of the judge]
+
+The classifier (`whyfeed finetune click`) gets the same minutes; with `--method none` it is all that is trained.
+
+DIR holds likes and dislikes in the exchange format; the test is its valid file (or its last labels). All rows are
+measured on the same held-out posts, whole users drawn by name, until there are `--tested` of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.settings import Settings
+from finetune import click
+from finetune.baselines import Tools
+from finetune.clicks import CoreClicks
+from finetune.histories import read_histories
+from finetune.judge import ranked, some, train
+from finetune.protocol import prepare
+from finetune.shown import Shown, from_folder
+from finetune.training import DEFAULT_BASE
+from retrieval.embedder import open_embedder
+
+
+def main() -> None:
+    """Print a table, and draw the curve with `--plot`."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--base", default=DEFAULT_BASE)
+    parser.add_argument("--method", default="lora")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--cut", type=int)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--eval-every", type=int, default=40)
+    parser.add_argument("--tested", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+
+    learn, held = from_folder(args.data, args.seed)
+    tested = some(held, args.tested)
+    core = _core(args.data, tested, args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {
+            name: getattr(args, name)
+            for name in ("base", "method", "rank", "minutes", "cut", "layers", "batch", "lr", "epochs", "eval_every")
+        }
+        out = Path(folder) / "judge"
+        common: dict[str, Any] = {"most_tested": args.tested, "seed": args.seed, "data": args.data.name}
+        bert = click.train(learn, held, Path(folder) / "click", minutes=args.minutes, epochs=args.epochs, **common).card
+        print(f"{args.data.name}: {bert['split']['tested']} held out")
+        print(f"{'':22}{'minutes':>9}{'cpu':>7}{'auc':>8}{'uauc':>8}{'log loss':>10}{'ece':>7}")
+        _row("item mean", bert["metrics"]["item mean"])
+        _row("core", core)
+        _row(f"BERT, step {bert['steps']}", {**bert["metrics"]["click"], **_spent(bert)})
+        if args.method == "none":
+            print(bert["gate"]["why"])
+            return
+        card = train(learn, held, out, **options, **common, serve=False).card
+    _row("untuned", card["metrics"]["untuned"])
+    for point in card["curve"]:  # on fewer posts: see `finetune.judge`
+        _row(f"judge, step {point['step']}*", point)
+    _row("judge", {**card["metrics"]["judge"], **_spent(card)})
+    print(f"judge: {card['steps']} steps of {args.batch} groups. {bert['gate']['why']}")
+    print(f"* of about 400 of them. {card['gate']['why']}")
+    if args.plot:
+        _plot(args.plot, card, core)
+
+
+def _spent(card: dict[str, Any]) -> dict[str, float]:
+    return {"minutes": card["minutes"], "cpu_minutes": card["cpu_minutes"]}
+
+
+def _row(name: str, values: dict[str, float]) -> None:
+    widths = {"minutes": 9, "cpu_minutes": 7, "auc": 8, "uauc": 8, "logloss": 10, "ece": 7}
+    cells = [
+        f"{values[key]:>{width}.{1 if 'minutes' in key else 3}f}" if key in values else " " * width
+        for key, width in widths.items()
+    ]
+    print(f"{name:22}{''.join(cells)}")
+
+
+def _core(folder: Path, tested: list[Shown], seed: int) -> dict[str, float]:
+    """The ranking core on the same posts, which are found again by user and line."""
+    histories, test = prepare(read_histories(folder), folder, seed=seed)
+    core = CoreClicks(Tools(open_embedder(Settings().embedder), histories.texts))
+    core.fit(histories)
+    users = {name: row for row, name in enumerate(histories.users)}
+    asked: dict[int, list[int]] = {}
+    for user, post in zip(test.user.tolist(), test.post.tolist(), strict=True):  # type: ignore[union-attr]
+        asked.setdefault(user, []).append(post)
+    scores = [
+        core.score(np.array([users[name]]))[0][asked[users[name]]] for name in dict.fromkeys(s.user for s in tested)
+    ]
+    labels = np.array([label for shown in tested for label in shown.labels])
+    names = {name: place for place, name in enumerate(dict.fromkeys(shown.user for shown in tested))}
+    owners = np.array([names[shown.user] for shown in tested for _ in shown.labels])
+    return ranked(labels, np.concatenate(scores), owners)
+
+
+def _plot(path: Path, card: dict[str, Any], core: dict[str, float]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    points = [(0.0, card["metrics"]["untuned"]["auc"]), *((p["cpu_minutes"], p["auc"]) for p in card["curve"])]
+    points.append((card["cpu_minutes"], card["metrics"]["judge"]["auc"]))
+    axes.plot(*zip(*points, strict=True), marker="o", label="judge")
+    for name, value, style in (("core", core["auc"], "-"), ("item mean", card["metrics"]["item mean"]["auc"], "--")):
+        axes.axhline(value, linestyle=style, color="grey")
+        axes.annotate(name, (points[-1][0], value), ha="right", va="bottom")
+    axes.set(xlabel="CPU minutes of training", ylabel="AUC on what was held out", title=card["data"]["name"])
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
