@@ -100,14 +100,14 @@ class Tools:
             if self.progress:
                 self.progress("a language model reads the posts", begin, len(self.texts))
             found.append(self.encoder.encode(self.texts[begin : begin + _ENCODED]))
-        states = np.concatenate(found)
+        states = np.concatenate(found) if found else np.zeros((0, self.encoder.dimension), dtype=np.float32)
         # Each layer by itself: later ones are several times as strong.
         layers = np.split(states, len(getattr(self.encoder, "layers", (0,))), axis=1)
         return unit(np.concatenate([condensed(layer) for layer in layers], axis=1))
 
 
 def condensed(states: Vectors, size: int = 256) -> Vectors:
-    """(n, size) of hidden states (n, d): centred, the main directions by the root of their strength, unit length.
+    """(n, at most `size`) of hidden states (n, d): centred, main directions by the root of their strength, unit length.
 
     The first directions of such states are a hundred times as strong as those that tell posts apart.
     """

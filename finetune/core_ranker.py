@@ -22,7 +22,7 @@ from finetune.baselines import Eligible, Ranker, Tools
 from finetune.histories import Histories
 from finetune.parts import WITHOUT_LLM
 from finetune.protocol import RankingTest, leave_one_out
-from finetune.stack import Blend, Context, Forest, Lists, Scores
+from finetune.stack import Context, Forest, Lists, Scores
 from retrieval.arrays import Floats, Rows
 from retrieval.errors import DataError, ModelError
 
@@ -49,7 +49,7 @@ class CoreRanker:
         self.near: Forest | None = None
         self.far: Forest | None = None
         if len(test.user) < _ENOUGH:
-            self.blend = Blend({"smoothed set by vectors": 1.0})
+            self.blend = stack.plain_blend(list(self.parts))
         else:
             self._learn(histories, inner, test)
         self._ranker = self._fit_parts(list(self.blend.weights), histories)
@@ -81,7 +81,7 @@ class CoreRanker:
         found = []
         for line, user in enumerate(users.tolist()):
             posts = eligible(line, blended[line])
-            own = blended[line, posts]
+            own = blended[line, posts].astype(np.float64)
             if self._lengths[user]:
                 lines, names = np.array([line]), list(self.blend.weights)
                 values = _values(scores, self._context, names, users, lines, posts[None])[0]
@@ -107,19 +107,18 @@ class CoreRanker:
         """Those that these data have, two at a time: they wait in BLAS and torch, not for each other."""
 
         def fitted(name: str) -> Ranker | None:
-            def make() -> Ranker | None:
+            def make() -> Ranker | DataError | ModelError:
                 ranker = self.parts[name](self.tools)
                 try:
                     ranker.fit(histories)
-                except DataError:
-                    return None
-                except ModelError as exc:
-                    self.missing[name] = str(exc)
-                    return None
+                except (DataError, ModelError) as exc:
+                    return exc
                 return ranker
 
-            found: Ranker | None = self.tools.made((name, histories), make)
-            return found
+            found: Ranker | DataError | ModelError = self.tools.made((self.parts[name], histories), make)
+            if isinstance(found, ModelError):
+                self.missing[name] = str(found)
+            return None if isinstance(found, DataError | ModelError) else found
 
         _ = self.tools.vectors  # made by one thread
         with threadpool_limits(1), ThreadPoolExecutor(_THREADS) as pool:

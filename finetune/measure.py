@@ -215,7 +215,7 @@ class Bench:
 
         begun = time.perf_counter()
         # The core's parts have the names of baselines, and what is fitted once need not be fitted again.
-        return self.tools.made((name, histories), fitted), time.perf_counter() - begun
+        return self.tools.made((make, histories), fitted), time.perf_counter() - begun
 
     # ---- rankings ----
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.baselines import Ease, ItemKnn, Ranker, Text, Tools, UserKnn
+from finetune.baselines import Ease, ItemKnn, Popularity, Ranker, Text, Tools, UserKnn
 from finetune.histories import Histories
 from finetune.sequence import ENOUGH, Recipe, train_sequence
 from retrieval.arrays import Floats, Rows, Vectors
@@ -183,7 +183,7 @@ def sequences(histories: Histories) -> list[Rows]:
 
 
 # What is counted is seen on a logarithmic scale; the others are cosines and logits.
-COUNTED = ("smoothed", "item-knn", "user-knn", "friends", "linked")
+COUNTED = ("popularity", "smoothed", "item-knn", "user-knn", "friends", "linked")
 # The slow ones come first: two are fitted at a time.
 WITHOUT_LLM: Mapping[str, Callable[[Tools], Ranker]] = {
     "next": Next,
@@ -193,6 +193,7 @@ WITHOUT_LLM: Mapping[str, Callable[[Tools], Ranker]] = {
     "smoothed set by vectors": lambda tools: Smoothed(tools, "set", "vectors"),
     "smoothed set by words": lambda tools: Smoothed(tools, "set", "words"),
     "smoothed set by none": lambda tools: Smoothed(tools, "set", "none"),
+    "popularity": Popularity,
     "item-knn": ItemKnn,
     "user-knn": UserKnn,
     "text": Text,

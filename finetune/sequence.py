@@ -8,6 +8,7 @@ read in a new order each epoch.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from retrieval.community import Community
 from retrieval.sequence import NextItem
 
 Progress = Callable[[str, int, int], None]
+_TRAINING = threading.Lock()
 ENOUGH = 10_000  # likes; from fewer it learns nothing that the texts do not say
 
 
@@ -52,15 +54,16 @@ def train_sequence(
     """
     torch = _torch()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.threads)
-    try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+    # Chance and the number of threads are torch's own, shared by all threads of Python.
+    with _TRAINING, torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(recipe.threads)
+        try:
             torch.manual_seed(recipe.seed)
             model = network(recipe, text.shape, ordered).to(device)
             _fit(model, histories, torch.from_numpy(np.ascontiguousarray(text)).to(device), ordered, recipe, progress)
-    finally:
-        torch.set_num_threads(threads)
+        finally:
+            torch.set_num_threads(threads)
     return NextItem(weights_of(model), recipe.heads, recipe.longest)
 
 

@@ -31,7 +31,7 @@ _HARD = 60
 _FIRST = 2500  # users that the blend is chosen on
 _BLOCK = 256
 _ROUNDS = 200
-_CHOOSE = 0.25  # share of the users that decide what earned its place
+_PLAIN = ("smoothed set by vectors", "popularity")  # where nothing can be chosen
 _PENALTY = 1e-3
 _LEAST = 2e-3  # nats: what gains less is not worth its time
 
@@ -167,9 +167,15 @@ def choose_blend(lists: Lists, names: Sequence[str], seed: int) -> Blend:
         kept.append(place)
         gains[names[place]] = round(float((tried[place] - best).mean()), 4)
         best = tried[place]
-    kept = kept or [0]
+    if not kept:
+        return plain_blend(names)
     weights = _weights(lists, kept)
     return Blend({names[place]: float(weight) for place, weight in zip(kept, weights, strict=True)}, gains)
+
+
+def plain_blend(names: Sequence[str]) -> Blend:
+    """Of homes that are too small to tell what earns its place."""
+    return Blend({next((name for name in _PLAIN if name in names), names[0]): 1.0})
 
 
 def _weights(lists: Lists, places: Sequence[int]) -> Floats:
@@ -180,7 +186,10 @@ def _weights(lists: Lists, places: Sequence[int]) -> Floats:
 
 
 class Forest:
-    """LambdaMART that corrects the blend: it is grown from the blend's scores (lists,), and added to them."""
+    """LambdaMART that corrects the blend: it is grown from the blend's scores, and added to them.
+
+    On one thread: where others use the machine, several wait for each other longer than they work.
+    """
 
     def __init__(self, lists: Lists, rounds: int = _ROUNDS, seed: int = 0) -> None:
         needs("lightgbm", "eval")
@@ -192,7 +201,7 @@ class Forest:
         settings = {
             "objective": "lambdarank", "learning_rate": 0.03, "num_leaves": 15, "min_data_in_leaf": 200,
             "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0, "label_gain": [0, 1],
-            "lambdarank_truncation_level": 20, "deterministic": True, "force_row_wise": True, "num_threads": 2,
+            "lambdarank_truncation_level": 20, "deterministic": True, "force_row_wise": True, "num_threads": 1,
             "seed": seed, "verbose": -1,
         }  # fmt: skip
         data = lightgbm.Dataset(
@@ -204,7 +213,7 @@ class Forest:
     def correction(self, values: Floats) -> Floats:
         """(...,) to be added to the blend's score, of values (..., features)."""
         flat = np.ascontiguousarray(values.reshape(-1, values.shape[-1]))
-        found = self._booster.predict(flat, num_threads=2, raw_score=True) if len(flat) else np.zeros(0)
+        found = self._booster.predict(flat, num_threads=1, raw_score=True) if len(flat) else np.zeros(0)
         return np.asarray(found, dtype=np.float32).reshape(values.shape[:-1])
 
 

@@ -2,7 +2,8 @@
 
 Self-attention over the posts of a history (SASRec: Kang and McAuley 2018), where a post is its own learnt vector plus
 a projection of its text vectors. A post that arrived after training has no vector of its own yet and stands by its
-text. Nothing but the history itself is looked at, so every event counts from the moment it is written.
+text. Nothing but the history itself is looked at, so every event counts from the moment it is written. Places are
+counted from the end of a history: its newest post always stands at the same one.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ class NextItem:
         The logit of a post is the product of its vector in `items` with it, plus its bias.
         """
         found = np.zeros((len(histories), items.shape[1]), dtype=np.float32)
+        if not self.ordered:
+            # Trained on any order, asked in one that hangs on the posts alone.
+            histories = [_mixed(np.asarray(history, dtype=np.int64)) for history in histories]
         cut = [np.asarray(history[-self.longest :], dtype=np.int64) for history in histories]
         lengths = np.array([len(history) for history in cut], dtype=np.int64)
         for length in np.unique(lengths[lengths > 0]):
@@ -113,7 +117,7 @@ class NextItem:
                 arrays = dict(file)
             heads, longest = arrays.pop("shape").tolist()
             return cls(arrays, heads, longest, tuple(arrays.pop("posts").tolist()))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as exc:
             raise ValueError(f"not the weights of a next-item transformer ({exc})") from exc
 
 
@@ -157,6 +161,11 @@ class NextPosts:
             while len(self._states) > _STATES:
                 self._states.popitem(last=False)
         return self._states[key]
+
+
+def _mixed(rows: Rows) -> Rows:
+    """The same rows in an order that tells nothing: by their product with an odd number, modulo 2^32."""
+    return rows[np.lexsort((rows, (rows * 2_654_435_761) % 2**32))]
 
 
 def _normed(x: Floats, scale: Floats, shift: Floats) -> Floats:

@@ -142,9 +142,6 @@ def test_the_parts_that_suit_these_data_are_taken_in(tmp_path: Path) -> None:
     assert in_no_order.blend.gains
 
 
-@pytest.mark.xfail(
-    strict=True, reason="choose_blend: where nothing earns its place the first part is taken, not the fallback"
-)
 def test_where_no_part_informs_the_core_is_that_of_a_small_home(tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = [event(f"u{user}", f"p{rng.randrange(200)}", at) for user in range(60) for at in range(3)]
@@ -170,7 +167,6 @@ def test_a_small_home_falls_back_and_works(tmp_path: Path, users: int) -> None:
     assert len(core.rerank(every(found), lambda line, scores: np.arange(2))) == users
 
 
-@pytest.mark.xfail(strict=True, reason="fit: the fallback names a part that `parts` need not have (KeyError)")
 def test_a_small_home_falls_back_on_a_part_that_is_there(tmp_path: Path) -> None:
     found = read(tmp_path / "f", [event("u1", "p1", 1), event("u2", "p2", 1)])
     assert np.isfinite(fitted(found, {"taste": lambda _: Taste()}).score(every(found))).all()

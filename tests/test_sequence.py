@@ -109,7 +109,6 @@ def test_an_empty_history_has_the_state_zero(trained: NextItem) -> None:
     assert trained.states([], items).shape == (0, LEARNS.size)
 
 
-@pytest.mark.xfail(strict=True, reason="states(): the last post of the file asks, so order counts where there is none")
 def test_a_history_without_order_has_one_state_whatever_its_order() -> None:
     model = train_sequence(chains(), texts(0), False, SMALL)
     items, history = model.items(texts(0)), np.arange(5)
@@ -152,9 +151,6 @@ def test_the_same_seed_gives_the_same_weights_and_disturbs_nobody() -> None:
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.xfail(
-    strict=True, reason="train_sequence: torch's generator is shared by the threads that train two at a time"
-)
 def test_the_same_seed_gives_the_same_weights_beside_another_training() -> None:
     alone = train_sequence(chains(), texts(0), True, SMALL)
     begin = Barrier(2)
