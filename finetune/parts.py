@@ -157,12 +157,13 @@ class Next:
 
     tools: Tools
     llm: bool = False
+    enough: int = ENOUGH
     recipe: Recipe = field(default_factory=Recipe)
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`. DataError where there is too little to learn from."""
         likes = int(histories.lengths.sum())
-        if likes < ENOUGH:
+        if likes < self.enough:
             raise DataError(f"{likes} likes are too few for a transformer")
         text: Vectors = np.concatenate([self.tools.vectors, self.tools.hidden], 1) if self.llm else self.tools.vectors
         self._histories = sequences(histories)

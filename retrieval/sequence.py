@@ -55,16 +55,23 @@ class NextItem:
         bias = self.arrays["bias"]
         return np.where(known >= 0, bias[known], bias.mean()).astype(np.float32)
 
+    def read(self, history: Rows) -> Rows:
+        """What is looked at of a history, in the order in which it is.
+
+        Without order it was trained on any, and is asked in one that hangs on the posts alone.
+        """
+        rows = np.asarray(history, dtype=np.int64)
+        if not self.ordered:
+            rows = rows[np.lexsort((rows, (rows * 2_654_435_761) % 2**32))]
+        return rows[-self.longest :]
+
     def states(self, histories: Sequence[Rows], items: Vectors) -> Vectors:
         """(len(histories), d): what each history, oldest post first, looks for next; zero for an empty one.
 
         The logit of a post is the product of its vector in `items` with it, plus its bias.
         """
         found = np.zeros((len(histories), items.shape[1]), dtype=np.float32)
-        if not self.ordered:
-            # Trained on any order, asked in one that hangs on the posts alone.
-            histories = [_mixed(np.asarray(history, dtype=np.int64)) for history in histories]
-        cut = [np.asarray(history[-self.longest :], dtype=np.int64) for history in histories]
+        cut = [self.read(history) for history in histories]
         lengths = np.array([len(history) for history in cut], dtype=np.int64)
         for length in np.unique(lengths[lengths > 0]):
             places = np.flatnonzero(lengths == length)
@@ -161,11 +168,6 @@ class NextPosts:
             while len(self._states) > _STATES:
                 self._states.popitem(last=False)
         return self._states[key]
-
-
-def _mixed(rows: Rows) -> Rows:
-    """The same rows in an order that tells nothing: by their product with an odd number, modulo 2^32."""
-    return rows[np.lexsort((rows, (rows * 2_654_435_761) % 2**32))]
 
 
 def _normed(x: Floats, scale: Floats, shift: Floats) -> Floats:

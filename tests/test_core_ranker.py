@@ -195,7 +195,9 @@ def test_who_has_no_history_gets_what_is_popular(world: Histories) -> None:
 def test_without_torch_the_transformer_alone_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     rows = [event(f"u{user}", f"p{(user + at * at) % 50}", at) for user in range(420) for at in range(6)]
-    core = fitted(read(tmp_path / "f", rows), {"next": Next, "taste": lambda _: Taste()})
+    core = fitted(
+        read(tmp_path / "f", rows), {"next": lambda tools: Next(tools, enough=1000), "taste": lambda _: Taste()}
+    )
     assert list(core.blend.weights) == ["taste"]
     assert core.missing == {"next": "torch is not installed: pip install 'whyfeed[train]'"}
 

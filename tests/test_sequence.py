@@ -68,7 +68,8 @@ def test_numpy_reads_as_torch_trains(ordered: bool, blocks: int, heads: int) -> 
         assert items == pytest.approx(table.numpy(), abs=1e-5)
         for length in range(1, recipe.longest + 1):
             histories = rng.integers(0, POSTS, (5, length))
-            states = model(table[torch.from_numpy(histories)])[:, -1].numpy()
+            asked = np.stack([read.read(history) for history in histories])
+            states = model(table[torch.from_numpy(asked)])[:, -1].numpy()
             assert read.states(list(histories), items) == pytest.approx(states, abs=1e-5)
         # With one post before it, what is trained is the logit of the next.
         loss = model.loss(torch.tensor([[3, 8]]), torch.from_numpy(text), rng)
