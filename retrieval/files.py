@@ -11,12 +11,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import HomeError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -61,6 +61,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def kept_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]] | None:
     """Arrays of a file, or None when it is missing, damaged, or was made from something else."""
+    import numpy as np
+
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays) if str(arrays["digest"]) == digest else None
@@ -75,6 +77,8 @@ def keep_arrays(path: Path, digest: str, arrays: dict[str, npt.NDArray[Any]]) ->
 
 def packed_arrays(digest: str, arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     """What `keep_arrays` writes."""
+    import numpy as np
+
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, digest=np.array(digest), **arrays)
     return buffer.getvalue()
