@@ -277,7 +277,7 @@ def test_the_merged_judge_scores_alike_in_both_engines(tmp_path: Path) -> None:
     ]  # fmt: skip
     before, out = torch.get_num_threads(), tmp_path / "out"
     torch.set_num_threads(1)
-    card = train(rows[:4], rows[4:6], out, base=DEFAULT_BASE, steps=4, batch=1, lr=5e-3, cut=2, rank=8).card
+    card = train(rows[:4], rows[4:6], out, base=DEFAULT_BASE, steps=4, batch=1, lr=2e-2, cut=2, rank=8).card
     judge = TunedJudge(out)
     expected = (1 / (1 + np.exp(-judge.logits(rows)))).reshape(20, 10)
     torch.set_num_threads(before)
@@ -294,5 +294,5 @@ def test_the_merged_judge_scores_alike_in_both_engines(tmp_path: Path) -> None:
     gaps = np.abs(np.array(found) - expected)
     assert gaps.size == 200
     assert gaps.max() <= 0.01
-    assert np.std(expected) > 0.02  # and not because all are alike
+    assert np.std(expected) > 3 * gaps.max()  # and not because all are alike
     assert backwards[::-1] == found[5]
