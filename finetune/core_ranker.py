@@ -30,7 +30,7 @@ _ASKED = 12_000  # users whose last post the stack learns to find
 _ENOUGH = 50  # of them; with fewer nothing is chosen
 _BLOCK = 256
 _THREADS = 2
-_LIFT = 1000.0
+_LIFT = 1000.0  # no correction of a forest is nearly as large
 
 
 @dataclass
@@ -132,7 +132,7 @@ class CoreRanker:
         scorers = {name: part.score for name, part in self._fit_parts(tried, inner).items()}
         rng = np.random.default_rng([self.tools.seed, 3])
         order = rng.permutation(len(test.user))
-        first, rest = order[: stack._FIRST], order
+        first = order[: stack.FIRST]
         uniform = partial(self._uniform, histories, test, rng)
         chosen = []
         for block in _blocks(first):
@@ -147,9 +147,9 @@ class CoreRanker:
         near: list[Floats] = []
         far: list[Floats] = []
         near_users: list[Rows] = []
-        for done, block in enumerate(_blocks(rest)):
+        for done, block in enumerate(_blocks(order)):
             if self.tools.progress:
-                self.tools.progress("learning to combine", done * _BLOCK, len(rest))
+                self.tools.progress("learning to combine", done * _BLOCK, len(order))
             users = test.user[block]
             scores = Scores.of(scorers, users)
             blended = self.blend.score(scores)
@@ -165,14 +165,14 @@ class CoreRanker:
                 top = np.argpartition(-blended[line], min(stack.TOP, blended.shape[1] - 1))[: stack.TOP]
                 top = top[~np.isin(top, own) & (top != target)]
                 if len(top):
-                    drawn = rng.choice(top, stack._HARD, replace=len(top) < stack._HARD)
+                    drawn = rng.choice(top, stack.HARD, replace=len(top) < stack.HARD)
                     hard.append((line, np.concatenate([[target], drawn])))
             if hard:
                 lines = np.array([line for line, _ in hard])
                 near.append(_values(scores, context, names, users, lines, np.stack([posts for _, posts in hard])))
                 near_users.append(users[lines])
         weights = np.array(list(self.blend.weights.values()), dtype=np.float32)
-        self.far = self._earned("far", _lists([test.user[rest]], far, weights))
+        self.far = self._earned("far", _lists([test.user[order]], far, weights))
         if near:
             self.near = self._earned("near", _lists(near_users, near, weights))
 
@@ -196,7 +196,7 @@ class CoreRanker:
 
     def _uniform(self, histories: Histories, test: RankingTest, rng: np.random.Generator, row: int) -> Rows:
         user, target = int(test.user[row]), int(test.relevant[row][0])
-        return stack.uniform_posts(user, target, _own(histories, user), len(histories.posts), stack._UNIFORM, rng)
+        return stack.uniform_posts(user, target, _own(histories, user), len(histories.posts), stack.UNIFORM, rng)
 
 
 def _own(histories: Histories, user: int) -> Rows:

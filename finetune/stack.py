@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from finetune.baselines import needs
 from finetune.histories import Histories
@@ -24,12 +23,10 @@ from finetune.rank import conditional_logit
 from retrieval.arrays import Floats, Rows
 
 Scorer = Callable[[Rows], Floats]  # users -> (users, posts)
-Flags = npt.NDArray[np.bool_]
 TOP = 400  # posts of the blend that are ranked as the best
-_UNIFORM = 100  # negatives of a list
-_HARD = 60
-_FIRST = 2500  # users that the blend is chosen on
-_BLOCK = 256
+UNIFORM = 100  # negatives of a list
+HARD = 60
+FIRST = 2500  # users that the blend is chosen on
 _ROUNDS = 200
 _PLAIN = ("smoothed set by vectors", "popularity")  # where nothing can be chosen
 _PENALTY = 1e-3
