@@ -80,7 +80,7 @@ class Torch:
         return keep
 
     def encode(self, before: list[int], ids: Sequence[list[int]]) -> Any:
-        """(texts, layers x width): means over the texts' own tokens."""
+        """(texts, layers x width): means over the texts' own tokens, each brought to a root mean square of 1."""
         import torch
 
         rows = np.zeros((len(ids), len(LAYERS) * self._model.config.hidden_size), dtype=np.float32)
@@ -91,8 +91,9 @@ class Torch:
             order = [place for place in order if place not in set(part)]
             with torch.no_grad():
                 self._model(torch.tensor([before + ids[place] for place in part]), use_cache=False)
-            own = [self._states[layer][:, len(before) :].float().mean(dim=1).numpy() for layer in LAYERS]
-            rows[part] = np.concatenate(own, axis=1)
+            own = [self._states[layer][:, len(before) :].float() for layer in LAYERS]
+            pooled = [(each * (each.square().mean(-1, keepdim=True) + 1e-5).rsqrt()).mean(dim=1) for each in own]
+            rows[part] = torch.cat(pooled, dim=1).numpy()
         return rows
 
 
@@ -214,7 +215,7 @@ def main() -> None:
         if "llama" in left_out:
             continue
         whole = [before + own for own in ids]
-        (sample,) = (ids[:20],)
+        sample = ids[:20]
         wanted = normed_mean(model, before, sample, max(LAYERS))
         with tempfile.TemporaryDirectory() as folder:
             for kept in ("F16", "Q8_0", "BF16"):

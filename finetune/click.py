@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from agent.registry import Registry
 from finetune import training
 from finetune.gate import Outcome, decide
-from finetune.judge import Values, counted, labels_of, measured, ranked, some
+from finetune.judge import Values, described, digest_of, labels_of, measured, ranked, some
 from finetune.metrics import user_aucs
 from finetune.shown import Shown
 from finetune.training import Checkpoint, Progress
@@ -39,11 +38,7 @@ def train_home(home: Path, learn: Sequence[Shown], held: Sequence[Shown], **opti
 
     Nothing of whyfeed asks it: it is there to be compared, and read back by `ClickModel`.
     """
-    registry, out = Registry(home), home / "adapters" / MODEL
-    training.take_in(registry, MODEL, out)
-    outcome = train(learn, held, out, in_place=registry.live(MODEL), **options)
-    training.take_in(registry, MODEL, out)
-    return outcome
+    return training.into_home(home, MODEL, lambda out, live: train(learn, held, out, in_place=live, **options))
 
 
 def train(
@@ -80,13 +75,10 @@ def train(
     tested = some(held, most_tested)
     card: dict[str, Any] = {
         "kind": "click", "base": str(base) if isinstance(base, str) else base.name,
-        "data": {"name": data, **counted([*learn, *held])},
-        "split": {"by": "time", "train": counted(learn), "held_out": counted(held), "tested": counted(tested)},
+        **described(data, learn, held, tested),
         "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
     }  # fmt: skip
-    digest = training.digest(
-        json.dumps([card, training.state_of(folder), [[asdict(each) for each in part] for part in (learn, tested)]])
-    )
+    digest = digest_of(card, folder, learn, tested)
     progress, cancel = progress or (lambda name, done, total: None), cancel or threading.Event()
     with training.alone(out), training.own_chance(seed):
         tokenizer, model = _load(folder)

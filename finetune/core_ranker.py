@@ -126,10 +126,7 @@ class CoreRanker:
             return {name: ranker for name, ranker in found if ranker is not None}
 
     def _learn(self, histories: Histories, inner: Histories, test: RankingTest) -> None:
-        tried = [
-            name for name in self.parts if histories.ordered or not ("sequence" in name or "recent" in name)
-        ]  # fmt: skip
-        scorers = {name: part.score for name, part in self._fit_parts(tried, inner).items()}
+        scorers = {name: part.score for name, part in self._fit_parts(list(self.parts), inner).items()}
         rng = np.random.default_rng([self.tools.seed, 3])
         order = rng.permutation(len(test.user))
         first = order[: stack.FIRST]

@@ -22,7 +22,6 @@ from typing import Any, Literal
 import numpy as np
 
 from agent.models import EMBEDDER as MODEL
-from agent.registry import Registry
 from finetune import training
 from finetune.encoder import Examples, Strangers
 from finetune.gate import Outcome, decide
@@ -49,11 +48,7 @@ def train_home(home: Path, histories: Histories, **options: Any) -> Outcome:
 
     `WHYFEED_EMBEDDER=tuned` serves the live one: it needs torch, so nobody gets it unasked.
     """
-    registry, out = Registry(home), home / "adapters" / MODEL
-    training.take_in(registry, MODEL, out)
-    outcome = train(histories, out, **options)
-    training.take_in(registry, MODEL, out)
-    return outcome
+    return training.into_home(home, MODEL, lambda out, _: train(histories, out, **options))
 
 
 def train(

@@ -22,7 +22,6 @@ import numpy as np
 from agent import weights as weight_files
 from agent.encoder import BEFORE, MODEL, CausalEncoder, file_of, tokens_of
 from agent.gguf_file import GgufFile
-from agent.registry import Registry
 from agent.tokens import Tokenizer
 from finetune import merge, training
 from finetune.gate import Outcome, decide
@@ -46,11 +45,7 @@ _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 def train_home(home: Path, histories: Histories, **options: Any) -> Outcome:
     """`train` for a home: the encoder becomes a version of its model `MODEL`, live where it beats what is in place."""
-    registry, out = Registry(home), home / "adapters" / MODEL
-    training.take_in(registry, MODEL, out)
-    outcome = train(histories, out, in_place=registry.live(MODEL), **options)
-    training.take_in(registry, MODEL, out)
-    return outcome
+    return training.into_home(home, MODEL, lambda out, live: train(histories, out, in_place=live, **options))
 
 
 def of_home(store: Store) -> Histories:

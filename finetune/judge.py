@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.judge import MODEL
-from agent.registry import Registry
 from finetune import adapters, merge, training
 from finetune.gate import Outcome, decide
 from finetune.metrics import equal_mass, log_losses, user_aucs, weighted_auc, weighted_ece
@@ -54,11 +53,7 @@ def split(found: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
 
 def train_home(home: Path, learn: Sequence[Shown], held: Sequence[Shown], **options: Any) -> Outcome:
     """`train` for a home: the judge becomes a version of its model `MODEL`, live where it beats what is in place."""
-    registry, out = Registry(home), home / "adapters" / MODEL
-    training.take_in(registry, MODEL, out)
-    outcome = train(learn, held, out, in_place=registry.live(MODEL), **options)
-    training.take_in(registry, MODEL, out)
-    return outcome
+    return training.into_home(home, MODEL, lambda out, live: train(learn, held, out, in_place=live, **options))
 
 
 def train(
@@ -104,16 +99,27 @@ def train(
     tested = some(held, most_tested)
     card: dict[str, Any] = {
         "kind": "judge", "base": {"name": str(base) if isinstance(base, str) else base.name, "gguf": gguf},
-        "data": {"name": data, **counted([*learn, *held])},
-        "split": {"by": "time", "train": counted(learn), "held_out": counted(held), "tested": counted(tested)},
+        **described(data, learn, held, tested),
         "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
     }  # fmt: skip
-    digest = training.digest(
-        json.dumps([card, training.state_of(folder), [[asdict(each) for each in part] for part in (learn, tested)]])
-    )
+    digest = digest_of(card, folder, learn, tested)
     with training.alone(out), _reporting(report, out, settings) as say:
         run = _Run(folder, gguf, card, digest, out, plain, serve, say, progress or (lambda *_: None), cancel)
         return run.train(learn, tested, in_place)
+
+
+def described(
+    data: str, learn: Sequence[Shown], held: Sequence[Shown], tested: Sequence[Shown]
+) -> dict[str, Any]:  # fmt: skip
+    """What a card says of the examples."""
+    split = {"by": "time", "train": counted(learn), "held_out": counted(held), "tested": counted(tested)}
+    return {"data": {"name": data, **counted([*learn, *held])}, "split": split}
+
+
+def digest_of(card: dict[str, Any], folder: str, learn: Sequence[Shown], tested: Sequence[Shown]) -> str:
+    """Of everything that a training hangs on: a checkpoint is of no use to another."""
+    examples = [[asdict(each) for each in part] for part in (learn, tested)]
+    return training.digest(json.dumps([card, training.state_of(folder), examples]))
 
 
 class _Run:

@@ -35,9 +35,11 @@ class Smoothed:
     neighbours: str
 
     def fit(self, histories: Histories) -> None:
-        """See `Ranker.fit`."""
+        """See `Ranker.fit`. DataError when nothing follows anything and what follows is to be counted."""
         from scipy import sparse
 
+        if self.counts == "sequence" and not histories.ordered:
+            raise DataError("the histories have no order")
         self._history = histories.recent(0.8 if self.counts == "sequence" else 1.0)
         places = histories.firsts
         size = len(histories.posts)
@@ -104,7 +106,9 @@ class Recent:
     tools: Tools
 
     def fit(self, histories: Histories) -> None:
-        """See `Ranker.fit`."""
+        """See `Ranker.fit`. DataError when nothing is older than anything: then it is `Text`."""
+        if not histories.ordered:
+            raise DataError("the histories have no order")
         self._history, self._vectors = histories.recent(0.5), self.tools.vectors
 
     def score(self, users: Rows) -> Floats:

@@ -95,11 +95,7 @@ def _fit(
     import torch
 
     parts = chunks(histories, recipe.longest)
-    tables = [weight for name, weight in model.named_parameters() if name in ("ids", "bias")]
-    others = [weight for name, weight in model.named_parameters() if name not in ("ids", "bias")]
-    optimiser = torch.optim.AdamW(
-        [{"params": tables}, {"params": others}], lr=recipe.rate, weight_decay=recipe.decay, betas=(0.9, 0.98)
-    )  # fmt: skip
+    optimiser = torch.optim.AdamW(model.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.decay)
     per_epoch = len(list(batches(parts, recipe, 0, ordered)))
     total, step = per_epoch * recipe.epochs, 0
     model.train()

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from agent.registry import Registry
 from agent.weights import WEIGHTS, check, unpacked
+from finetune.gate import Outcome
 from retrieval.errors import HomeError, ModelError
 from retrieval.files import beside, write_whole
 
@@ -264,6 +265,18 @@ def take_in(registry: Registry, name: str, out: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     registry.add_folder(name, out, card, live=live is True)
+
+
+def into_home(home: Path, name: str, train: Callable[[Path, Path | None], Outcome]) -> Outcome:
+    """Train a new version of a home's model: `train` gets the folder to fill and that of the live version, if any.
+
+    The version goes live where its card says that the gate let it.
+    """
+    registry, out = Registry(home), home / "adapters" / name
+    take_in(registry, name, out)  # what a killed training had finished
+    outcome = train(out, registry.live(name))
+    take_in(registry, name, out)
+    return outcome
 
 
 def write_adapter(folder: Path, model: Any) -> None:

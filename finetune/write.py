@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 
 from agent.completion import checked_messages, defuse
-from agent.registry import Registry
 from finetune import training
 from finetune.gate import Outcome, decide
 from finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
@@ -176,11 +175,7 @@ def train(
 
 def train_home(home: Path, pairs: Sequence[Pair], **options: Any) -> Outcome:
     """`train` for a home: the adapter becomes a version of its model `MODEL`, live where it has won."""
-    registry, out = Registry(home), home / "adapters" / MODEL
-    training.take_in(registry, MODEL, out)
-    outcome = train(pairs, out, **options)
-    training.take_in(registry, MODEL, out)
-    return outcome
+    return training.into_home(home, MODEL, lambda out, _: train(pairs, out, **options))
 
 
 class _Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,15 +114,3 @@ def test_scores_are_deviations_from_the_mean_of_the_community(community: Communi
     assert scores.mean() == pytest.approx(0, abs=1e-4)
     assert scores.std() == pytest.approx(1, abs=1e-3)
     assert not posts.score(np.array([], dtype=np.int64)).any()
-
-
-def test_a_post_that_came_later_stands_by_its_text(community: Community) -> None:
-    text = community.vectors(range(len(community)))
-    model = by_hand(text.shape[1], tuple(community.ids[1:]))
-    silent = replace(model, arrays={**model.arrays, "ids": np.zeros_like(model.arrays["ids"])})
-    history = np.array([3, 1, 4])
-    later, same = (NextPosts(each, community.ids, text) for each in (model, silent))
-    assert np.isfinite(later.score(history)).all()
-    # Without vectors of their own all posts stand by their text, and that of the new post is read in the same way.
-    assert np.array_equal(later._items[0], same._items[0])
-    assert later._items[1].tobytes() != same._items[1].tobytes()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DataDir = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="An exchange folder, not the home.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")]
 Seed = Annotated[int, typer.Option(help="Of examples, order and dropout.")]
+Epochs = Annotated[int, typer.Option(min=1, help="How often each example is read.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")]
 models_app = typer.Typer(
     no_args_is_help=True, help="Weights: list, pull and verify them. Trained models: their versions, and which is live."
 )
@@ -30,7 +33,7 @@ finetune_app = typer.Typer(
 
 @finetune_app.command("rank")
 def finetune_rank(home: Home = None, as_json: Json = False) -> None:
-    """Fit the small ranking model on the ledger; it goes live only where it beats the hand-set weights."""
+    """Fit the small ranking model on the ledger; it goes live only where it beats what is in place."""
     from finetune.rank import fit_agent
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
@@ -54,10 +57,10 @@ def finetune_write(
     base: Annotated[
         str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder of the adapter; default: a new version in the home.")] = None,
+    out: Out = None,
     rank: Annotated[int, typer.Option(min=1, max=16, help="Rank of the adapter.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1, help="How often each answer is read.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
+    epochs: Epochs = 1,
+    steps: Steps = None,
     as_json: Json = False,
 ) -> None:
     """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was."""
@@ -95,16 +98,14 @@ def finetune_llm(
     rank: Annotated[int, typer.Option(min=1, max=16, help="Rank; tokens of a prefix, width of an adapter.")] = 16,
     cut: Annotated[int | None, typer.Option(min=1, metavar="N", help="Keep the base's first N layers.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, metavar="K", help="Train the last K layers only.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="How often each example is read.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")] = None,
+    epochs: Epochs = 1,
+    steps: Steps = None,
+    minutes: Minutes = None,
     eval_every: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Measure on the way.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Likes and dislikes in the exchange format, not the home.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")] = None,
+    data: DataDir = None,
+    out: Out = None,
     report: Annotated[str | None, typer.Option(help="tensorboard or wandb hears of each step.")] = None,
-    seed: Annotated[int, typer.Option(help="Of examples, order and dropout.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Train a language model on who acted on what; can be stopped and goes on where it was."""
@@ -133,9 +134,9 @@ def finetune_llm(
 def finetune_click(
     home: Home = None,
     base: Annotated[str, typer.Option(help="A BERT: a folder or a name; default: small.")] = "",
-    epochs: Annotated[int, typer.Option(min=1, help="How often each example is read.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")] = None,
+    epochs: Epochs = 1,
+    steps: Steps = None,
+    minutes: Minutes = None,
     data: DataDir = None,
     out: Out = None,
     seed: Seed = 0,
@@ -160,9 +161,9 @@ def finetune_embed(
     home: Home = None,
     base: Annotated[str, typer.Option(help="A sentence-transformers model: a folder or a name; default: small.")] = "",
     unsupervised: Annotated[bool, typer.Option("--unsupervised", help="Learn from texts alone.")] = False,
-    debias: Annotated[bool, typer.Option("--debias", help="Weigh what is rarely seen more.")] = False,
+    debias: Annotated[bool, typer.Option("--debias", help="Draw pairs of rarely seen posts more often.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Stop after so many steps.")] = 100,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")] = None,
+    minutes: Minutes = None,
     data: DataDir = None,
     out: Out = None,
     seed: Seed = 0,
