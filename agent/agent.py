@@ -30,7 +30,7 @@ from agent.view import Progress
 from agent.why import explain_absence, explain_presence
 from retrieval import exchange
 from retrieval.conversation import Turn
-from retrieval.embedder import Embedder
+from retrieval.embedder import Embedder, PostEncoder
 from retrieval.errors import HomeError, UnknownEvent, UnknownUser
 from retrieval.event import INTEREST, Event
 from retrieval.post import Post, clean_text
@@ -408,6 +408,11 @@ class Agent:
     def embedder(self) -> Embedder:
         """The home's embedder, for training."""
         return self._core.embedder
+
+    @property
+    def encoder(self) -> PostEncoder | None:
+        """The language model that reads the home's posts, for training; None without LLMs. May raise WeightsError."""
+        return self._core.encoder()
 
     def warm(self, user: str, language: Language = "en", *, llm_rank: bool = False) -> None:
         """Do ahead what a first request would wait for: models, the clauses of the list, the judge's prefix."""

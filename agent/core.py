@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from agent.answer import Answer
 from agent.clause import ClauseBook, ClauseWorker
+from agent.encoder import PostEncoder, encoder_of
 from agent.explaining import Explainer
 from agent.judge import Judge
 from agent.ledger import Send, forwarding
@@ -31,7 +32,7 @@ class Core:
         self.clock = clock
         self.store = Store(settings.home.expanduser())
         self.embedder = embedder_of(settings)
-        self.views = Views(self.store, self.embedder, settings.index)
+        self.views = Views(self.store, self.embedder, settings.index, self.encoder)
         self.conversations = Conversations(self.store)
         if send is not None:
             self.store, self.conversations = forwarding(self.store, send), forwarding(self.conversations, send)
@@ -54,6 +55,10 @@ class Core:
     def view(self, as_of: float | None = None) -> View:
         """The home as of now, or as of a moment of the past."""
         return self.views.current() if as_of is None else self.views.as_of(as_of)
+
+    def encoder(self) -> PostEncoder | None:
+        """The language model that reads posts; None without LLMs. WeightsError or ModelError when it is not there."""
+        return None if self.settings.no_llm else encoder_of(self.store.home)
 
     def understander(self) -> Understander:
         """Made when it is first asked for; its trained classifier is kept in the home."""

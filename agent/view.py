@@ -6,11 +6,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from agent.ranker import MODEL, Ranker
 from agent.registry import Registry
 from retrieval.community import Community
-from retrieval.embedder import Embedder
+from retrieval.embedder import Embedder, PostEncoder
+from retrieval.errors import WhyfeedError
 from retrieval.reader import Reader, read
+from retrieval.reading import readings
 from retrieval.store import Store
 from retrieval.topic import Topics
 
@@ -38,12 +42,18 @@ class View:
 
 
 class Views:
-    """Makes views, and makes a new one when another process has changed the store or made another ranker live."""
+    """Makes views, and makes a new one when another process has changed the store or made another ranker live.
 
-    def __init__(self, store: Store, embedder: Embedder, factory: str) -> None:
+    `encoder` opens the language model that reads posts, for rankers that were trained with its readings.
+    """
+
+    def __init__(
+        self, store: Store, embedder: Embedder, factory: str, encoder: Callable[[], PostEncoder | None] = lambda: None
+    ) -> None:
         self._store = store
         self._embedder = embedder
         self._factory = factory
+        self._encoder = encoder
         self._lock = threading.Lock()
         self._view: View | None = None
         self._generation = -1
@@ -60,8 +70,7 @@ class Views:
                 self._generation = generation
             else:
                 if stamp != self._stamp:
-                    ranker = Ranker.load(self._store.home)
-                    self._view.community.look_ahead(ranker.next_item)
+                    ranker = self._ranker(self._view.community, progress)
                     self._view = replace(self._view, ranker=ranker)
                 self._view.community.take_in(self._store)
             self._stamp = stamp
@@ -74,7 +83,31 @@ class Views:
     def _make(self, as_of: float | None, progress: Progress | None) -> View:
         community = Community.load(self._store, self._embedder, factory=self._factory, as_of=as_of, progress=progress)
         topics = Topics(self._store, community, self._embedder)
-        ranker = Ranker.load(self._store.home)
         # A transformer that was trained on what came later has no place in a view of the past.
-        community.look_ahead(None if as_of is not None else ranker.next_item)
+        ranker = Ranker.load(self._store.home) if as_of is not None else self._ranker(community, progress)
         return View(self._store, self._embedder, community, topics, ranker)
+
+    def _ranker(self, community: Community, progress: Progress | None) -> Ranker:
+        """The live ranker, and its transformer at work in the community; posts that it needs read are read now."""
+        ranker = Ranker.load(self._store.home)
+        model = ranker.next_item
+        if model is None or not model.encoder:
+            community.look_ahead(model)
+            return ranker
+        encoder: PostEncoder | None = None
+        why, width = "", len(model.arrays["centre"])
+        try:
+            encoder = self._encoder()
+            if encoder is not None and encoder.name != model.encoder:
+                why = f"another language model is live, {encoder.name}: fit again"
+                encoder = None
+            states = readings(self._store, model.encoder, community.nums, width, encoder, progress)
+        except WhyfeedError as exc:
+            why = str(exc)
+            states = readings(self._store, model.encoder, community.nums, width, None)
+        community.look_ahead(model, states)
+        if unread := int(np.isnan(states[:, 0]).sum()):
+            return replace(
+                ranker, origin=f"{ranker.origin}; {unread} posts not read by {model.encoder} ({why or 'off'})"
+            )
+        return ranker

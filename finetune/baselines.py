@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,13 +20,14 @@ import numpy as np
 
 from finetune.histories import Histories, Progress
 from finetune.protocol import pair_keys
-from retrieval.arrays import Floats, Rows, Vectors, unit
+from retrieval.arrays import Condenser, Floats, Rows, Vectors, unit
 from retrieval.embedder import Embedder, PostEncoder
 from retrieval.errors import DataError, ModelError
 
 T = TypeVar("T")
 _TILE = 1024
 _ENCODED = 256  # texts that are embedded between two reports of progress
+_THREADS = 2
 
 
 class Ranker(Protocol):
@@ -83,16 +86,32 @@ class Tools:
     @cached_property
     def vectors(self) -> Vectors:
         """(posts, d) unit vectors of the texts, made once."""
-        found = []
-        for begin in range(0, len(self.texts), _ENCODED):
+
+        def read(begin: int) -> Vectors:
             if self.progress:
                 self.progress("reading texts", begin, len(self.texts))
-            found.append(self.embedder.encode(self.texts[begin : begin + _ENCODED]))
+            return self.embedder.encode(self.texts[begin : begin + _ENCODED])
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(read, range(0, len(self.texts), _ENCODED)))
         return np.concatenate(found) if found else np.zeros((0, self.embedder.dimension), dtype=np.float32)
 
-    @cached_property
+    @property
     def hidden(self) -> Vectors:
         """(posts, d) what the language model read in each post; DataError when there is none."""
+        found: Vectors = self.made("hidden", self._hidden)
+        return found
+
+    def read_ahead(self) -> None:
+        """Have the language model read in the background; what goes wrong is said to whoever asks for `hidden`."""
+
+        def read() -> None:
+            with suppress(DataError, ModelError):
+                self.made("hidden", self._hidden)
+
+        threading.Thread(target=read, name="whyfeed-reading", daemon=True).start()
+
+    def _hidden(self) -> Vectors:
         if self.encoder is None:
             raise DataError("no language model reads the posts")
         found = []
@@ -103,19 +122,7 @@ class Tools:
         states = np.concatenate(found) if found else np.zeros((0, self.encoder.dimension), dtype=np.float32)
         # Each layer by itself: later ones are several times as strong.
         layers = np.split(states, len(getattr(self.encoder, "layers", (0,))), axis=1)
-        return unit(np.concatenate([condensed(layer) for layer in layers], axis=1))
-
-
-def condensed(states: Vectors, size: int = 256) -> Vectors:
-    """(n, at most `size`) of hidden states (n, d): centred, main directions by the root of their strength, unit length.
-
-    The first directions of such states are a hundred times as strong as those that tell posts apart.
-    """
-    centred = states - states.mean(axis=0)
-    values, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    kept = np.argsort(-values)[: min(size, len(values))]
-    strength = np.maximum(values[kept], 1e-12) ** 0.25  # of singular values: the root of the root
-    return unit((centred @ (directions[:, kept] / strength)).astype(np.float32))
+        return unit(np.concatenate([Condenser.of(layer)(layer) for layer in layers], axis=1))
 
 
 @dataclass

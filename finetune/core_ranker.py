@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from finetune import stack
 from finetune.baselines import Eligible, Ranker, Tools
@@ -78,11 +77,11 @@ class CoreRanker:
     def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
         """See `Reranker.rerank`: posts near the top of the blend's catalogue are above all others."""
         scores, blended = self._blended(users)
-        found = []
-        for line, user in enumerate(users.tolist()):
+
+        def ranked(line: int) -> tuple[Rows, Floats]:
             posts = eligible(line, blended[line])
             own = blended[line, posts].astype(np.float64)
-            if self._lengths[user]:
+            if self._lengths[users[line]]:
                 lines, names = np.array([line]), list(self.blend.weights)
                 values = _values(scores, self._context, names, users, lines, posts[None])[0]
                 high = own >= _edge(blended[line])
@@ -92,8 +91,10 @@ class CoreRanker:
                     own[high] += self.near.correction(values[high])
                 # Each tier has a scale of its own: the upper one is lifted above anything the lower one can say.
                 own[high] += _LIFT
-            found.append((posts, own))
-        return found
+            return posts, own
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(ranked, range(len(users))))
 
     def _blended(self, users: Rows) -> tuple[Scores, Floats]:
         scores = Scores.of({name: ranker.score for name, ranker in self._ranker.items()}, users)
@@ -104,7 +105,7 @@ class CoreRanker:
     # ---- learning what to combine ----
 
     def _fit_parts(self, names: Sequence[str], histories: Histories) -> dict[str, Ranker]:
-        """Those that these data have, two at a time: they wait in BLAS and torch, not for each other."""
+        """Those that these data have, two at a time."""
 
         def fitted(name: str) -> Ranker | None:
             def make() -> Ranker | DataError | ModelError:
@@ -121,7 +122,7 @@ class CoreRanker:
             return None if isinstance(found, DataError | ModelError) else found
 
         _ = self.tools.vectors  # made by one thread
-        with threadpool_limits(1), ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             found = zip(names, pool.map(fitted, names), strict=True)
             return {name: ranker for name, ranker in found if ranker is not None}
 
@@ -169,15 +170,17 @@ class CoreRanker:
                 near.append(_values(scores, context, names, users, lines, np.stack([posts for _, posts in hard])))
                 near_users.append(users[lines])
         weights = np.array(list(self.blend.weights.values()), dtype=np.float32)
-        self.far = self._earned("far", _lists([test.user[order]], far, weights))
-        if near:
-            self.near = self._earned("near", _lists(near_users, near, weights))
+        if find_spec("lightgbm") is None:
+            self.missing["forests"] = "lightgbm is not installed: pip install 'whyfeed[eval]'"
+            return
+        with ThreadPoolExecutor(_THREADS) as pool:
+            grown = pool.submit(self._earned, "far", _lists([test.user[order]], far, weights))
+            if near:
+                self.near = self._earned("near", _lists(near_users, near, weights))
+            self.far = grown.result()
 
     def _earned(self, name: str, lists: Lists) -> Forest | None:
         """A forest, if it is better than the blend on lists that it has not seen."""
-        if find_spec("lightgbm") is None:
-            self.missing["forests"] = "lightgbm is not installed: pip install 'whyfeed[eval]'"
-            return None
         halves = lists.split(0.5, self.tools.seed)
         if min(len(half.users) for half in halves) < _ENOUGH:
             return None

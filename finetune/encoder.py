@@ -394,21 +394,12 @@ def _after(layer: Any, states: Any, turns: Any) -> Any:
 
 def _load(path: Path, depth: int) -> Any:
     """The first layers of a GGUF model in float32, on the GPU where there is one."""
-    import torch
-    import transformers
-
-    try:
-        causal: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            str(path.parent), gguf_file=path.name, dtype=torch.float32, attn_implementation="sdpa"
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
-        first = (str(exc).splitlines() or [""])[0]
-        raise HomeError(f"cannot load the base model {str(path)!r} ({first}); check it, or pull it again") from exc
+    _, causal = training.load(str(path.parent), path.name, attn_implementation="sdpa")
     if len(causal.model.layers) < depth:
         raise ValueError(f"{path.name!r} has {len(causal.model.layers)} layers, not {depth}; name fewer")
     causal.model.layers = causal.model.layers[:depth]
     causal.config.num_hidden_layers = depth
-    return causal.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return causal.eval()
 
 
 def _file(base: str | Path) -> Path:

@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 
 from retrieval import signals, source
-from retrieval.arrays import Floats, Rows
+from retrieval.arrays import Floats, Rows, Vectors
 from retrieval.community import Community
 from retrieval.embedder import Embedder
 from retrieval.event import Event
@@ -29,7 +29,8 @@ from retrieval.store import Store
 from retrieval.topic import Topics
 
 MIN_HISTORY = 2
-Ahead = Callable[[Community], NextItem | None]
+# A transformer, and what a language model read in each post, if it was trained with that.
+Ahead = Callable[[Community], tuple[NextItem | None, Vectors | None]]
 NEGATIVES = 60
 
 
@@ -91,7 +92,7 @@ def _window(
 ) -> Iterator[Group]:
     community = Community.load(store, embedder, as_of=until, events_until=before)
     if ahead is not None:
-        community.look_ahead(ahead(community))
+        community.look_ahead(*ahead(community))
     topics = Topics(store, community, embedder)
     past: dict[str, list[Event]] = {}
     acted: dict[str, dict[int, float]] = {}

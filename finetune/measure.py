@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from finetune.baselines import BASELINES, Eligible, Ranker, Reranker, Tools
 from finetune.clicks import CoreClicks
@@ -37,7 +38,7 @@ from finetune.metrics import (
     weighted_auc,
     weighted_ece,
 )
-from finetune.parts import WITH_LLM
+from finetune.parts import WITH_LLM, enough
 from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from retrieval.arrays import Floats, Rows
 from retrieval.embedder import Embedder, PostEncoder
@@ -110,12 +111,23 @@ def measure(
     """
     if unknown := [name for name in rankers if name not in RANKERS]:
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
+    # One thread of BLAS for each of ours, which keep the cores busy: and what more of them add up hangs on how many.
+    with threadpool_limits(1):
+        return _measured(folder, embedder, test, rankers, candidates, progress, seed, encoder)
+
+
+def _measured(
+    folder: Path, embedder: Embedder, test: Path | None, rankers: Sequence[str], candidates: int | None,
+    progress: Progress | None, seed: int, encoder: PostEncoder | None,
+) -> Measurement:  # fmt: skip
     begun = time.perf_counter()
     whole = read_histories(folder, progress)
     train, asked = prepare(whole, folder, test, candidates, seed)
     tools = Tools(embedder, train.texts, progress, seed, encoder)
     names = tuple(dict.fromkeys(rankers)) or RANKERS
     bench = Bench(train, asked, tools)
+    if encoder is not None and "whyfeed" in names and isinstance(asked, RankingTest) and enough(train):
+        tools.read_ahead()
     found = Measurement(whole.name, asked.protocol, SHORT[type(asked)])
     found.skipped = whole.skipped + asked.skipped
     # A language model has no place among clicks yet, and none without an encoder.

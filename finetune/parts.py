@@ -166,9 +166,8 @@ class Next:
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`. DataError where there is too little to learn from."""
-        likes = int(histories.lengths.sum())
-        if likes < self.enough:
-            raise DataError(f"{likes} likes are too few for a transformer")
+        if not enough(histories, self.enough):
+            raise DataError("there are too few likes for a transformer")
         text: Vectors = np.concatenate([self.tools.vectors, self.tools.hidden], 1) if self.llm else self.tools.vectors
         self._histories = sequences(histories)
         self.model = train_sequence(self._histories, text, histories.ordered, self.recipe, self.tools.progress)
@@ -178,6 +177,11 @@ class Next:
         """See `Ranker.score`."""
         states = self.model.states([self._histories[user] for user in users], self._items)
         return np.asarray(states @ self._items.T + self.model.arrays["bias"], dtype=np.float32)
+
+
+def enough(histories: Histories, least: int = ENOUGH) -> bool:
+    """Whether there are so many likes that a transformer learns from them."""
+    return int(histories.lengths.sum()) >= least
 
 
 def sequences(histories: Histories) -> list[Rows]:

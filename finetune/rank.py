@@ -7,7 +7,7 @@ a reader who is told "because you like X" must not be scored down for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.ranker import HAND_SET, NOT_FITTED, Ranker
-from finetune.examples import Group, groups
+from finetune.examples import Ahead, Group, groups
 from finetune.gate import Outcome, decide
+from finetune.sequence import ENOUGH as ENOUGH_LIKES
 from finetune.sequence import train_community
-from retrieval.arrays import Floats
+from retrieval.arrays import Floats, Vectors
 from retrieval.community import Community
-from retrieval.embedder import Embedder
+from retrieval.embedder import Embedder, PostEncoder
+from retrieval.errors import ModelError, WeightsError
+from retrieval.reading import readings
+from retrieval.sequence import NextItem
 from retrieval.signals import CORE
 from retrieval.store import Store
 
 if TYPE_CHECKING:
     from agent.agent import Agent
 
+Progress = Callable[[str, int, int], None]
 FITTED = tuple(name for name in CORE if name not in NOT_FITTED)
 ENOUGH = 200  # groups; with fewer nothing is fitted
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
@@ -35,30 +40,44 @@ _SHOWN = 300  # posts that a request ranks: what the calibrated probability refe
 
 
 def fit(
-    store: Store, embedder: Embedder, home: Path, progress: Callable[[str, int, int], None] | None = None, seed: int = 0
-) -> Outcome:
+    store: Store, embedder: Embedder, home: Path, progress: Progress | None = None, seed: int = 0,
+    encoder: PostEncoder | None = None, enough: int = ENOUGH_LIKES,
+) -> Outcome:  # fmt: skip
     """Fit, test on the last windows against the weights in place, and make the fitted model live where it wins.
 
     The penalty is chosen on one window, the gate is decided on the two after it, which the choice
     has not seen; then the model is fitted again on everything. A model in place may have been fitted
-    on these windows too, which can only speak for it.
+    on these windows too, which can only speak for it. `encoder` is the language model that may read posts for the
+    next-item transformer; it does so where that is chosen, and never with fewer than `enough` likes.
     """
     in_place = Ranker.load(home)
     name = "the model in place" if in_place.calibrated else "hand-set"
-    ahead = train_community if find_spec("torch") else None
-    found = list(groups(store, embedder, seed=seed, progress=progress, ahead=ahead))
+    trainers = _trainers(store, encoder, progress, enough)
+    replayed = {
+        reads: list(groups(store, embedder, seed=seed, progress=progress, ahead=train))
+        for reads, train in trainers.items()
+    }
+    found = replayed[""]
     if len(found) < ENOUGH:
         why = f"{len(found)} examples of readers, {ENOUGH} needed: {name} stays"
         return Outcome(False, why, {"groups": len(found)})
     last = max(group.window for group in found)
-    train = [group for group in found if group.window < last - 2]
-    choose = [group for group in found if group.window == last - 2]
-    test = [group for group in found if group.window > last - 2]
-    if not train or not choose:
+    parts = {
+        reads: (
+            [group for group in every if group.window < last - 2],
+            [group for group in every if group.window == last - 2],
+            [group for group in every if group.window > last - 2],
+        )
+        for reads, every in replayed.items()
+    }
+    if not all(parts[""][:2]):
         why = f"there are examples of the last days alone: {name} stays"
         return Outcome(False, why, {"groups": len(found)})
-    signals, penalty = _chosen(train, choose)
-    before = ndcg(np.array([in_place.weights[signal] for signal in FITTED]), test)
+    reads, signals, penalty = _chosen({reads: each[:2] for reads, each in parts.items()})
+    found, (train, choose, test) = replayed[reads], parts[reads]
+    own = in_place.next_item.encoder if in_place.next_item else ""
+    # The one in place is asked with the transformer that it has.
+    before = ndcg(np.array([in_place.weights[signal] for signal in FITTED]), parts.get(own, parts[""])[2])
     after = ndcg(solve(train + choose, penalty, signals), test, signals)
     decision = decide(
         before, after, [group.user for group in test], np.array([group.history for group in test]),
@@ -66,6 +85,7 @@ def fit(
     )  # fmt: skip
     card: dict[str, Any] = {
         "groups": len(found), "tested": len(test), "signals": signals, "penalty": penalty, "seed": seed,
+        "reads": reads if "next" in signals else "",
         "ndcg@10": {name: float(np.mean(before)), "fitted": float(np.mean(after))},
         "gate": decision.to_json(), "retrieval_recall": _recall(test),
     }  # fmt: skip
@@ -75,29 +95,58 @@ def fit(
     bias = _bias(found, weights, signals)
     card["weights"] = {name: float(value) for name, value in zip(signals, weights, strict=True)}
     fitted = {**HAND_SET, **dict.fromkeys(FITTED, 0.0), **card["weights"]}
-    next_item = None
-    if fitted["next"]:
-        community = Community.load(store, embedder)
-        next_item = train_community(community, progress)
+    next_item, again = None, trainers[reads]
+    if fitted["next"] and again is not None:
+        next_item, _ = again(Community.load(store, embedder))
     Ranker(fitted, bias, True, f"fitted on {len(found)} examples", next_item).save(home, card)
     return Outcome(True, decision.why, card)
 
 
-def _chosen(train: Sequence[Group], choose: Sequence[Group]) -> tuple[tuple[str, ...], float]:
-    """The signals and the penalty that do best on `choose`; the transformer takes part only where it helps there."""
+def _trainers(
+    store: Store, encoder: PostEncoder | None, progress: Progress | None, enough: int
+) -> dict[str, Ahead | None]:
+    """What may train a transformer, by the name of the language model whose readings it gets; "" without one."""
+    if find_spec("torch") is None:
+        return {"": None}
+
+    def plain(community: Community) -> tuple[NextItem | None, Vectors | None]:
+        return train_community(community, progress, enough=enough), None
+
+    likes = sum(event.weight > 0 for _, event in store.events())
+    if encoder is None or likes < enough:  # nothing would come of reading
+        return {"": plain}
+
+    def reading(community: Community) -> tuple[NextItem | None, Vectors | None]:
+        states = readings(store, encoder.name, community.nums, encoder.dimension, encoder, progress)
+        return train_community(community, progress, encoder.name, states, enough), states
+
+    return {"": plain, encoder.name: reading}
+
+
+def _chosen(parts: Mapping[str, tuple[Sequence[Group], Sequence[Group]]]) -> tuple[str, tuple[str, ...], float]:
+    """Readings, signals and penalty that do best on the second of each two parts, fitted on the first.
+
+    The transformer, and the language model in it, take part only where they help there: of equal ones what is simpler.
+    """
     without = tuple(name for name in FITTED if name != "next")
+    ways = [("", without), *((reads, FITTED) for reads in parts)]
     tried = [
-        (float(np.mean(ndcg(solve(train, penalty, names), choose, names))), names, penalty)
-        for names in (without, FITTED)
+        (float(np.mean(ndcg(solve(parts[reads][0], penalty, names), parts[reads][1], names))), (reads, names, penalty))
+        for reads, names in ways
         for penalty in PENALTIES
     ]
-    _, names, penalty = max(tried, key=lambda each: each[0])  # of equal ones the first: what is simpler
-    return names, penalty
+    return max(tried, key=lambda each: each[0])[1]
 
 
-def fit_agent(agent: Agent, progress: Callable[[str, int, int], None] | None = None) -> Outcome:
+def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
     """Fit on an agent's home; the agent uses what went live from the next request on."""
-    return fit(agent.store, agent.embedder, agent.home, progress)
+    try:
+        encoder = agent.encoder
+        if encoder is not None:
+            encoder.dimension  # noqa: B018  (opens it)
+    except (ModelError, WeightsError):
+        encoder = None
+    return fit(agent.store, agent.embedder, agent.home, progress, encoder=encoder)
 
 
 def solve(found: Sequence[Group], penalty: float, names: Sequence[str] = FITTED) -> Floats:
@@ -122,19 +171,22 @@ def conditional_logit(
     """
     from scipy.optimize import minimize
 
-    scale = np.concatenate([values for values, _ in choices]).astype(np.float64).std(axis=0) + 1e-6
-    batches = [(values.astype(np.float64) / scale, chosen) for values, chosen in choices]
+    every = np.concatenate([values for values, _ in choices]).astype(np.float64)
+    scale = every.std(axis=0) + 1e-6
+    every /= scale
+    lengths = np.array([len(values) for values, _ in choices])
+    starts = np.append(0, np.cumsum(lengths)[:-1])
+    # Each choice weighs the same, and so does everything that was chosen in it.
+    chosen = np.concatenate([right / right.sum() for _, right in choices]) @ every
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        total, gradient = 0.0, np.zeros(len(weights))
-        for values, chosen in batches:
-            scores = values @ weights
-            top = scores.max()
-            exponents = np.exp(scores - top)
-            share = exponents / exponents.sum()
-            total += float(np.log(exponents.sum()) + top - scores[chosen].mean())
-            gradient += share @ values - values[chosen].mean(axis=0)
-        count = len(batches)
+        scores = every @ weights
+        top = np.maximum.reduceat(scores, starts)
+        exponents = np.exp(scores - np.repeat(top, lengths))
+        sums = np.add.reduceat(exponents, starts)
+        gradient = (exponents / np.repeat(sums, lengths)) @ every - chosen
+        total = float((np.log(sums) + top).sum() - chosen @ weights)
+        count = len(lengths)
         return total / count + penalty * float(weights @ weights), gradient / count + 2 * penalty * weights
 
     result = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B", bounds=bounds)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from finetune.baselines import needs
-from retrieval.arrays import Rows, Vectors
+from retrieval.arrays import Condenser, Rows, Vectors
 from retrieval.community import Community
 from retrieval.sequence import NextItem
 
@@ -67,19 +67,31 @@ def train_sequence(
     return NextItem(weights_of(model), recipe.heads, recipe.longest)
 
 
-def train_community(community: Community, progress: Progress | None = None) -> NextItem | None:
-    """Fit on what a community knows; None where that is too little. ModelError when torch is not installed."""
+def train_community(
+    community: Community, progress: Progress | None = None, encoder: str = "", states: Vectors | None = None,
+    enough: int = ENOUGH,
+) -> NextItem | None:  # fmt: skip
+    """Fit on what a community knows; None for fewer than `enough` likes. ModelError when torch is not installed.
+
+    `states` (posts, d): what the language model of the name `encoder` read in each post.
+    """
     _, users, rows, _, _ = community.sequences()
     order = np.argsort(users, kind="stable")
     users, rows = users[order], rows[order]
     _, first = np.unique(users * len(community) + rows, return_index=True)
     first.sort()
     users, rows = users[first], rows[first]
-    if len(rows) < ENOUGH:
+    if len(rows) < enough:
         return None
     histories = np.split(rows, np.flatnonzero(np.diff(users)) + 1)
-    model = train_sequence(histories, community.vectors(range(len(community))), True, progress=progress)
-    return replace(model, posts=tuple(community.ids))
+    text = community.vectors(range(len(community)))
+    if states is None:
+        return replace(train_sequence(histories, text, True, progress=progress), posts=tuple(community.ids))
+    condenser = Condenser.of(states)
+    text = np.concatenate([text, condenser(states)], axis=1)
+    model = train_sequence(histories, text, True, progress=progress)
+    arrays = {**model.arrays, "centre": condenser.centre, "directions": condenser.directions}
+    return replace(model, arrays=arrays, posts=tuple(community.ids), encoder=encoder)
 
 
 def _torch() -> Any:

@@ -23,10 +23,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from agent.registry import Registry
-from agent.weights import WEIGHTS, check, unpacked
+from agent.weights import WEIGHTS, cache_folder, check, unpacked
 from finetune.gate import Outcome
 from retrieval.errors import HomeError, ModelError
-from retrieval.files import beside, write_whole
+from retrieval.files import beside, new_folder, write_whole
 
 Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
 
@@ -77,16 +77,50 @@ def load(folder: str, gguf: str | None, **options: Any) -> tuple[Any, Any]:
     `options` go to transformers' `from_pretrained`. HomeError when the base cannot be read.
     """
     import torch
+
+    tokenizer, model = _from(folder if gguf is None else str(_unquantised(Path(folder, gguf))), **options)
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _from(folder: str, **options: Any) -> tuple[Any, Any]:
+    import torch
     import transformers
 
-    file = {} if gguf is None else {"gguf_file": gguf}
     try:
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **file)
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **file, **options)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            folder, **{key: value for key, value in options.items() if key == "gguf_file"}
+        )
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
         first = (str(exc).splitlines() or [""])[0]
         raise HomeError(f"cannot load the base model {folder!r} ({first}); check the folder, or pull it again") from exc
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer, model
+
+
+def _unquantised(file: Path) -> Path:
+    """The folder of a GGUF's model in transformers' own form, kept in the cache: reading a GGUF takes it half a minute.
+
+    It is made again when the file has another size or time.
+    """
+    target = cache_folder() / f"{file.stem}-{digest(str(file.resolve()))[:8]}"
+    try:
+        stat = file.stat()
+        seal = f"{stat.st_size} {stat.st_mtime_ns}\n"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(beside(target, "lock")):
+            with contextlib.suppress(OSError):
+                if (target / "of").read_text(encoding="utf-8") == seal:
+                    return target
+            tokenizer, model = _from(str(file.parent), gguf_file=file.name)
+            with new_folder(target) as new:
+                tokenizer.save_pretrained(new)
+                model.save_pretrained(new)
+                (new / "of").write_text(seal, encoding="utf-8")
+    except OSError as exc:
+        raise HomeError(
+            f"cannot read {str(file)!r} into {str(target.parent)!r} ({exc.strerror or exc}); check both"
+        ) from exc
+    return target
 
 
 # ---- steps

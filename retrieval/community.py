@@ -162,9 +162,16 @@ class Community:
             if (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1):
                 self._count()
 
-    def look_ahead(self, model: NextItem | None) -> None:
-        """Use a next-item transformer from now on, or none."""
-        self.next_posts = None if model is None else NextPosts(model, self.ids, self.vectors(range(len(self))))
+    def look_ahead(self, model: NextItem | None, states: Vectors | None = None) -> None:
+        """Use a next-item transformer from now on, or none.
+
+        `states` (posts, d) are what its language model read in each post, if it has one; see `NextItem.text`.
+        """
+        if model is None:
+            self.next_posts = None
+            return
+        text = self.vectors(range(len(self)))
+        self.next_posts = NextPosts(model, self.ids, text if states is None else model.text(text, states))
 
     # ---- reading ----
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from retrieval.arrays import Vectors
+import numpy as np
+
+from retrieval.arrays import Rows, Vectors
 from retrieval.embedder import Embedder, PostEncoder
 from retrieval.post import Post, reading_text
 from retrieval.store import Store, embedding_text
@@ -40,6 +42,27 @@ def encoded(store: Store, encoder: PostEncoder, progress: Progress | None = None
         progress,
     )
     return nums, vectors
+
+
+def readings(
+    store: Store, name: str, nums: Rows, width: int, encoder: PostEncoder | None, progress: Progress | None = None
+) -> Vectors:
+    """(len(nums), width): what the encoder of that name read in these posts, not a number where it has not.
+
+    With the encoder at hand what is missing is read now; it is not opened where nothing is.
+    """
+    digests = {num: digest for num, _, digest in store.texts("reading")}
+
+    def there() -> dict[int, Vectors]:
+        rows = zip(*store.vectors(name, width), strict=True)
+        return {num: vector for num, digest, vector in rows if digests.get(num) == digest}
+
+    known = there()
+    if encoder is not None and any(num not in known for num in nums.tolist()):
+        encoded(store, encoder, progress)
+        known = there()
+    nothing = np.full(width, np.nan, dtype=np.float32)
+    return np.array([known.get(num, nothing) for num in nums.tolist()], dtype=np.float32).reshape(len(nums), width)
 
 
 def _made(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.arrays import Floats, Rows, Vectors
+from retrieval.arrays import Condenser, Floats, Rows, Vectors
 
 Arrays = Mapping[str, Floats]
 _BLOCK = 512  # histories at a time
@@ -31,11 +31,21 @@ class NextItem:
     heads: int
     longest: int  # events of a history that are looked at, the newest
     posts: tuple[str, ...] = ()  # ids of the posts of training, where they are to be found again
+    encoder: str = ""  # name of the language model whose readings stand beside the sentence vectors, if any
 
     @property
     def ordered(self) -> bool:
         """Whether the order within a history counts."""
         return "positions" in self.arrays
+
+    def text(self, vectors: Vectors, states: Vectors) -> Vectors:
+        """(n, t) text vectors of posts: their sentence vectors, and what its `encoder` read in them (n, d).
+
+        Rows that are not a number were not read yet: such a post stands by its sentence vector.
+        """
+        centre = self.arrays["centre"]
+        known = np.where(np.isnan(states), centre, states)
+        return np.concatenate([vectors, Condenser(centre, self.arrays["directions"])(known)], axis=1)
 
     def items(self, text: Vectors, known: Rows | None = None) -> Vectors:
         """(n, d): what posts with these text vectors (n, t) are to the transformer.
@@ -113,7 +123,8 @@ class NextItem:
         """A file for `from_bytes`."""
         buffer = io.BytesIO()
         shape = np.array([self.heads, self.longest])
-        np.savez(buffer, allow_pickle=False, shape=shape, posts=np.array(self.posts, dtype=np.str_), **self.arrays)
+        names = {"posts": np.array(self.posts, dtype=np.str_), "encoder": np.array(self.encoder)}
+        np.savez(buffer, allow_pickle=False, shape=shape, **names, **self.arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -123,7 +134,8 @@ class NextItem:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 arrays = dict(file)
             heads, longest = arrays.pop("shape").tolist()
-            return cls(arrays, heads, longest, tuple(arrays.pop("posts").tolist()))
+            encoder = str(arrays.pop("encoder", ""))  # older files have none
+            return cls(arrays, heads, longest, tuple(arrays.pop("posts").tolist()), encoder)
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as exc:
             raise ValueError(f"not the weights of a next-item transformer ({exc})") from exc
 

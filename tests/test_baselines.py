@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.baselines import BASELINES, Ease, ItemKnn, Means, Rp3Beta, Tools, UserKnn, condensed
+from finetune.baselines import BASELINES, Ease, ItemKnn, Means, Rp3Beta, Tools, UserKnn
 from finetune.clicks import CoreClicks
 from finetune.core_ranker import CoreRanker
 from finetune.histories import Histories, read_histories
 from finetune.parts import WITHOUT_LLM, Friends, Linked, Smoothed, sequences, word_neighbours
 from finetune.protocol import leave_one_out, with_negatives
-from retrieval.arrays import unit
+from retrieval.arrays import Condenser, unit
 from retrieval.cooccurrence import Cooccurrence, text_neighbours
 from retrieval.errors import DataError
 from tests.ranking_world import EMBED, bought, event, every, judged, read, tools, write_folder
@@ -205,11 +205,13 @@ def test_histories_of_the_transformer_are_the_liked_posts_in_order(tmp_path: Pat
 def test_condensed_states_are_unit_rows_of_as_many_directions(count: int, width: int, size: int) -> None:
     states = np.random.default_rng(0).normal(3, 1, (count, width)).astype(np.float32)
     states[:, 0] *= 100
-    found = condensed(states, size)
+    found = Condenser.of(states, size)(states)
     assert found.shape == (count, min(size, width))
     assert found.dtype == np.float32
     assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(count), abs=1e-5)
-    assert condensed(states + 7, size) @ found.T == pytest.approx(found @ found.T, abs=0.05)  # signs are free
+    assert Condenser.of(states + 7, size)(states + 7) @ found.T == pytest.approx(
+        found @ found.T, abs=0.05
+    )  # signs are free
 
 
 def test_condensed_states_are_not_ruled_by_the_strongest_direction() -> None:
@@ -224,12 +226,12 @@ def test_condensed_states_are_not_ruled_by_the_strongest_direction() -> None:
         cosines = vectors @ vectors.T
         return float(cosines[same].mean() - cosines[~same].mean())
 
-    assert apart(condensed(states, 10)) > 2 * apart(unit(states - states.mean(axis=0)))
+    assert apart(Condenser.of(states, 10)(states)) > 2 * apart(unit(states - states.mean(axis=0)))
 
 
 @pytest.mark.parametrize("states", [np.full((7, 5), 0.1), np.zeros((7, 5)), np.ones((1, 5)), np.full((7, 5), 1e4)])
 def test_condensed_states_that_are_all_alike_are_finite(states: np.ndarray) -> None:
-    found = condensed(states.astype(np.float32), 3)
+    found = Condenser.of(states.astype(np.float32), 3)(states.astype(np.float32))
     assert found.shape == (len(states), 3)
     assert np.isfinite(found).all()
     assert (found == found[0]).all()

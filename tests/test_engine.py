@@ -783,7 +783,8 @@ def test_an_interrupt_reaches_a_program_that_waits_for_a_model(ranker: EmbeddedE
     except KeyboardInterrupt:
         print(time.monotonic() - start < 2, engine.complete(story, max_tokens=3).tokens)
     """
-    assert run_script(ranker, code).stdout == "True 3\n"
+    done = run_script(ranker, code)
+    assert (done.stdout, done.stderr, done.returncode) == ("True 3\n", "", 0)
 
 
 @pytest.mark.slow

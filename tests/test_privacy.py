@@ -358,12 +358,9 @@ def test_no_planted_value_survives(greeting: str, planted: tuple[str, str]) -> N
 def test_no_text_takes_long(unit: str) -> None:
     text = (unit * 100_000)[:100_000]
     find("555-123-4567")
-    best = 1e9
-    for _ in range(2):
-        start = time.perf_counter()
-        find(text, asked="May I have your name, PIN and address, please?")
-        best = min(best, time.perf_counter() - start)
-    assert best < 1
+    start = time.thread_time()  # not the clock: other programs may be at work
+    find(text, asked="May I have your name, PIN and address, please?")
+    assert time.thread_time() - start < 2
 
 
 def test_a_long_message_is_masked_at_once() -> None:
