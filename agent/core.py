@@ -70,7 +70,7 @@ class Core:
     def judge(self, view: View, wanted: bool) -> Judge | None:
         """The LLM judge, when it is wanted or a fitted model gives it weight, and there is one."""
         engine = self.models.ranker() if wanted or view.ranker.weights["llm"] else None
-        return None if engine is None else Judge(engine, self.store, self.settings.judged)
+        return None if engine is None else Judge(engine, self.store, self.settings.judged, self.models.calibration())
 
     def rank(self, view: View, user: str, task: Task, *, llm_rank: bool) -> Ranking:
         """Run one request; the LLM judges when asked to, or when a fitted model gives it weight."""

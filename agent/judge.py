@@ -7,6 +7,7 @@ text can move nothing but its own score. Untuned, the number is noise and weighs
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -23,12 +24,18 @@ _BREAKS = re.compile(r"[\u241f\n\r]")
 
 
 class Judge:
-    """Scores posts for a reader with an engine; scores are kept until the post or the reader changes."""
+    """Scores posts for a reader with an engine; scores are kept until the post or the reader changes.
 
-    def __init__(self, engine: Engine, store: Store, most: int = 20) -> None:
+    `calibration` is a trained judge's own: slope and intercept of what its logit becomes.
+    """
+
+    def __init__(
+        self, engine: Engine, store: Store, most: int = 20, calibration: tuple[float, float] = (1.0, 0.0)
+    ) -> None:
         self._engine = engine
         self._store = store
         self._prompt = prompts.load("judge", "en")
+        self._slope, self._intercept = calibration
         self.most = most
         self.name = engine.name
         self.version = self._prompt.version
@@ -60,7 +67,13 @@ class Judge:
             for place, probability in zip(missing, fresh, strict=True):
                 scores[place] = probability
                 self._store.keep("judgement", keys[place], {"p": probability})
-        return scores
+        return [self._calibrated(score) for score in scores]
+
+    def _calibrated(self, score: float) -> float:
+        if (self._slope, self._intercept) == (1.0, 0.0):
+            return score
+        score = min(max(score, 1e-9), 1 - 1e-9)
+        return 1 / (1 + math.exp(-(self._slope * math.log(score / (1 - score)) + self._intercept)))
 
 
 # ---- the prompt: what the judge is trained on is what it is asked

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +48,7 @@ class Models:
         self._engines: dict[Role, Engine] = {}
         self._opened: dict[Role, str] = {}  # from what
         self._registry = Registry(settings.home.expanduser())
-        self._judge: tuple[object, str] = (None, "")  # stamp of what was live, and its file
+        self._judge: tuple[object, str, tuple[float, float]] = (None, "", (1.0, 0.0))  # stamp, file, calibration
         self._failed: dict[Role, str] = {}
         self._progress: dict[str, tuple[int, int]] = {}
         self._stop = threading.Event()
@@ -60,10 +62,16 @@ class Models:
         """The LLM that judges a reader and a post, or None while there is none."""
         return self._engine("ranker")
 
+    def calibration(self) -> tuple[float, float]:
+        """Slope and intercept of the logit of the home's own judge; 1 and 0 of any other."""
+        own = self._tuned()
+        return self._judge[2] if own and self._opened.get("ranker") == own else (1.0, 0.0)
+
     def put(self, role: Role, engine: Engine) -> None:
         """Use an engine of the caller's own for a role, in place of what the settings name; `close` closes it."""
         with self._lock:
             self._engines[role] = MeteredEngine(engine, role, self.usage)
+            self._opened.pop(role, None)
 
     def fetch(self, progress: Callable[[str, int, int], None] | None = None) -> None:
         """Download missing weights in the background; `status` follows it, `close` stops it.
@@ -156,7 +164,13 @@ class Models:
         if stamp != self._judge[0]:
             folder = self._registry.live(JUDGE)  # reads every file: not at each request
             files = sorted(folder.glob("*.gguf")) if folder is not None else []
-            self._judge = (stamp, str(files[0]) if files else "")
+            calibration = (1.0, 0.0)
+            if folder is not None:
+                # Older judges have none, and no number of a card keeps a judge from serving.
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    said = json.loads((folder / "card.json").read_bytes())["calibration"]
+                    calibration = float(said["slope"]), float(said["intercept"])
+            self._judge = (stamp, str(files[0]) if files else "", calibration)
         return self._judge[1]
 
     def _missing(self, role: Role) -> Weights | None:

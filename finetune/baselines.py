@@ -12,7 +12,6 @@ from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
@@ -83,10 +82,13 @@ class Tools:
         """Everything of a kind that was made."""
         return [each for each in self._made.values() if isinstance(each, kind)]
 
-    @cached_property
+    @property
     def vectors(self) -> Vectors:
         """(posts, d) unit vectors of the texts, made once."""
+        found: Vectors = self.made("vectors", self._vectors)
+        return found
 
+    def _vectors(self) -> Vectors:
         def read(begin: int) -> Vectors:
             if self.progress:
                 self.progress("reading texts", begin, len(self.texts))

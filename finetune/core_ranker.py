@@ -121,7 +121,6 @@ class CoreRanker:
                 self.missing[name] = str(found)
             return None if isinstance(found, DataError | ModelError) else found
 
-        _ = self.tools.vectors  # made by one thread
         with ThreadPoolExecutor(_THREADS) as pool:
             found = zip(names, pool.map(fitted, names), strict=True)
             return {name: ranker for name, ranker in found if ranker is not None}

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from agent.judge import MODEL
 from finetune import adapters, merge, training
 from finetune.gate import Outcome, decide
-from finetune.metrics import equal_mass, log_losses, user_aucs, weighted_auc, weighted_ece
+from finetune.metrics import calibrated, equal_mass, log_losses, user_aucs, weighted_auc, weighted_ece
 from finetune.packed import Prompts, yes_minus_no
 from finetune.shown import Shown
 from finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
@@ -250,7 +250,10 @@ class _Run:
         labels, users = labels_of(tested)
         plain = np.array([value for shown in tested for value in shown.plain])
         card = self._card
-        card["metrics"] = {"untuned": measured(tested, untuned), "judge": measured(tested, tuned)}
+        card["calibration"], gap = _calibrated(labels, tuned, users, card["seed"])
+        card["metrics"] = {
+            "untuned": measured(tested, untuned), "judge": {**measured(tested, tuned), "ece calibrated": gap},
+        }  # fmt: skip
         if len(plain) == len(labels):
             card["metrics"][self._plain] = ranked(labels, plain, users)
         owners, before = user_aucs(labels, (untuned if rival is None else rival).astype(np.float32), users)
@@ -326,6 +329,28 @@ def measured(tested: Sequence[Shown], logits: Values) -> dict[str, float]:
         **ranked(labels, logits, users), "logloss": round(float(log_losses(labels, chances).mean()), 4),
         "ece": round(float(weighted_ece(labels, chances, bins, np.ones((1, len(labels))))[0]), 4),
     }  # fmt: skip
+
+
+def _calibrated(labels: Rows, logits: Values, users: Rows, seed: int) -> tuple[dict[str, float], float]:
+    """Slope and intercept that make of a logit the share that engages (Platt 1999), and the calibration error left.
+
+    The error is measured on users that the two numbers were not fitted on: each half by those of the other.
+    """
+
+    def fitted(rows: npt.NDArray[np.bool_]) -> tuple[float, float]:
+        slope, intercept = calibrated(labels[rows], logits[rows].astype(np.float32))
+        # What orders posts the wrong way round is not to be turned, but not to be listened to.
+        return (slope, intercept) if slope > 0 else calibrated(labels[rows], np.zeros(int(rows.sum()), np.float32))
+
+    half = np.random.default_rng(seed).random(int(users.max()) + 1)[users] < 0.5
+    chances = np.empty(len(labels))
+    for learn in (half, ~half):
+        slope, intercept = fitted(learn)
+        chances[~learn] = 1 / (1 + np.exp(-(slope * logits[~learn] + intercept)))
+    bins = equal_mass(chances, np.arange(len(labels), dtype=np.uint64))
+    gap = float(weighted_ece(labels, chances, bins, np.ones((1, len(labels))))[0])
+    slope, intercept = fitted(np.ones(len(labels), dtype=bool))
+    return {"slope": round(slope, 6), "intercept": round(intercept, 6)}, round(gap, 4)
 
 
 def ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:

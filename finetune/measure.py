@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ from finetune.parts import WITH_LLM, enough
 from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from retrieval.arrays import Floats, Rows
 from retrieval.embedder import Embedder, PostEncoder
-from retrieval.errors import DataError, ModelError
+from retrieval.errors import DataError, ModelError, WhyfeedError
 
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
@@ -132,19 +133,29 @@ def _measured(
     found.skipped = whole.skipped + asked.skipped
     # A language model has no place among clicks yet, and none without an encoder.
     same = encoder is None or isinstance(asked, ClickTest)
-    answers: dict[str, Answers] = {}
+    done: dict[str, Answers | WhyfeedError] = {}
     for place, name in enumerate(names):
         if progress:
             progress("measuring rankers", place, len(names))
-        twin = next((other for other in OURS if other in answers), None) if name in OURS and same else None
-        try:
-            answers[name] = answers[twin] if twin else bench.answers(name)
-        except (DataError, ModelError) as exc:
-            if rankers:
-                raise
-            found.left_out[name] = str(exc)
+        if name not in OURS:
+            done[name] = bench.attempt(name)
+    ours = [name for name in names if name in OURS]
+    # Most of what ours are made of is fitted on one thread: both of them side by side.
+    with ThreadPoolExecutor(len(OURS)) as pool:
+        done |= zip(ours, pool.map(bench.attempt, ours[:1] if same else ours), strict=False)
+    if same and ours:
+        done |= dict.fromkeys(ours, done[ours[0]])
     if progress:
         progress("measuring rankers", len(names), len(names))
+    answers: dict[str, Answers] = {}
+    for name in names:
+        result = done[name]
+        if isinstance(result, Answers):
+            answers[name] = result
+        elif rankers:
+            raise result
+        else:
+            found.left_out[name] = str(result)
     found.left_out |= bench.missing
     found.rows = _rows(answers, MAIN[type(asked)])
     found.gate = _gate(answers, asked, train, seed)
@@ -212,6 +223,13 @@ class Bench:
             for ranker in self.tools.every(CoreRanker)
             for name, why in ranker.missing.items()
         }  # fmt: skip
+
+    def attempt(self, name: str) -> Answers | DataError | ModelError:
+        """`answers`, or why there are none."""
+        try:
+            return self.answers(name)
+        except (DataError, ModelError) as exc:
+            return exc
 
     def answers(self, name: str) -> Answers:
         """Fit a ranker and ask it everything."""

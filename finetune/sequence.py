@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,8 @@ from retrieval.community import Community
 from retrieval.sequence import NextItem
 
 Progress = Callable[[str, int, int], None]
-_TRAINING = threading.Lock()
+_STARTING = threading.Lock()
+_training: list[int] = []
 ENOUGH = 10_000  # likes; from fewer it learns nothing that the texts do not say
 
 
@@ -41,7 +43,6 @@ class Recipe:
     negatives: int = 1024  # shared by a batch; 0: all posts
     warm_up: int = 200  # steps
     seed: int = 0
-    threads: int = 1  # more than one may sum in another order each time
 
 
 def train_sequence(
@@ -50,21 +51,34 @@ def train_sequence(
 ) -> NextItem:  # fmt: skip
     """Fit on histories (rows of posts, oldest first) of posts with these text vectors (posts, t).
 
-    Deterministic on one thread. ModelError when torch is not installed.
+    Deterministic, also beside others of its kind. ModelError when torch is not installed.
     """
     torch = _torch()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Chance and the number of threads are torch's own, shared by all threads of Python.
-    with _TRAINING, torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
-        threads = torch.get_num_threads()
-        torch.set_num_threads(recipe.threads)
-        try:
-            torch.manual_seed(recipe.seed)
-            model = network(recipe, text.shape, ordered).to(device)
-            _fit(model, histories, torch.from_numpy(np.ascontiguousarray(text)).to(device), ordered, recipe, progress)
-        finally:
-            torch.set_num_threads(threads)
+    with _STARTING, torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+        torch.manual_seed(recipe.seed)  # of all threads: nobody else may draw while the weights are drawn
+        model = network(recipe, text.shape, ordered).to(device)
+    with _one_thread():
+        _fit(model, histories, torch.from_numpy(np.ascontiguousarray(text)).to(device), ordered, recipe, progress)
     return NextItem(weights_of(model), recipe.heads, recipe.longest)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread of torch for each of ours while any trains: several may sum in another order each time."""
+    import torch
+
+    with _STARTING:
+        if not _training:
+            _training.append(torch.get_num_threads())  # what it was before the first
+        _training.append(1)
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _STARTING:
+            _training.pop()
+            torch.set_num_threads(_training.pop() if len(_training) == 1 else 1)
 
 
 def train_community(
@@ -166,6 +180,13 @@ def network(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
 
     count, width = shape
     size = recipe.size
+    chance: dict[Any, Any] = {}  # by device: of its own, so that others may train beside it
+
+    def dropped(x: Any) -> Any:
+        if x.device not in chance:
+            chance[x.device] = torch.Generator(x.device).manual_seed(recipe.seed + 1)
+        kept = torch.rand(x.shape, generator=chance[x.device], device=x.device) >= recipe.dropout
+        return x * kept / (1 - recipe.dropout)
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -173,17 +194,17 @@ def network(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
             self.norm1, self.norm2 = nn.LayerNorm(size), nn.LayerNorm(size)
             self.attend_in, self.attend_out = nn.Linear(size, 3 * size), nn.Linear(size, size)
             self.widen, self.narrow = nn.Linear(size, 4 * size), nn.Linear(4 * size, size)
-            self.drop = nn.Dropout(recipe.dropout)
 
         def forward(self, x: Any) -> Any:
             count, length, _ = x.shape
             parts = self.attend_in(self.norm1(x)).reshape(count, length, 3, recipe.heads, -1).permute(2, 0, 3, 1, 4)
-            mixed = functional.scaled_dot_product_attention(
-                parts[0], parts[1], parts[2], is_causal=True, dropout_p=recipe.dropout if self.training else 0.0
-            )
-            x = x + self.drop(self.attend_out(mixed.transpose(1, 2).reshape(count, length, size)))
+            drop = dropped if self.training else _as_it_is
+            scores = parts[0] @ parts[1].transpose(2, 3) * (size // recipe.heads) ** -0.5
+            later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+            mixed = drop(scores.masked_fill(later, float("-inf")).softmax(dim=-1)) @ parts[2]
+            x = x + drop(self.attend_out(mixed.transpose(1, 2).reshape(count, length, size)))
             inner = functional.gelu(self.widen(self.norm2(x)), approximate="tanh")
-            return x + self.drop(self.narrow(inner))
+            return x + drop(self.narrow(inner))
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -192,7 +213,6 @@ def network(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
             self.bias = nn.Parameter(torch.zeros(count))
             self.text = nn.Linear(width, size, bias=False)
             self.positions = nn.Parameter(torch.randn(recipe.longest, size) * 0.02) if ordered else None
-            self.drop = nn.Dropout(recipe.dropout)
             self.blocks = nn.ModuleList(Block() for _ in range(recipe.blocks))
             self.norm = nn.LayerNorm(size)
 
@@ -202,7 +222,7 @@ def network(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
         def forward(self, x: Any) -> Any:
             if self.positions is not None:
                 x = x + self.positions[-x.shape[1] :]
-            x = self.drop(x)
+            x = dropped(x) if self.training else x
             for block in self.blocks:
                 x = block(x)
             return self.norm(x)
@@ -222,6 +242,10 @@ def network(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
             return (torch.logsumexp(torch.cat([right[:, None], wrong], dim=1), dim=1) - right).mean()
 
     return Model()
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
 
 
 def weights_of(model: Any) -> dict[str, Any]:
