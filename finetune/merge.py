@@ -105,18 +105,19 @@ def _block(name: str) -> int:
     return int(name.split(".")[1]) if name.startswith("blk.") else -1
 
 
-def write_folder(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a model as vLLM and transformers load it: half precision, with tokeniser and chat template."""
+def write_folder(model: Any, tokenizer: Any, folder: Path, half: bool = True) -> None:
+    """Write a model as vLLM and transformers load it, with tokeniser and chat template; `half`: in float16."""
     import torch
     import transformers
 
     # What was read from GGUF still says so, and refuses to be written.
     said = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
     config = type(model.config).from_dict(said)
-    config.dtype = "float16"
+    kind = torch.float16 if half else torch.float32
+    config.dtype = kind
     with torch.device("meta"):
-        copy: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float16)  # type: ignore[no-untyped-call]
-    state = {name: weight.detach().to("cpu", torch.float16) for name, weight in model.state_dict().items()}
+        copy: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=kind)  # type: ignore[no-untyped-call]
+    state = {name: weight.detach().to("cpu", kind) for name, weight in model.state_dict().items()}
     copy.load_state_dict(state, assign=True, strict=False)
     copy.tie_weights()
     try:

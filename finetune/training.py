@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from agent.registry import Registry
 from agent.weights import WEIGHTS, cache_folder, check, unpacked
+from finetune import merge
 from finetune.gate import Outcome
 from retrieval.errors import HomeError, ModelError
 from retrieval.files import beside, new_folder, write_whole
@@ -113,8 +114,7 @@ def _unquantised(file: Path) -> Path:
                     return target
             tokenizer, model = _from(str(file.parent), gguf_file=file.name)
             with new_folder(target) as new:
-                tokenizer.save_pretrained(new)
-                model.save_pretrained(new)
+                merge.write_folder(model, tokenizer, new, half=False)
                 (new / "of").write_text(seal, encoding="utf-8")
     except OSError as exc:
         raise HomeError(
