@@ -26,7 +26,7 @@ from retrieval.errors import DataError, ModelError
 T = TypeVar("T")
 _TILE = 1024
 _ENCODED = 256  # texts that are embedded between two reports of progress
-_THREADS = 2
+THREADS = 2  # of ours, each with one of BLAS
 
 
 class Ranker(Protocol):
@@ -94,7 +94,7 @@ class Tools:
                 self.progress("reading texts", begin, len(self.texts))
             return self.embedder.encode(self.texts[begin : begin + _ENCODED])
 
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             found = list(pool.map(read, range(0, len(self.texts), _ENCODED)))
         return np.concatenate(found) if found else np.zeros((0, self.embedder.dimension), dtype=np.float32)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from finetune import stack
-from finetune.baselines import Eligible, Ranker, Tools
+from finetune.baselines import THREADS, Eligible, Ranker, Tools
 from finetune.histories import Histories
 from finetune.parts import WITHOUT_LLM
 from finetune.protocol import RankingTest, leave_one_out
@@ -28,7 +28,6 @@ from retrieval.errors import DataError, ModelError
 _ASKED = 12_000  # users whose last post the stack learns to find
 _ENOUGH = 50  # of them; with fewer nothing is chosen
 _BLOCK = 256
-_THREADS = 2
 _LIFT = 1000.0  # no correction of a forest is nearly as large
 
 
@@ -93,7 +92,7 @@ class CoreRanker:
                 own[high] += _LIFT
             return posts, own
 
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(ranked, range(len(users))))
 
     def _blended(self, users: Rows) -> tuple[Scores, Floats]:
@@ -121,7 +120,7 @@ class CoreRanker:
                 self.missing[name] = str(found)
             return None if isinstance(found, DataError | ModelError) else found
 
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             found = zip(names, pool.map(fitted, names), strict=True)
             return {name: ranker for name, ranker in found if ranker is not None}
 
@@ -172,7 +171,7 @@ class CoreRanker:
         if find_spec("lightgbm") is None:
             self.missing["forests"] = "lightgbm is not installed: pip install 'whyfeed[eval]'"
             return
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             grown = pool.submit(self._earned, "far", _lists([test.user[order]], far, weights))
             if near:
                 self.near = self._earned("near", _lists(near_users, near, weights))

@@ -32,7 +32,6 @@ MIN_HISTORY = 2
 # A transformer, and what a language model read in each post, if it was trained with that.
 Ahead = Callable[[Community], tuple[NextItem | None, Vectors | None]]
 NEGATIVES = 60
-READERS = 600  # of a window, by chance where more acted: a linear model learns no more from others
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,12 @@ def groups(
     as_fresh: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
     ahead: Ahead | None = None,
+    readers: int | None = None,
 ) -> Iterator[Group]:
     """Yield the groups of each window in order; `start` is the share of events before the first one.
 
     With `as_fresh` false, negatives are drawn whatever their age. `ahead` trains a next-item transformer on what
-    each window's past knows.
+    each window's past knows; `readers` is how many of a window are drawn where more acted.
     """
     times = np.array(sorted(event.time for _, event in store.events() if event.time is not None and event.weight > 0))
     if len(times) < 2 * windows:
@@ -76,7 +76,7 @@ def groups(
         if until <= before:
             continue
         rng = np.random.default_rng([seed, window])
-        yield from _window(store, embedder, window, float(before), float(until), as_fresh, rng, ahead)
+        yield from _window(store, embedder, window, float(before), float(until), as_fresh, rng, ahead, readers)
         if progress:
             progress("replaying the past", window + 1, windows)
 
@@ -90,6 +90,7 @@ def _window(
     as_fresh: bool,
     rng: np.random.Generator,
     ahead: Ahead | None,
+    most: int | None,
 ) -> Iterator[Group]:
     community = Community.load(store, embedder, as_of=until, events_until=before)
     if ahead is not None:
@@ -104,8 +105,8 @@ def _window(
         elif event.time <= until and row is not None and event.weight > 0:
             acted.setdefault(event.user, {}).setdefault(row, event.time)
     users = sorted(acted)
-    if len(users) > READERS:
-        users = [users[place] for place in np.sort(rng.choice(len(users), READERS, replace=False)).tolist()]
+    if most is not None and len(users) > most:
+        users = [users[place] for place in np.sort(rng.choice(len(users), most, replace=False)).tolist()]
     for user in users:
         rows = acted[user]
         reader = read(user, past.get(user, []), community, embedder)

@@ -36,6 +36,7 @@ Progress = Callable[[str, int, int], None]
 FITTED = tuple(name for name in CORE if name not in NOT_FITTED)
 ENOUGH = 200  # groups; with fewer nothing is fitted
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
+_READERS = 600  # of a window: a fit of a few weights need not take longer with each reader more
 _SHOWN = 300  # posts that a request ranks: what the calibrated probability refers to
 
 
@@ -54,7 +55,7 @@ def fit(
     name = "the model in place" if in_place.calibrated else "hand-set"
     trainers = _trainers(store, encoder, progress, enough)
     replayed = {
-        reads: list(groups(store, embedder, seed=seed, progress=progress, ahead=train))
+        reads: list(groups(store, embedder, seed=seed, progress=progress, ahead=train, readers=_READERS))
         for reads, train in trainers.items()
     }
     found = replayed[""]

@@ -162,7 +162,6 @@ def test_every_method_learns_is_loaded_and_scores_as_it_was_measured(method: str
     assert card["metrics"]["judge"]["logloss"] < 0.6 < card["metrics"]["untuned"]["logloss"]
     assert card["metrics"]["item mean"]["auc"] == 0.5
     assert card["calibration"]["slope"] > 0
-    assert card["metrics"]["judge"]["ece calibrated"] < 0.5
     assert (card["epsilon"], card["settings"]["method"], card["steps"]) == (None, method, 24)
     assert str(base) not in (out / "adapter_config.json").read_text()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,16 @@ def test_groups_hold_what_a_reader_did_next_among_what_they_could_have_done(of_n
         assert np.isfinite(group.signals).all()
     assert numbers(found) == numbers(list(groups(of_noise, embedder, windows=2)))
     assert numbers(found) != numbers(list(groups(of_noise, embedder, windows=2, seed=1)))
+
+
+def test_of_many_readers_of_a_window_some_are_drawn(of_noise: Store) -> None:
+    every = list(groups(of_noise, HashEmbedder(16)))
+    drawn = list(groups(of_noise, HashEmbedder(16), readers=5))
+    counts = Counter(group.window for group in drawn)
+    assert max(counts.values()) <= 5 < max(Counter(group.window for group in every).values())
+    assert {(group.window, group.user) for group in drawn} <= {(group.window, group.user) for group in every}
+    again = [group.user for group in groups(of_noise, HashEmbedder(16), readers=5)]
+    assert again == [group.user for group in drawn]
 
 
 def test_undated_acts_and_empty_homes_give_no_examples(empty_store: Store) -> None:
