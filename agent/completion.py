@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -128,6 +129,23 @@ def check_wanted(cancel: threading.Event | None) -> None:
     """ModelError when the caller does not want the answer any more."""
     if cancel is not None and cancel.is_set():
         raise ModelError("stopped by the caller; ask again when the answer is wanted")
+
+
+class Deadline(threading.Event):
+    """A `cancel` that is set when the one given is, and after so many seconds by itself."""
+
+    def __init__(self, cancel: threading.Event, seconds: float) -> None:
+        super().__init__()
+        self._cancel, self._until = cancel, time.monotonic() + seconds
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was time that ran out."""
+        return not self._cancel.is_set() and time.monotonic() >= self._until
+
+    def is_set(self) -> bool:
+        """See `threading.Event.is_set`; nothing wakes who waits for it."""
+        return super().is_set() or self._cancel.is_set() or time.monotonic() >= self._until
 
 
 class Job(Generic[T]):

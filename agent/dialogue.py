@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, Receipt, StageStarted
+from agent.completion import Deadline
 from agent.phrases import listed, say, signal_word
 from agent.pipeline import RELEVANT, Task, in_force
 from agent.profile import describe
@@ -128,9 +129,10 @@ class Dialogue:
         )
         waiting = self._core.explainer.waiting(items, request.language)
         final = {item.post.id: item for item in items}
+        deadline = Deadline(self._cancel, self._core.settings.write_seconds)
         try:
             yield ItemsReady(text, items, waiting)
-            for item in self._core.explainer.written(view, ranking, request, items, self._cancel):
+            for item in self._core.explainer.written(view, ranking, request, items, deadline):
                 final[item.post.id] = item
                 yield ReasonReady(item.post.id, item.reason)
         finally:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from agent.answer import Item
 from agent.clause import Clause, ClauseBook, ClauseWorker
+from agent.completion import Deadline
 from agent.explain import Facts, explain
 from agent.pipeline import Leaving, Ranking
 from agent.request import Request
@@ -90,8 +91,11 @@ class Explainer:
             record.left = len(items)
             record.note = f"{ready} ready"
             writer = self.book.writer_name()
-            if writer is None:
-                record.note += f"; the writer is {self._writer_state()}: quotes serve"
+            state = self._writer_state()
+            if state.startswith("fallback"):
+                record.status = state
+            elif writer is None:
+                record.note += f"; the writer is {state}: quotes serve"
         ranking.trace.models["writer"] = writer or "none"
         ranking.trace.prompts["clause"] = self.book.version(request.language)
         return tuple(items)
@@ -105,18 +109,29 @@ class Explainer:
     def written(
         self, view: View, ranking: Ranking, request: Request, items: Sequence[Item], cancel: threading.Event
     ) -> Iterator[Item]:
-        """Write the clauses that are missing, one after the other, and yield each item with its final reason."""
+        """Write the clauses that are missing, one after the other, and yield each item with its final reason.
+
+        What a `cancel` leaves unwritten stays quoted; the trace says how much that is, and why.
+        """
         missing = {item.post.id for item in items if self.book.ready(item.post, request.language) is None}
         if not missing:
             return
-        for prepared in self.prepare(view, ranking, request):
-            if cancel.is_set():
-                return
-            if prepared.post.id not in missing:
-                continue
-            with self._worker.foreground():
-                clause = self.book.write(prepared.post, request.language, cancel)
-            yield prepared.item(clause, request.language)
+        with ranking.trace.stage("write", len(missing)) as record:
+            for prepared in self.prepare(view, ranking, request):
+                if cancel.is_set():
+                    break
+                if prepared.post.id not in missing:
+                    continue
+                with self._worker.foreground():
+                    clause = self.book.write(prepared.post, request.language, cancel)
+                record.left += self.book.ready(prepared.post, request.language) is not None
+                yield prepared.item(clause, request.language)
+            if record.left < len(missing):
+                late = isinstance(cancel, Deadline) and cancel.passed
+                why = (
+                    "time was up" if late else "stopped" if cancel.is_set() else f"the writer is {self._writer_state()}"
+                )
+                record.status = f"fallback: {len(missing) - record.left} of {len(missing)} quoted, {why}"
 
     def ahead(self, posts: Sequence[Post], language: str) -> None:
         """Have clauses made in the background, for posts that will soon be shown."""

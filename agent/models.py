@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from agent import weights as weight_files
 from agent.engine import Engine, OpenAIEngine, open_engine
+from agent.guard import GuardedEngine
 from agent.judge import MODEL as JUDGE
 from agent.registry import Registry
 from agent.settings import Settings
 from agent.usage import MeteredEngine, Usage
+from agent.vllm_adapters import adapter_name
 from agent.weights import Weights
 from retrieval.embedder import Embedder, open_embedder
 from retrieval.errors import ModelError, WeightsError, WhyfeedError
 
 Role = Literal["writer", "ranker"]
 EMBEDDER = "embedder"  # in the registry: a folder of sentence-transformers, see `finetune.embed`
+_LOOK_AGAIN = 5.0  # seconds until a server that lacked the home's judge is asked for it again
 TUNED = "tuned"  # as a setting: the live one of those
 
 
@@ -38,6 +43,15 @@ def embedder_of(settings: Settings) -> Embedder:
     return open_embedder(str(folder))
 
 
+@dataclass(frozen=True, slots=True)
+class _OwnJudge:
+    """The live judge of a home: its GGUF file ("" without one), its name at a server, slope and intercept."""
+
+    file: str = ""
+    name: str = ""
+    calibration: tuple[float, float] = (1.0, 0.0)
+
+
 class Models:
     """Writer and ranker LLM. A role without a usable model answers None, and `status` says why."""
 
@@ -48,7 +62,11 @@ class Models:
         self._engines: dict[Role, Engine] = {}
         self._opened: dict[Role, str] = {}  # from what
         self._registry = Registry(settings.home.expanduser())
-        self._judge: tuple[object, str, tuple[float, float]] = (None, "", (1.0, 0.0))  # stamp, file, calibration
+        self._judge: tuple[object, _OwnJudge] = (None, _OwnJudge())  # with the registry's stamp
+        self._guards: dict[Role, GuardedEngine] = {}
+        self._metered: dict[Role, MeteredEngine] = {}  # before those
+        self._adapter = ""  # that the server is asked for as the ranker
+        self._looked = 0.0  # when the server was last asked for it
         self._failed: dict[Role, str] = {}
         self._progress: dict[str, tuple[int, int]] = {}
         self._stop = threading.Event()
@@ -64,14 +82,16 @@ class Models:
 
     def calibration(self) -> tuple[float, float]:
         """Slope and intercept of the logit of the home's own judge; 1 and 0 of any other."""
-        own = self._tuned()
-        return self._judge[2] if own and self._opened.get("ranker") == own else (1.0, 0.0)
+        own = self._own()
+        served = self._serves("ranker")
+        mine = own.name == self._adapter if served else own.file == self._opened.get("ranker")
+        return own.calibration if mine and own.name else (1.0, 0.0)
 
     def put(self, role: Role, engine: Engine) -> None:
         """Use an engine of the caller's own for a role, in place of what the settings name; `close` closes it."""
         with self._lock:
             self._engines[role] = MeteredEngine(engine, role, self.usage)
-            self._opened.pop(role, None)
+            self._opened[role] = ""
 
     def fetch(self, progress: Callable[[str, int, int], None] | None = None) -> None:
         """Download missing weights in the background; `status` follows it, `close` stops it.
@@ -115,9 +135,10 @@ class Models:
         if self._fetching is not None:
             self._fetching.join()
         with self._lock:
-            for engine in self._engines.values():
+            for engine in (*self._engines.values(), *self._guards.values()):
                 engine.close()
             self._engines.clear()
+            self._guards.clear()
 
     # ---- inside ----
 
@@ -125,58 +146,91 @@ class Models:
         if self._settings.no_llm or self._stop.is_set():
             return None
         with self._lock:
-            if role in self._engines:
-                if role not in self._opened or self._opened[role] == self._spec(role):
-                    return self._engines[role]
-                self._engines.pop(role).close()  # another judge went live
-                self._failed.pop(role, None)
-            if role in self._failed or self._missing(role) is not None:
-                return None
-            try:
-                engine = self._open(role)
-            except (ModelError, WeightsError) as exc:
-                self._failed[role] = str(exc)
-                return None
-            self._engines[role] = MeteredEngine(engine, role, self.usage)
-            if not self._settings.llm_url:
-                self._opened[role] = self._spec(role)
-            return self._engines[role]
+            if self._opened.get(role) == "":
+                return self._engines[role]
+            if self._settings.llm_url:
+                served = self._served(role)
+                if not self._guards[role].down:
+                    return served
+            return self._local(role)
 
-    def _open(self, role: Role) -> Engine:
-        if self._settings.llm_url:
-            engine = OpenAIEngine(
-                self._settings.llm_url, self._settings.llm_model or None, self._settings.llm_key or None,
-                in_flight=self._settings.llm_in_flight,
-            )  # fmt: skip
-            # What is kept bears the model's name, in the next process too.
-            engine.find_model()
-            return engine
-        return open_engine(self._spec(role))
+    def _served(self, role: Role) -> Engine:
+        """The server's engine; as the ranker the home's own judge as soon as the server has it as an adapter."""
+        wanted = self._own().name if role == "ranker" else ""
+        found = self._guards.get(role)
+        stale = found is not None and role == "ranker" and wanted != self._adapter
+        if found is not None and not (stale and not found.down and time.monotonic() > self._looked + _LOOK_AGAIN):
+            return self._metered[role]
+        settings = self._settings
+        guard = GuardedEngine(self._client(settings.llm_model or None))
+        # What is kept bears the model's name, in the next process too.
+        names = guard.find()
+        if role == "ranker":
+            self._looked = time.monotonic()
+            self._adapter = wanted if wanted in names else ""
+            if self._adapter:
+                guard.close()
+                guard = GuardedEngine(self._client(self._adapter))
+        # One that was replaced is left to end what it does; it holds connections alone.
+        self._guards[role] = guard
+        self._metered[role] = MeteredEngine(guard, role, self.usage)
+        return self._metered[role]
+
+    def _client(self, model: str | None) -> OpenAIEngine:
+        settings = self._settings
+        return OpenAIEngine(
+            settings.llm_url, model, settings.llm_key or None, settings.llm_timeout, in_flight=settings.llm_in_flight
+        )
+
+    def _serves(self, role: Role) -> bool:
+        return role in self._guards and not self._guards[role].down
+
+    def _local(self, role: Role) -> Engine | None:
+        """The engine in this process; None where its weights are not there, or are of no use."""
+        spec = self._spec(role)
+        if role in self._engines and self._opened[role] != spec:
+            self._engines.pop(role).close()  # another judge went live
+            self._failed.pop(role, None)
+        if role in self._engines:
+            return self._engines[role]
+        if role in self._failed or self._absent(role) is not None:
+            return None
+        try:
+            engine = open_engine(spec)
+        except (ModelError, WeightsError) as exc:
+            self._failed[role] = str(exc)
+            return None
+        self._engines[role] = MeteredEngine(engine, role, self.usage)
+        self._opened[role] = spec
+        return self._engines[role]
 
     def _spec(self, role: Role) -> str:
-        return self._settings.writer if role == "writer" else self._tuned() or self._settings.ranker
+        return self._settings.writer if role == "writer" else self._own().file or self._settings.ranker
 
-    def _tuned(self) -> str:
-        """The file of the home's live judge; empty when there is none that serves here, or a ranker was named."""
+    def _own(self) -> _OwnJudge:
+        """The home's live judge; nothing when there is none, or a ranker was named."""
         if "ranker" in self._settings.model_fields_set:
-            return ""
+            return _OwnJudge()
         stamp = self._registry.stamp(JUDGE)
         if stamp != self._judge[0]:
             folder = self._registry.live(JUDGE)  # reads every file: not at each request
-            files = sorted(folder.glob("*.gguf")) if folder is not None else []
-            calibration = (1.0, 0.0)
+            found = _OwnJudge()
             if folder is not None:
+                calibration = (1.0, 0.0)
                 # Older judges have none, and no number of a card keeps a judge from serving.
                 with suppress(OSError, ValueError, KeyError, TypeError):
                     said = json.loads((folder / "card.json").read_bytes())["calibration"]
                     calibration = float(said["slope"]), float(said["intercept"])
-            self._judge = (stamp, str(files[0]) if files else "", calibration)
+                files = sorted(map(str, folder.glob("*.gguf")))
+                found = _OwnJudge(files[0] if files else "", adapter_name(folder), calibration)
+            self._judge = (stamp, found)
         return self._judge[1]
 
     def _missing(self, role: Role) -> Weights | None:
-        """The manifest's weights of this role when they are not there yet."""
-        if self._settings.no_llm or self._settings.llm_url:
-            return None
+        """The manifest's weights of this role when they are not there yet; with a server none are needed."""
+        return None if self._settings.no_llm or self._settings.llm_url else self._absent(role)
+
+    def _absent(self, role: Role) -> Weights | None:
         try:
             weights = weight_files.find(self._spec(role))
         except ValueError:
@@ -189,7 +243,10 @@ class Models:
         weights = self._missing(role)
         if self._settings.no_llm:
             document["state"] = "off"
-        elif role in self._failed:
+        elif role in self._guards and (down := self._guards[role].down):
+            instead = Path(self._spec(role)).name if self._absent(role) is None else "nothing"
+            document |= {"state": "fallback", "why": f"{down}; {instead} serves instead"}
+        elif role in self._failed and not self._settings.llm_url:
             document |= {"state": "failed", "why": self._failed[role]}
         elif weights is not None and weights.name in self._progress:
             done, total = self._progress[weights.name]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from agent.completion import Completion, Job, Message, checked_limit, checked_messages, checked_text
-from retrieval.errors import ModelError
+from agent.completion import Completion, Job, Message, check_wanted, checked_limit, checked_messages, checked_text
+from retrieval.errors import ModelError, UnreachableError
 
 if TYPE_CHECKING:
     import openai
 
 T = TypeVar("T")
+_TOKENISED = 20_000  # texts whose token ids are remembered: a post is judged for many readers
+_TOKENISING = 8  # texts at once
 
 
 class _BadLabel(ValueError):
@@ -29,7 +32,8 @@ class OpenAIEngine:
 
     `url` is its base, with or without /v1; without `model` it is the first that the server lists.
     `timeout` is in seconds, without a byte. Lost connections, 429 and 5xx are tried again twice, with
-    growing, randomised pauses.
+    growing, randomised pauses. More than `most` calls at once wait here, where they can be left, rather than there.
+    `in_flight` is how many a batch keeps going.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class OpenAIEngine:
         timeout: float = 60.0,
         retries: int = 2,
         in_flight: int = 16,
+        most: int = 64,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -54,6 +59,9 @@ class OpenAIEngine:
         self._opened: openai.OpenAI | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(max(most, in_flight))
+        self._ids: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
+        self._context = 0  # tokens that the server takes; 0 while it has not said
 
     @property
     def name(self) -> str:
@@ -64,6 +72,11 @@ class OpenAIEngine:
         """Ask the server which model it serves, so that `name` is that of the model; nothing when it is not there."""
         with suppress(ModelError):
             Job(self._translated(lambda job: self._chosen()), "whyfeed-model").result()
+
+    def models(self) -> list[str]:
+        """What the server serves, adapters too. ModelError when it does not answer."""
+        work = self._translated(lambda job: [each.id for each in self._client().models.list().data])
+        return Job(work, "whyfeed-models").result()
 
     def complete(
         self,
@@ -101,7 +114,7 @@ class OpenAIEngine:
     ) -> list[float]:
         """See `Engine.judge`: vLLM's /generative_scoring, elsewhere the log-probabilities of a completion.
 
-        Where the server lists only one of the two labels, the other counts as the least likely listed.
+        Where a server lists only one of the two labels, the other counts as the least likely listed; vLLM lists both.
         """
         texts = [checked_text(text) for text in (prefix, *candidates)]
         if not candidates:
@@ -110,7 +123,7 @@ class OpenAIEngine:
         def work(job: Job[list[float]]) -> list[float]:
             ids = self._token_ids([*texts, yes, no], job)
             scores = None if ids is None else self._score(ids)
-            return self._score_by_logprobs(texts[0], texts[1:], yes, no) if scores is None else scores
+            return self._score_by_logprobs(texts, ids, yes, no) if scores is None else scores
 
         return Job(self._translated(work), "whyfeed-judge").result(cancel)
 
@@ -190,7 +203,9 @@ class OpenAIEngine:
                         chunks += 1
                         job.emit(piece)
             if not finish and not job.stop.is_set():
-                raise ModelError(f"{self.name!r} at {self.url!r} broke off in the middle of its answer; ask again")
+                raise UnreachableError(
+                    f"{self.name!r} at {self.url!r} broke off in the middle of its answer; ask again"
+                )
             return Completion(text, finish, prompt_tokens, tokens or chunks)
 
         return Job(self._translated(work), "whyfeed-chat")
@@ -233,21 +248,48 @@ class OpenAIEngine:
 
     def _token_ids(self, texts: Sequence[str], job: Job[list[float]]) -> list[list[int]] | None:
         """Each text's token ids, only the first with the model's own opening token; None where there is no route."""
-        found: list[list[int]] = []
-        for place, text in enumerate(texts):
-            if job.stop.is_set():
-                raise ModelError("stopped by the caller")
-            body = {"model": self._chosen(), "prompt": text, "add_special_tokens": place == 0}
-            answer = self._post("/tokenize", body)
-            tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
-            if not tokens and text:
+        keys = [(text, place == 0) for place, text in enumerate(texts)]
+        with self._lock:
+            known = {key: self._ids[key] for key in keys if key in self._ids}
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        if missing:
+            first = self._tokenised(*missing[0])  # tells whether there is such a route
+            if first is None:
                 return None
-            found.append([int(token) for token in tokens or ()])
-            most = answer.get("max_model_len") if isinstance(answer, Mapping) else None
-            # An over-long pair would be cut at its end, and a plausible score come back.
-            if place and most and (length := len(found[0]) + len(found[place])) >= int(most):
-                raise ModelError(f"a prompt of {length} tokens is too long for {self.name!r} ({most}); shorten it")
+
+            def one(key: tuple[str, bool]) -> list[int] | None:
+                check_wanted(job.stop)
+                return self._tokenised(*key)
+
+            with ThreadPoolExecutor(_TOKENISING, "whyfeed-tokens") as pool:
+                fresh = [first, *pool.map(one, missing[1:])]
+            for key, ids in zip(missing, fresh, strict=True):
+                if ids is None:
+                    return None
+                known[key] = ids
+        with self._lock:
+            for key in keys:
+                self._ids[key] = known[key]
+                self._ids.move_to_end(key)
+            while len(self._ids) > _TOKENISED:
+                self._ids.popitem(last=False)
+        found = [known[key] for key in keys]
+        # An over-long pair would be cut at its end, and a plausible score come back.
+        longest = len(found[0]) + max(len(each) for each in found[1:])
+        if self._context and longest >= self._context:
+            raise ModelError(
+                f"a prompt of {longest} tokens is too long for {self.name!r} ({self._context}); shorten it"
+            )
         return found
+
+    def _tokenised(self, text: str, opening: bool) -> list[int] | None:
+        answer = self._post("/tokenize", {"model": self._chosen(), "prompt": text, "add_special_tokens": opening})
+        tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
+        if not tokens and text:
+            return None
+        if most := answer.get("max_model_len") if isinstance(answer, Mapping) else None:
+            self._context = int(most)
+        return [int(token) for token in tokens or ()]
 
     def _score(self, ids: list[list[int]]) -> list[float] | None:
         prefix, items, labels = ids[0], ids[1:-2], ids[-2:]
@@ -267,14 +309,21 @@ class OpenAIEngine:
         rows = sorted(answer["data"], key=lambda row: int(row["index"]))
         return self._probabilities([float(row["score"]) for row in rows], len(items))
 
-    def _score_by_logprobs(self, prefix: str, candidates: Sequence[str], yes: str, no: str) -> list[float]:
+    def _score_by_logprobs(
+        self, texts: Sequence[str], ids: Sequence[Sequence[int]] | None, yes: str, no: str
+    ) -> list[float]:
+        """The first token's log-probabilities, of both labels by their ids where the server takes ids."""
+        prompts: Any = [texts[0] + candidate for candidate in texts[1:]]
+        more: dict[str, Any] = {}
+        if ids is not None and len(ids[-2]) == len(ids[-1]) == 1:
+            prompts = [[*ids[0], *candidate] for candidate in ids[1:-2]]
+            labels = [ids[-2][0], ids[-1][0]]
+            more = {"logprob_token_ids": labels, "return_tokens_as_token_ids": True}
+            yes, no = (f"token_id:{label}" for label in labels)
         answer = self._client().completions.create(
-            model=self._chosen(),
-            prompt=[prefix + candidate for candidate in candidates],
-            max_tokens=1,
-            temperature=0.0,
-            logprobs=20,
-        )
+            model=self._chosen(), prompt=prompts, max_tokens=1, temperature=0.0, logprobs=2 if more else 20,
+            extra_body=more,
+        )  # fmt: skip
         scores = []
         for choice in sorted(answer.choices, key=lambda choice: choice.index):
             tops = (choice.logprobs.top_logprobs or [{}])[0] if choice.logprobs is not None else {}
@@ -286,7 +335,7 @@ class OpenAIEngine:
             least = min(tops.values())
             gap = tops.get(no, least) - tops.get(yes, least)
             scores.append(1 / (1 + math.exp(min(gap, 700.0))))
-        return self._probabilities(scores, len(candidates))
+        return self._probabilities(scores, len(texts) - 1)
 
     def _probabilities(self, scores: list[float], wanted: int) -> list[float]:
         if len(scores) != wanted or not all(0 <= score <= 1 for score in scores):
@@ -295,12 +344,16 @@ class OpenAIEngine:
 
     def _translated(self, work: Callable[[Job[T]], T]) -> Callable[[Job[T]], T]:
         def translated(job: Job[T]) -> T:
+            while not self._room.acquire(timeout=0.1):
+                check_wanted(job.stop)
             try:
                 return work(job)
             except (ModelError, _BadLabel):
                 raise
             except Exception as exc:  # the client, its HTTP library, and answers that are not of the protocol
                 raise self._explain(exc) from exc
+            finally:
+                self._room.release()
 
         return translated
 
@@ -310,9 +363,11 @@ class OpenAIEngine:
         where = f"{self.name!r} at {self.url!r}"
         said = " ".join(str(exc).split())[:300]
         if isinstance(exc, openai.APITimeoutError):
-            return ModelError(f"{where} did not answer within {self._timeout:g} s; try again, or give it more time")
+            return UnreachableError(
+                f"{where} did not answer within {self._timeout:g} s; try again, or give it more time"
+            )
         if isinstance(exc, openai.APIConnectionError):
-            return ModelError(f"no server answers at {self.url!r}; start it, or check the address")
+            return UnreachableError(f"no server answers at {self.url!r}; start it, or check the address")
         if isinstance(exc, openai.APIStatusError):
             if exc.status_code in (401, 403):
                 return ModelError(f"{where} refuses the key (HTTP {exc.status_code}); check the key")
@@ -322,5 +377,6 @@ class OpenAIEngine:
                 return ModelError(f"the prompt is too long for {where} ({said}); shorten it")
             if exc.status_code < 500 and exc.status_code != 429:
                 return ModelError(f"{where} refuses the request ({said}); check prompt and schema")
-            return ModelError(f"{where} failed (HTTP {exc.status_code}: {said}); try again, or look at its log")
-        return ModelError(f"{where} broke off or answered in a way that cannot be read ({said}); look at its log")
+            kind = UnreachableError if exc.status_code >= 500 else ModelError
+            return kind(f"{where} failed (HTTP {exc.status_code}: {said}); try again, or look at its log")
+        return UnreachableError(f"{where} broke off or answered in a way that cannot be read ({said}); look at its log")

@@ -19,8 +19,10 @@ class Settings(BaseSettings):
     llm_url: str = ""  # an OpenAI-compatible server for both roles, in place of writer and ranker
     llm_model: str = ""
     llm_key: str = ""
+    llm_timeout: float = 30.0  # seconds that the server may be silent
     llm_in_flight: int = 16  # requests that a batch keeps at that server at once
     no_llm: bool = False
     index: str = "IDMap2,Flat"
     ray_workers: int = 2  # actors that rank and actors that write, with --ray
+    write_seconds: float = 60.0  # that one answer waits for the writer; what is not written then is quoted
     judged: int = 20  # candidates that --llm-rank scores

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import prompts
+from agent.completion import Deadline
 from agent.intents import Guess, IntentClassifier, frame_words, load_utterances
 from agent.patterns import (
     ASKED,
@@ -59,6 +61,7 @@ __all__ = ["Context", "Understander", "detect_language"]
 
 MAX_TEXT = 2000  # characters read of a message
 LONG, LONG_HAN = 250, 100  # characters; what is longer is a text to search with, not a sentence to understand
+PATIENCE = 10.0  # seconds that the writer has to cut topics out of a sentence
 QUERY = 200  # characters of a long text that are searched with
 # Between "the one about X" and the title that is meant, when no word agrees: unrelated pairs stay below 0.2.
 TITLE_COSINE, TITLE_MARGIN = 0.28, 0.05
@@ -427,7 +430,8 @@ class Understander:
             return request
         try:
             messages = prompts.load("understand", detect_language(text, "en")).render(text=text, intent=request.intent)
-            answer = json.loads(writer.complete(messages, max_tokens=60, schema=_SCHEMA).text)
+            deadline = Deadline(threading.Event(), PATIENCE)
+            answer = json.loads(writer.complete(messages, max_tokens=60, schema=_SCHEMA, cancel=deadline).text)
             copied = [tidy_topic(str(item)) for item in answer["topics"]]
         except Exception:  # whatever goes wrong in a model or its answer, the rules' answer stands
             return request

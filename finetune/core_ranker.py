@@ -3,6 +3,9 @@
 What the core is made of is decided on a cut of the histories it is fitted on: the last liked post of every user is
 taken out, the parts are fitted on the rest, and the blend and the forests learn to find what was taken out. Then
 the parts are fitted again on everything. So nothing is combined by how well it knows what it has seen.
+
+`CorePair` is a core and another one that also knows what a language model read in each post. The mean of both is what
+counts, unless the second is worse on what was taken out.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 from finetune import stack
 from finetune.baselines import THREADS, Eligible, Ranker, Tools
 from finetune.histories import Histories
-from finetune.parts import WITHOUT_LLM
+from finetune.parts import WITH_LLM, WITHOUT_LLM
 from finetune.protocol import RankingTest, leave_one_out
 from finetune.stack import Context, Forest, Lists, Scores
 from retrieval.arrays import Floats, Rows
@@ -28,6 +31,7 @@ from retrieval.errors import DataError, ModelError
 _ASKED = 12_000  # users whose last post the stack learns to find
 _ENOUGH = 50  # of them; with fewer nothing is chosen
 _BLOCK = 256
+_PLACES = {"near": "near the top", "far": "from anywhere"}
 _LIFT = 1000.0  # no correction of a forest is nearly as large
 
 
@@ -43,6 +47,7 @@ class CoreRanker:
         seed = self.tools.seed + 17  # another cut than the test's
         inner, test = self.tools.made(("cut", histories), lambda: leave_one_out(histories, seed, _ASKED))
         self.forests: dict[str, tuple[float, float]] = {}  # nDCG@10 of the blend and with the forest, unseen lists
+        self.held: dict[str, dict[int, float]] = {}  # by forest and user what of it is live would have reached there
         self.missing: dict[str, str] = {}  # what could not take part for want of a library
         self.near: Forest | None = None
         self.far: Forest | None = None
@@ -50,7 +55,7 @@ class CoreRanker:
             self.blend = stack.plain_blend(list(self.parts))
         else:
             self._learn(histories, inner, test)
-        self._ranker = self._fit_parts(list(self.blend.weights), histories)
+        self.fitted = self._fit_parts(list(self.blend.weights), histories)
         self._context = Context.of(histories)
         self._lengths = histories.lengths
 
@@ -71,35 +76,37 @@ class CoreRanker:
 
     def score(self, users: Rows) -> Floats:
         """See `Ranker.score`: the blend; who has no history gets what is popular."""
-        return self._blended(users)[1]
+        return self.blended(self.scores(users), users)
 
     def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
         """See `Reranker.rerank`: posts near the top of the blend's catalogue are above all others."""
-        scores, blended = self._blended(users)
+        return rerank([self], users, eligible)
 
-        def ranked(line: int) -> tuple[Rows, Floats]:
-            posts = eligible(line, blended[line])
-            own = blended[line, posts].astype(np.float64)
-            if self._lengths[users[line]]:
-                lines, names = np.array([line]), list(self.blend.weights)
-                values = _values(scores, self._context, names, users, lines, posts[None])[0]
-                high = own >= _edge(blended[line])
-                if self.far is not None:
-                    own[~high] += self.far.correction(values[~high])
-                if self.near is not None:
-                    own[high] += self.near.correction(values[high])
-                # Each tier has a scale of its own: the upper one is lifted above anything the lower one can say.
-                own[high] += _LIFT
-            return posts, own
+    def scores(self, users: Rows) -> Scores:
+        """What the parts say."""
+        return Scores.of({name: ranker.score for name, ranker in self.fitted.items()}, users)
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(ranked, range(len(users))))
+    def blended(self, scores: Scores, users: Rows) -> Floats:
+        """(users, posts) of the first stage."""
+        found = self.blend.score(scores)
+        found[self._lengths[users] == 0] = self._context.posts[:, 0]
+        return found
 
-    def _blended(self, users: Rows) -> tuple[Scores, Floats]:
-        scores = Scores.of({name: ranker.score for name, ranker in self._ranker.items()}, users)
-        blended = self.blend.score(scores)
-        blended[self._lengths[users] == 0] = self._context.posts[:, 0]
-        return scores, blended
+    def final(self, scores: Scores, blended: Floats, users: Rows, line: int, posts: Rows) -> Floats:
+        """(posts,) of the second stage for one line of a block of users."""
+        own = blended[line, posts].astype(np.float64)
+        if not self._lengths[users[line]]:
+            return np.asarray(own)
+        names = list(self.blend.weights)
+        values = _values(scores, self._context, names, users, np.array([line]), posts[None])[0]
+        high = own >= _edge(blended[line])
+        if self.far is not None:
+            own[~high] += self.far.correction(values[~high])
+        if self.near is not None:
+            own[high] += self.near.correction(values[high])
+        # Each tier has a scale of its own: the upper one is lifted above anything the lower one can say.
+        own[high] += _LIFT
+        return np.asarray(own)
 
     # ---- learning what to combine ----
 
@@ -182,19 +189,92 @@ class CoreRanker:
         halves = lists.split(0.5, self.tools.seed)
         if min(len(half.users) for half in halves) < _ENOUGH:
             return None
+        users: list[int] = []
         before: list[float] = []
         after: list[float] = []
         for learn, choose in (halves, halves[::-1]):
+            users += choose.users.tolist()
             before += stack.gains_at_ten(choose.blended).tolist()
             corrected = choose.blended + Forest(learn, seed=self.tools.seed).correction(choose.values)
             after += stack.gains_at_ten(corrected).tolist()
         self.forests[name] = (round(float(np.mean(before)), 4), round(float(np.mean(after)), 4))
         won = stack.better(np.array(after), np.array(before))
+        self.held[name] = dict(zip(users, after if won else before, strict=True))
         return Forest(lists, seed=self.tools.seed) if won else None
 
     def _uniform(self, histories: Histories, test: RankingTest, rng: np.random.Generator, row: int) -> Rows:
         user, target = int(test.user[row]), int(test.relevant[row][0])
         return stack.uniform_posts(user, target, _own(histories, user), len(histories.posts), stack.UNIFORM, rng)
+
+
+@dataclass
+class CorePair:
+    """A core without and one with the language model; see the module. `left_out` says why the second has no say."""
+
+    tools: Tools
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+
+        def make(parts: Mapping[str, Callable[[Tools], Ranker]]) -> CoreRanker:
+            core = CoreRanker(self.tools, parts)
+            core.fit(histories)
+            return core
+
+        # Most of what they are made of is fitted on one thread: both of them side by side.
+        with ThreadPoolExecutor(THREADS) as pool:
+            other = pool.submit(self.tools.made, ("core with llm", histories), lambda: make(WITH_LLM))
+            plain = self.tools.made((CoreRanker, histories), lambda: make(WITHOUT_LLM))
+            second = other.result()
+        self.left_out = _worse(plain, second)
+        self._cores = [plain] if self.left_out else [plain, second]
+        self._second = second
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Of the core with the language model, and whether it has a say."""
+        return {**self._second.card, "left_out": self.left_out}
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        return _mean([core.score(users) for core in self._cores])
+
+    def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
+        """See `Reranker.rerank`."""
+        return rerank(self._cores, users, eligible)
+
+
+def _worse(plain: CoreRanker, other: CoreRanker) -> str:
+    """Why the other core has no say: its blend has no place for the language model, or it found less by more than a
+    standard error, near the top or anywhere, of what was taken out of the histories."""
+    if set(other.blend.weights) <= set(plain.parts):
+        return "the blend has no use for what the language model reads"
+    for name, found in other.held.items():
+        users = sorted(found.keys() & plain.held.get(name, {}).keys())
+        before, after = (np.array([held[user] for user in users]) for held in (plain.held.get(name, {}), found))
+        if stack.better(before, after):
+            return f"{float((after - before).mean()):+.4f} nDCG@10 in lists of posts {_PLACES[name]}"
+    return ""
+
+
+def rerank(cores: Sequence[CoreRanker], users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
+    """See `Reranker.rerank`: the mean of what several cores say, in both stages. A part of two is asked once."""
+    parts = {name: ranker for core in cores for name, ranker in core.fitted.items()}
+    scores = Scores.of({name: ranker.score for name, ranker in parts.items()}, users)
+    blended = [core.blended(scores, users) for core in cores]
+    first = _mean(blended)
+
+    def ranked(line: int) -> tuple[Rows, Floats]:
+        posts = eligible(line, first[line])
+        each = [core.final(scores, own, users, line, posts) for core, own in zip(cores, blended, strict=True)]
+        return posts, _mean(each)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(ranked, range(len(users))))
+
+
+def _mean(scores: Sequence[Floats]) -> Floats:
+    return np.asarray(sum(scores) / len(scores), dtype=scores[0].dtype)
 
 
 def _own(histories: Histories, user: int) -> Rows:

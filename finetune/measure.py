@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from finetune.baselines import BASELINES, Eligible, Ranker, Reranker, Tools
 from finetune.clicks import CoreClicks
-from finetune.core_ranker import CoreRanker
+from finetune.core_ranker import CorePair, CoreRanker
 from finetune.gate import decide
 from finetune.histories import Histories, Progress, read_histories
 from finetune.metrics import (
@@ -39,7 +39,7 @@ from finetune.metrics import (
     weighted_auc,
     weighted_ece,
 )
-from finetune.parts import WITH_LLM, enough
+from finetune.parts import enough
 from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from retrieval.arrays import Floats, Rows
 from retrieval.embedder import Embedder, PostEncoder
@@ -48,7 +48,7 @@ from retrieval.errors import DataError, ModelError, WhyfeedError
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
 RANKING_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {
-    **BASELINES, "whyfeed-no-llm": CoreRanker, "whyfeed": lambda tools: CoreRanker(tools, WITH_LLM),
+    **BASELINES, "whyfeed-no-llm": CoreRanker, "whyfeed": CorePair,
 }  # fmt: skip
 CLICK_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {**BASELINES, **dict.fromkeys(OURS, CoreClicks)}
 # The first decides which baseline is best; these are paired and drawn.
@@ -275,7 +275,7 @@ class Bench:
             fit_seconds,
             1000 * seconds / len(np.unique(test.user)),
             values["ndcg@10"],
-            ranker.card if isinstance(ranker, CoreRanker) else None,
+            ranker.card if isinstance(ranker, CoreRanker | CorePair) else None,
         )
 
     def _lists(self, ranker: Ranker, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:

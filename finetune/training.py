@@ -79,7 +79,7 @@ def load(folder: str, gguf: str | None, **options: Any) -> tuple[Any, Any]:
     """
     import torch
 
-    tokenizer, model = _from(folder if gguf is None else str(_unquantised(Path(folder, gguf))), **options)
+    tokenizer, model = _from(folder if gguf is None else str(unquantised(Path(folder, gguf))), **options)
     return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -98,7 +98,7 @@ def _from(folder: str, **options: Any) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _unquantised(file: Path) -> Path:
+def unquantised(file: Path) -> Path:
     """The folder of a GGUF's model in transformers' own form, kept in the cache: reading a GGUF takes it half a minute.
 
     It is made again when the file has another size or time.

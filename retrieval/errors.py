@@ -9,6 +9,7 @@ WhyfeedError
 ├── HomeError      the operator must act: disk, a newer database, a port in use, broken weights
 │   └── WeightsError
 └── ModelError     a language model failed or is not there; callers fall back and say so
+    └── UnreachableError
 
 A message names the thing with ``{x!r}`` and ends with what to do. Errors of other libraries are
 translated once, where they enter. Bad arguments of the Python interface raise ``ValueError``.
@@ -61,3 +62,7 @@ class WeightsError(HomeError):
 
 class ModelError(WhyfeedError):
     """A language model could not answer; the caller uses its fallback and the trace says so."""
+
+
+class UnreachableError(ModelError):
+    """The server of a model does not answer, or fails whatever it is asked."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import math
 import os
@@ -16,7 +15,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,176 +26,18 @@ from agent import weights
 from agent.embedded import EmbeddedEngine
 from agent.engine import Engine, OpenAIEngine, ScriptedEngine, defuse, open_engine
 from retrieval.errors import ModelError, WeightsError
+from tests.llm_server import COUNT, FakeServer, ids_of, running
 
 ROOT = Path(__file__).parent.parent
 HELLO = [{"role": "user", "content": "Count from one to twenty in words."}]
-COUNT = "one two three four five six seven eight nine ten eleven twelve"
 PREFIX = "The reader likes sourdough, espresso and slow mornings. Would they open this post? "
 POSTS = [f"{topic}\nAnswer:" for topic in ("Sourdough in winter", "Tax law", "Espresso at home", "Rust lifetimes")]
 
 
-# ---- a small server of the OpenAI protocol, with the ways of vLLM
-
-
-@dataclass
-class FakeServer:
-    """Answers deterministically; its switches make it behave as servers do on bad days."""
-
-    url: str = ""
-    vllm: bool = True  # has /tokenize and /generative_scoring
-    answer: str = COUNT
-    status: int = 200  # of the next failures
-    failures: int = 0
-    break_off_after: int = 0  # chunks
-    seconds_per_chunk: float = 0.0
-    seconds_before: float = 0.0
-    key: str = ""
-    labels_listed: bool = True
-    garbage: bool = False
-    lost_scores: int = 0
-    max_tokens: int = 2048
-    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    hung_up: int = 0
-
-    def asked(self, path: str) -> list[dict[str, Any]]:
-        return [body for asked, body in self.requests if asked == path]
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\s*\S+|\s+$", text)
-
-
-def ids_of(text: str) -> list[int]:
-    return [1 + sum(map(ord, word)) for word in words(text)]
-
-
-def handler(server: FakeServer) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            server.requests.append((self.path, {}))
-            self.send(200, {"object": "list", "data": [{"id": "small", "object": "model", "created": 0}]})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server.requests.append((self.path, body))
-            time.sleep(server.seconds_before)
-            if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
-                self.error(401, "Invalid API key")
-            elif server.failures > 0:
-                server.failures -= 1
-                self.error(server.status, "EngineCore encountered an issue")
-            elif body["model"] != "small":
-                self.error(404, f"The model `{body['model']}` does not exist.")
-            elif self.path == "/v1/chat/completions":
-                self.chat(body)
-            elif self.path == "/v1/completions":
-                self.complete(body)
-            elif self.path == "/tokenize" and server.vllm:
-                self.send(200, {"tokens": ids_of(body["prompt"]), "max_model_len": server.max_tokens})
-            elif self.path == "/generative_scoring" and server.vllm:
-                self.score(body)
-            else:
-                self.send(404, {"detail": "Not Found"})
-
-        def chat(self, body: dict[str, Any]) -> None:
-            prompt = sum(len(ids_of(message["content"])) for message in body["messages"])
-            if prompt + body["max_tokens"] > server.max_tokens:
-                self.error(400, f"This model's maximum context length is {server.max_tokens} tokens")
-                return
-            if "response_format" in body:
-                schema = body["response_format"]["json_schema"]["schema"]
-                if schema.get("type") == "banana":
-                    self.error(400, "Grammar error: Invalid type: banana")
-                    return
-                text = json.dumps(dict.fromkeys(schema["properties"], "x"))
-            else:
-                text = server.answer
-            for stop in body.get("stop", ()):
-                text = text.split(stop)[0]
-            pieces = words(text)
-            finish = "length" if len(pieces) > body["max_tokens"] else "stop"
-            pieces = pieces[: body["max_tokens"]]
-            self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
-            self.send_header("Connection", "close")
-            self.end_headers()
-            try:
-                for place, piece in enumerate(pieces):
-                    if server.break_off_after and place == server.break_off_after:
-                        return
-                    self.event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
-                    time.sleep(server.seconds_per_chunk)
-                self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
-                usage = {"prompt_tokens": prompt, "completion_tokens": len(pieces), "total_tokens": 0}
-                self.event({"choices": [], "usage": usage})
-                self.wfile.write(b"data: [DONE]\n\n")
-            except ConnectionError:
-                server.hung_up += 1
-
-        def event(self, chunk: dict[str, Any]) -> None:
-            document = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "small", **chunk}
-            self.wfile.write(b"data: " + (b"{garbage" if server.garbage else json.dumps(document).encode()) + b"\n\n")
-            self.wfile.flush()
-
-        def complete(self, body: dict[str, Any]) -> None:
-            prompts = [body["prompt"]] if isinstance(body["prompt"], str) else body["prompt"]
-            choices = []
-            for place, prompt in enumerate(prompts):
-                logit = math.sin(len(prompt))
-                tops = {" the": -0.1, **({"Yes": -5 + logit, "No": -5.0} if server.labels_listed else {})}
-                logprobs = {"top_logprobs": [tops], "tokens": [" the"], "token_logprobs": [-0.1], "text_offset": [0]}
-                choices.append({"index": place, "text": " the", "finish_reason": "length", "logprobs": logprobs})
-            choices.reverse()  # the order is not promised
-            choices = choices[server.lost_scores :]
-            self.send(200, {"id": "1", "object": "text_completion", "created": 0, "model": "small", "choices": choices})
-
-        def score(self, body: dict[str, Any]) -> None:
-            assert len(body["label_token_ids"]) == 2
-            assert body["apply_softmax"] is True
-            assert body["item_first"] is False
-            rows = [
-                {"index": place, "object": "score", "score": 0.5 + math.sin(sum(body["query"]) + sum(item)) / 2}
-                for place, item in enumerate(body["items"])
-            ]
-            self.send(200, {"object": "list", "data": rows[server.lost_scores :][::-1]})
-
-        def error(self, status: int, message: str) -> None:
-            self.send(status, {"error": {"message": message, "type": "x", "code": status}})
-
-        def send(self, status: int, document: dict[str, Any]) -> None:
-            data = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except ConnectionError:
-                self.close_connection = True
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    return Handler
-
-
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    fake = FakeServer()
-    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(fake))
-    listener.daemon_threads = True
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    fake.url = f"http://127.0.0.1:{listener.server_port}"
-    yield fake
-    listener.shutdown()
-    listener.server_close()
-    thread.join()
+    with running(FakeServer()) as fake:
+        yield fake
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,7 @@ app.command()(upkeep.evaluate)
 app.command()(batching.batch)
 app.command()(mcp_server.mcp)
 app.command()(serving.serve)
+app.command("serve-llm")(serving.serve_llm)
 app.add_typer(serving.keys_app, name="keys")
 
 

@@ -1,12 +1,19 @@
-"""`whyfeed serve` and `whyfeed keys`: the HTTP service, and who may ask it what."""
+"""`whyfeed serve`, `serve-llm` and `keys`: the HTTP service, vLLM, and who may ask what."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ui.terminal import Home, Json, NoLlm, bars, open_agent, print_json, tell_first_key, tune_for_many
+
+if TYPE_CHECKING:
+    from agent.registry import Registry
+    from agent.vllm import Environment, Options
 
 keys_app = typer.Typer(no_args_is_help=True, help="Keys of those who ask over the network.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What the key is called.")]
@@ -45,6 +52,99 @@ def serve(
         service.serve(
             agent, host, port, _serves, page=not no_page, login=visitor, on_first_key=tell_first_key, progress=progress
         )
+
+
+def serve_llm(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A folder, a name on the hub or in `models list`, or judge; default: the ranker."
+        ),
+    ] = None,
+    home: Home = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need --key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8100,
+    gpus: Annotated[
+        str, typer.Option(metavar="T[xC]", help="T cards hold one copy of the model together, C copies side by side.")
+    ] = "1",
+    context: Annotated[int, typer.Option(min=256, help="Tokens of prompt and answer together.")] = 4096,
+    memory: Annotated[
+        float | None, typer.Option(help="Share of each card (0.9); on a CPU: GB of the cache (2).", show_default=False)
+    ] = None,
+    rank: Annotated[int, typer.Option(min=0, help="Largest rank of an adapter; 0: no adapters.")] = 64,
+    tool_parser: Annotated[
+        str, typer.Option(help="How the model writes tool calls: hermes, llama3_json, …; empty: it does not.")
+    ] = "hermes",
+    key: Annotated[
+        str, typer.Option(envvar="WHYFEED_LLM_KEY", help="What clients must send.", show_default=False)
+    ] = "",
+    python: Annotated[
+        Path | None,
+        typer.Option(envvar="WHYFEED_VLLM_PYTHON", help="The Python that has vLLM; default: .venv-vllm's."),
+    ] = None,
+) -> None:
+    """Start vLLM and keep it up; prints the address once it is healthy. See docs/deployment.md."""
+    from agent import vllm
+    from agent.registry import Registry
+    from agent.settings import Settings
+    from finetune.served import served_model
+
+    if host not in ("127.0.0.1", "localhost", "::1") and not key:
+        raise ValueError("others than this machine can reach it: give a --key")
+    tensor, copies = _cards(gpus)
+    settings = Settings(home=home) if home is not None else Settings()
+    environment = vllm.find_environment(python)
+    if environment.gpus < tensor * copies and tensor * copies > 1:
+        raise ValueError(f"--gpus {gpus} needs {tensor * copies} cards and {environment.gpus} are there")
+    vllm.check_port(host, port)
+    registry = Registry(settings.home.expanduser())
+    found = served_model(model or settings.ranker, registry)
+    options = vllm.Options(
+        found.model, found.name, host, port, tensor, copies, context, memory, 0 if found.whole else rank, key=key,
+        tool_parser=tool_parser,
+    )  # fmt: skip
+    _keep_up(options, environment, registry, found.base)
+
+
+def _keep_up(options: Options, environment: Environment, registry: Registry, base: str) -> None:
+    """Until it is told to stop, by Ctrl-C or SIGTERM."""
+    from agent import vllm
+    from agent.vllm_adapters import Adapters
+
+    def say(line: str) -> None:
+        typer.echo(f"whyfeed: {line}", err=True)
+
+    adapters = Adapters(registry, options.url, base, options.rank, options.key, say)
+    log = registry.home / "vllm.log"
+    supervisor = vllm.Supervisor(
+        vllm.command(options, environment), vllm.variables(options, environment), options.url, log, say=say
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    def ready() -> None:
+        if options.rank:
+            adapters.restarted()
+        typer.echo(f"whyfeed serves {options.name}: {options.url}")
+
+    where = f"{environment.gpus} GPUs" if environment.gpus else "the CPU"
+    say(f"vLLM {environment.version} starts on {where}; its log is {str(log)!r}")
+    supervisor.run(stop, ready, adapters.sync if options.rank else lambda: None)
+
+
+def _cards(gpus: str) -> tuple[int, int]:
+    """`T` or `TxC`: cards of a copy, and copies."""
+    tensor, _, copies = gpus.lower().partition("x")
+    try:
+        found = int(tensor), int(copies or 1)
+    except ValueError:
+        found = 0, 0
+    if min(found) < 1:
+        raise ValueError(f"--gpus {gpus!r} is neither T nor TxC, as in 2 or 2x4")
+    return found
 
 
 @keys_app.command("add")
