@@ -35,6 +35,7 @@ class FakeServer:
     max_tokens: int = 2048
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     hung_up: int = 0
+    adapters: dict[str, str] = field(default_factory=dict)
 
     def asked(self, path: str) -> list[dict[str, Any]]:
         return [body for asked, body in self.requests if asked == path]
@@ -54,7 +55,13 @@ def handler(server: FakeServer) -> type[http.server.BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             server.requests.append((self.path, {}))
-            self.send(200, {"object": "list", "data": [{"id": "small", "object": "model", "created": 0}]})
+            if server.failures > 0:
+                server.failures -= 1
+                self.error(server.status, "EngineCore encountered an issue")
+                return
+            names = ["small", *server.adapters]
+            data = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in names]
+            self.send(200, {"object": "list", "data": data})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -65,7 +72,13 @@ def handler(server: FakeServer) -> type[http.server.BaseHTTPRequestHandler]:
             elif server.failures > 0:
                 server.failures -= 1
                 self.error(server.status, "EngineCore encountered an issue")
-            elif body["model"] != "small":
+            elif self.path == "/v1/load_lora_adapter":
+                server.adapters[body["lora_name"]] = body["lora_path"]
+                self.send(200, {})
+            elif self.path == "/v1/unload_lora_adapter":
+                del server.adapters[body["lora_name"]]
+                self.send(200, {})
+            elif body["model"] not in ("small", *server.adapters):
                 self.error(404, f"The model `{body['model']}` does not exist.")
             elif self.path == "/v1/chat/completions":
                 self.chat(body)
