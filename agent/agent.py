@@ -334,6 +334,7 @@ class Agent:
         if self._store.event(user, event_id) is None:
             raise UnknownEvent(event_id, user)
         self._store.forget(user, [event_id])
+        self._core.forget_said(user)
         self._core.views.current()
 
     def export(self, user: str, out: Path | None = None) -> Path:
@@ -347,6 +348,7 @@ class Agent:
         for conversation in self.desk.store.of_customer(user):
             self.desk.forget(conversation)
         self._store.erase(user)
+        self._core.forget_said(user)
 
     def post(self, id: str) -> Post:
         """One post; UnknownPost when there is none."""

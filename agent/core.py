@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from agent.answer import Answer
 from agent.clause import ClauseBook, ClauseWorker
@@ -23,6 +24,10 @@ from retrieval.conversation import Conversations
 from retrieval.event import Event
 from retrieval.store import Store
 
+if TYPE_CHECKING:
+    from agent.chat_agent import ChatAgent
+    from agent.tool_exam import Exam
+
 
 class Core:
     """The parts of one home, opened once. Nothing about a user or a conversation is kept in it."""
@@ -41,6 +46,8 @@ class Core:
         self._worker = ClauseWorker(self._book)
         self.explainer = Explainer(self._book, self._worker, lambda: self.models.describe("writer"))
         self._understander: Understander | None = None
+        self._chat_agent: ChatAgent | None = None
+        self._exam: Exam | None = None
         self._opening = threading.Lock()
         # Ranking is many short steps in Python between short ones in numpy: of two threads at once each waits for
         # the interpreter at every step, and both together do less than one alone (`benchmarks/LOG.md`).
@@ -49,6 +56,10 @@ class Core:
     def close(self) -> None:
         """Stop what runs in the background and close the store."""
         self._worker.stop()
+        if self._exam is not None:
+            self._exam.stop()
+        if self._chat_agent is not None:
+            self._chat_agent.close()
         self.models.close()
         self.store.close()
 
@@ -66,6 +77,36 @@ class Core:
             if self._understander is None:
                 self._understander = Understander(self.embedder, self.models.writer, self.store.home / "intents.npz")
             return self._understander
+
+    def chat_agent(self) -> ChatAgent | None:
+        """What plans turns in place of the understander: where a server's model has shown that it calls tools well.
+
+        The settings may ask for one or the other. The exam runs once for each model, while the plan still answers.
+        """
+        if self.settings.chat == "plan":
+            return None
+        with self._opening:
+            model = self.models.tool_caller()
+            if model is None:
+                return None
+            if self._chat_agent is None or self._chat_agent.model is not model:
+                from agent.chat_agent import ChatAgent
+
+                self._chat_agent = ChatAgent(model, self.store.home)
+            if self.settings.chat == "agent":
+                return self._chat_agent
+            if self._exam is None:
+                from agent.tool_exam import Exam
+
+                self._exam = Exam(self.store.home / "tool-exam.json")
+            return self._chat_agent if self._exam.passed(self._chat_agent) else None
+
+    def forget_said(self, user: str) -> None:
+        """Delete what models heard of a reader in conversations."""
+        if (self.store.home / "agent.db").exists():
+            from agent.chat_agent import forget
+
+            forget(self.store.home, user)
 
     def judge(self, view: View, wanted: bool) -> Judge | None:
         """The LLM judge, when it is wanted or a fitted model gives it weight, and there is one."""

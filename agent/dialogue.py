@@ -20,16 +20,18 @@ from agent.pipeline import RELEVANT, Task, in_force
 from agent.profile import describe
 from agent.request import Horizon, Language, Request
 from agent.summary import central_sentences
+from agent.topics import detect_language
 from agent.trace import Trace
 from agent.understand import Context
 from agent.view import View
 from retrieval.conversation import Turn
-from retrieval.errors import UnknownPost
+from retrieval.errors import ModelError, UnknownPost
 from retrieval.event import Event
 from retrieval.post import Post
 
 if TYPE_CHECKING:
     from agent.agent import Agent
+    from agent.chat_agent import ChatAgent
     from agent.core import Core
 
 K = 5
@@ -50,17 +52,52 @@ class Dialogue:
         self._cancel = cancel
         self._llm_rank = llm_rank
         self._turns: list[Turn] = core.conversations.turns(conversation)
-        self._last = next((turn.answer for turn in reversed(self._turns) if turn.answer and turn.answer["items"]), None)
+        self._last = _last(self._turns)
+        self._text = ""
+        self._trace = Trace()  # how the message was understood
 
     def answer(self, text: str) -> Generator[ChatEvent, None, None]:
         """Understand the message, act on it, and answer; see `Agent.chat`."""
         yield StageStarted("understand")
-        trace = Trace()
-        with trace.stage("understand") as record:
-            request = self._core.understander().understand(text, self._context())
-            request = self._pending(request)
-            record.note = request.by
+        self._text = text
+        agent = self._core.chat_agent() if text else None
         self._core.conversations.add(self._conversation, "user", text, self._core.clock())
+        why = ""
+        if agent is not None:
+            try:
+                yield from self._planned(agent, text)
+                return
+            except ModelError as exc:
+                why = f"fallback: {exc}"
+                self._trace = Trace()
+        with self._trace.stage("understand") as record:
+            request = self._pending(self._core.understander().understand(text, self._context()))
+            record.note = request.by
+            record.status = why or "ok"
+        yield from self._act(request) if text else self._say(request, say("empty", request.language))
+
+    def _planned(self, agent: ChatAgent, text: str) -> Iterator[ChatEvent]:
+        """The turn as a model plans it; the last of its answers is that of the turn."""
+        language = detect_language(text, self._context().language)
+        answer: Answer | None = None
+        with self._trace.stage("understand") as record:
+            record.note = "agent"
+        for event in agent.turn(
+            text, self._context(), language, self._user, self._conversation, self._act, self._cancel
+        ):
+            if isinstance(event, str):
+                request = Request("smalltalk", language=language, by="agent")
+                yield from self._say(request, event or say("smalltalk", language))
+            elif isinstance(event, Answer):
+                answer = event if answer is None or event.items or not answer.items else answer
+                self._turns = self._core.conversations.turns(self._conversation)
+                self._last = _last(self._turns)
+            else:
+                yield event
+        if answer is not None:
+            yield answer
+
+    def _act(self, request: Request) -> Iterator[ChatEvent]:
         intents: dict[str, Callable[[Request], Iterator[ChatEvent]]] = {
             "recommend": self._recommend,
             "search": self._recommend,
@@ -77,13 +114,11 @@ class Dialogue:
             "people": self._people,
             "groups": self._groups,
         }
-        if not text:
-            yield from self._say(request, say("empty", request.language), trace)
-        elif request.intent in intents:
+        if request.intent in intents:
             yield from intents[request.intent](request)
         else:
-            key = "thanks" if request.intent == "smalltalk" and _is_thanks(text) else request.intent
-            yield from self._say(request, say(key, request.language), trace)
+            thanks = request.intent == "smalltalk" and _is_thanks(self._text)
+            yield from self._say(request, say("thanks" if thanks else request.intent, request.language))
 
     @property
     def _view(self) -> View:
@@ -116,6 +151,7 @@ class Dialogue:
         yield StageStarted("retrieve")
         yield StageStarted("judge" if self._llm_rank else "rank")
         ranking = self._core.rank(view, self._user, task, llm_rank=self._llm_rank)
+        ranking.trace.stages[:0] = self._trace.stages
         yield StageStarted("explain")
         items = self._core.explainer.items(view, ranking, request, write=False)
         text = lead or self._headline(request, ranking.relevance, view, like, bool(items), ranking.reader)
@@ -358,8 +394,8 @@ class Dialogue:
 
     # ---- inside ----
 
-    def _say(self, request: Request, text: str, trace: Trace | None = None) -> Iterator[ChatEvent]:
-        trace = trace or Trace()
+    def _say(self, request: Request, text: str) -> Iterator[ChatEvent]:
+        trace = Trace(stages=list(self._trace.stages))
         trace.request = request.to_json()
         rules = in_force(self._view.reader(self._user).rules, self._conversation, self._core.clock())
         receipt = Receipt(tuple(rule.topic for rule in rules if rule.kind == "exclude"))
@@ -430,6 +466,11 @@ def _year(post: Post) -> str:
 
     written = format_time(post.created_at)
     return written[:4] if isinstance(written, str) else ""
+
+
+def _last(turns: Sequence[Turn]) -> dict[str, Any] | None:
+    """The last answer that showed a list."""
+    return next((turn.answer for turn in reversed(turns) if turn.answer and turn.answer["items"]), None)
 
 
 def _is_thanks(text: str) -> bool:

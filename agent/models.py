@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agent import weights as weight_files
 from agent.engine import Engine, OpenAIEngine, open_engine
@@ -22,6 +22,9 @@ from agent.vllm_adapters import adapter_name
 from agent.weights import Weights
 from retrieval.embedder import Embedder, open_embedder
 from retrieval.errors import ModelError, WeightsError, WhyfeedError
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 Role = Literal["writer", "ranker"]
 EMBEDDER = "embedder"  # in the registry: a folder of sentence-transformers, see `finetune.embed`
@@ -65,6 +68,8 @@ class Models:
         self._judge: tuple[object, _OwnJudge] = (None, _OwnJudge())  # with the registry's stamp
         self._guards: dict[Role, GuardedEngine] = {}
         self._metered: dict[Role, MeteredEngine] = {}  # before those
+        self._caller: BaseChatModel | None = None
+        self._given_caller = False
         self._adapter = ""  # that the server is asked for as the ranker
         self._looked = 0.0  # when the server was last asked for it
         self._failed: dict[Role, str] = {}
@@ -79,6 +84,29 @@ class Models:
     def ranker(self) -> Engine | None:
         """The LLM that judges a reader and a post, or None while there is none."""
         return self._engine("ranker")
+
+    def tool_caller(self) -> BaseChatModel | None:
+        """The server's model as LangChain calls it, with tools; None without a server, and while it is down."""
+        if self._caller is not None and self._given_caller:
+            return self._caller
+        if not self._settings.llm_url or self.writer() is None or not self._serves("writer"):
+            return None
+        with self._lock:
+            guard = self._guards["writer"]
+            if self._caller is None:
+                from langchain_openai import ChatOpenAI
+                from pydantic import SecretStr
+
+                settings = self._settings
+                self._caller = ChatOpenAI(
+                    model=guard.name, base_url=guard.engine.url, api_key=SecretStr(settings.llm_key or "none"),
+                    timeout=settings.llm_timeout, max_retries=1, temperature=0.0, max_completion_tokens=400,
+                )  # fmt: skip
+            return self._caller
+
+    def put_tool_caller(self, model: BaseChatModel) -> None:
+        """Use a model of the caller's own to plan turns."""
+        self._caller, self._given_caller = model, True
 
     def calibration(self) -> tuple[float, float]:
         """Slope and intercept of the logit of the home's own judge; 1 and 0 of any other."""

@@ -368,15 +368,28 @@ class OpenAIEngine:
             )
         if isinstance(exc, openai.APIConnectionError):
             return UnreachableError(f"no server answers at {self.url!r}; start it, or check the address")
-        if isinstance(exc, openai.APIStatusError):
-            if exc.status_code in (401, 403):
-                return ModelError(f"{where} refuses the key (HTTP {exc.status_code}); check the key")
-            if exc.status_code == 404:
-                return ModelError(f"{where}: no such model or route ({said}); check the name and the address")
-            if exc.status_code == 400 and re.search(r"context|too long|max_model_len", said, re.IGNORECASE):
-                return ModelError(f"the prompt is too long for {where} ({said}); shorten it")
-            if exc.status_code < 500 and exc.status_code != 429:
-                return ModelError(f"{where} refuses the request ({said}); check prompt and schema")
-            kind = UnreachableError if exc.status_code >= 500 else ModelError
-            return kind(f"{where} failed (HTTP {exc.status_code}: {said}); try again, or look at its log")
+        status = _status_of(exc)
+        if status in (401, 403):
+            return ModelError(f"{where} refuses the key (HTTP {status}); check the key")
+        if status == 404:
+            return ModelError(f"{where}: no such model or route ({said}); check the name and the address")
+        if status == 400 and re.search(r"context|too long|max_model_len", said, re.IGNORECASE):
+            return ModelError(f"the prompt is too long for {where} ({said}); shorten it")
+        if 400 <= status < 500 and status != 429:
+            return ModelError(f"{where} refuses the request ({said}); check prompt and schema")
+        if status:
+            kind = UnreachableError if status >= 500 else ModelError
+            return kind(f"{where} failed (HTTP {status}: {said}); try again, or look at its log")
         return UnreachableError(f"{where} broke off or answered in a way that cannot be read ({said}); look at its log")
+
+
+def _status_of(exc: Exception) -> int:
+    """The HTTP status of an answer, or of an error that came in the middle of a stream; 0 for none."""
+    found = getattr(exc, "status_code", None)
+    if found is None:
+        body = getattr(exc, "body", None)
+        found = body.get("code") if isinstance(body, Mapping) else None
+    try:
+        return int(found or 0)
+    except (TypeError, ValueError):
+        return 0

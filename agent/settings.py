@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,6 +22,7 @@ class Settings(BaseSettings):
     llm_key: str = ""
     llm_timeout: float = 30.0  # seconds that the server may be silent
     llm_in_flight: int = 16  # requests that a batch keeps at that server at once
+    chat: Literal["auto", "plan", "agent"] = "auto"  # who plans a turn: rules, or a model that calls tools
     no_llm: bool = False
     index: str = "IDMap2,Flat"
     ray_workers: int = 2  # actors that rank and actors that write, with --ray

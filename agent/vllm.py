@@ -102,6 +102,7 @@ def command(options: Options, environment: Environment) -> list[str]:
         "--host", options.host, "--port", str(options.port),
         "--max-model-len", str(options.context),
         "--enable-prefix-caching",
+        "--disable-uvicorn-access-log",  # health is asked for every second
         # Small models fill the gaps that a schema allows with blank lines.
         "--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
     ]  # fmt: skip

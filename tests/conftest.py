@@ -28,6 +28,7 @@ from tests.world import NOW, World, make_world
 
 if TYPE_CHECKING:
     from agent import Agent
+    from tests.vllm_world import VllmServer
 
 EMBEDDER = "hash-64"
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,18 @@ def processes() -> BaseContext:
         ["tests.test_kill", "tests.test_store", "agent.agent", "scipy.sparse", "scipy.cluster.hierarchy", "faiss"]
     )
     return context
+
+
+@pytest.fixture(scope="session")
+def vllm_server(_imported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A real vLLM with the small base and a LoRA of ours, over a home that holds the world."""
+    from tests.vllm_world import add_judge, serving
+
+    folder = Path(shutil.copytree(_imported, tmp_path_factory.mktemp("vllm") / "home"))
+    add_judge(folder)
+    with serving(folder) as found:
+        found.until("judge-v1 is loaded")
+        yield found
 
 
 @pytest.fixture(scope="module")

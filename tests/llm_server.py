@@ -6,6 +6,7 @@ import http.server
 import json
 import math
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -190,3 +191,10 @@ def running(fake: FakeServer) -> Iterator[FakeServer]:
         listener.shutdown()
         listener.server_close()
         thread.join()
+
+
+def free_port() -> int:
+    """A port that nobody listens at just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

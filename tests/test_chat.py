@@ -12,6 +12,7 @@ from agent.answer import Answer, ItemsReady, StageStarted
 from agent.settings import Settings
 from retrieval.errors import DataError
 from tests.checks import check_items, check_shape
+from tests.tool_caller import ToolCaller
 from tests.world import World
 
 
@@ -38,8 +39,11 @@ def posts(answer: Answer) -> list[str]:
     return [item.post.id for item in answer.items]
 
 
-@pytest.fixture
-def talk(agent: Agent, world: World) -> Talk:
+@pytest.fixture(params=["plan", "agent"])
+def talk(request: pytest.FixtureRequest, agent: Agent, world: World) -> Talk:
+    if request.param == "agent":  # a model plans the turns; what comes of it is the same
+        agent.settings.chat = "agent"
+        agent.models.put_tool_caller(ToolCaller())
     return Talk(agent, next(user for user, tastes in world.tastes.items() if tastes == ("gardening",)))
 
 

@@ -27,6 +27,7 @@ from agent.embedded import EmbeddedEngine
 from agent.engine import Engine, OpenAIEngine, ScriptedEngine, defuse, open_engine
 from retrieval.errors import ModelError, WeightsError
 from tests.llm_server import COUNT, FakeServer, ids_of, running
+from tests.vllm_world import WITH_VLLM
 
 ROOT = Path(__file__).parent.parent
 HELLO = [{"role": "user", "content": "Count from one to twenty in words."}]
@@ -49,8 +50,19 @@ def ranker() -> Iterator[EmbeddedEngine]:
     engine.close()
 
 
-@pytest.fixture(params=["scripted", "vllm", "openai", pytest.param("embedded", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[
+        "scripted", "vllm", "openai", pytest.param("embedded", marks=pytest.mark.slow),
+        pytest.param("real vllm", marks=WITH_VLLM),
+    ]
+)  # fmt: skip
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "real vllm":
+        server = request.getfixturevalue("vllm_server")
+        real = OpenAIEngine(server.url)
+        yield real
+        real.close()
+        return
     if request.param == "embedded":
         yield request.getfixturevalue("ranker")
         return

@@ -23,7 +23,7 @@ from agent.registry import Registry
 from agent.vllm import Environment, Options, Supervisor, check_port, command, find_environment, healthy, variables
 from agent.vllm_adapters import Adapters, adapter_name, refusal
 from retrieval.errors import HomeError, ModelError
-from tests.llm_server import FakeServer, running
+from tests.llm_server import FakeServer, free_port, running
 
 CPU = Environment(Path("/venv/bin/python"), "0.32.0", 0)
 GPU = Environment(Path("/venv/bin/python"), "0.33.0", 8)
@@ -97,14 +97,6 @@ class Run:
     @property
     def processes(self) -> list[int]:
         return [int(pid) for path in self.folder.iterdir() for pid in path.name.split(".")]
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def lives(pid: int) -> bool:

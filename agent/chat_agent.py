@@ -1,0 +1,234 @@
+"""The chat as a LangChain agent: a model that calls tools plans the turn, and code does what it says.
+
+Its state (LangGraph's, in `home`/agent.db) is what the model said and heard. Of that the latest checkpoint of each
+conversation is kept, and of each reader the latest conversations; `forget` and `erase` delete all of a reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import prompts
+from agent.answer import Answer, ChatEvent
+from agent.completion import check_wanted, defuse
+from agent.references import Context
+from agent.request import Language, Request
+from agent.turns import TURNS, request_of
+from retrieval.errors import HomeError, ModelError
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.tools import BaseTool
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
+_log = logging.getLogger(__name__)
+MOST_CALLS = 4  # tools in one turn
+_MOST_STEPS = 2 * MOST_CALLS + 3
+_MESSAGES = 24  # that the model is shown of what was said before
+_THREADS = 20  # conversations of a reader whose state is kept
+_SAID = 300  # characters of the model's own words
+
+Act = Callable[[Request], Iterator[ChatEvent]]
+
+
+class ChatAgent:
+    """Plans turns with a model that calls tools. Safe to use from many threads; raises ModelError when it cannot."""
+
+    def __init__(self, model: BaseChatModel, home: Path) -> None:
+        self.model = model
+        self._path = home / "agent.db"
+        self._lock = threading.Lock()
+        self._kept: SqliteSaver | None = None
+
+    def turn(
+        self, text: str, context: Context, language: Language, user: str, conversation: str, act: Act,
+        cancel: threading.Event,
+    ) -> Iterator[ChatEvent | str]:  # fmt: skip
+        """What happens while the model's calls are carried out by `act`, each ending with an `Answer`; or its words.
+
+        Words are what a model says that called nothing. ModelError when it fails before anything was done.
+        """
+        happened: queue.SimpleQueue[ChatEvent | str | BaseException | None] = queue.SimpleQueue()
+        left = threading.Event()
+        done: list[str] = []
+        refused: list[str] = []
+
+        def call(name: str, arguments: Mapping[str, Any]) -> str:
+            check_wanted(cancel)
+            if len(done) >= MOST_CALLS:
+                raise ValueError(f"at most {MOST_CALLS} calls in one turn; end now")
+            try:
+                request = request_of(name, arguments, text, context, language)
+            except ValueError as exc:
+                refused.append(str(exc))
+                raise
+            answer: Answer | None = None
+            events = act(request)
+            for event in events:
+                if isinstance(event, Answer):
+                    answer = event
+                happened.put(event)
+                if left.is_set():
+                    events.close()  # type: ignore[attr-defined]
+                    raise ModelError("the reader has left")
+            done.append(name)
+            return _told(answer)
+
+        def work() -> None:
+            try:
+                said = self._run(text, context, language, _thread(user, conversation), call)
+                if refused and not done:
+                    raise ModelError(f"the agent called nothing that can be done ({refused[-1]})")
+                happened.put(None if done else said)
+            except BaseException as exc:
+                happened.put(exc)
+            happened.put(None)
+
+        worker = threading.Thread(target=work, name="whyfeed-agent", daemon=True)
+        worker.start()
+        try:
+            while (event := happened.get()) is not None:
+                if isinstance(event, BaseException):
+                    if not done:
+                        raise (
+                            event if isinstance(event, ModelError) else ModelError(f"the agent failed: {_line(event)}")
+                        )
+                    _log.warning("the agent failed after %s: %s", ", ".join(done), _line(event))
+                    return
+                yield event
+        finally:
+            left.set()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._kept is not None:
+                self._kept.conn.close()
+            self._kept = None
+
+    # ---- inside ----
+
+    def _run(
+        self,
+        text: str,
+        context: Context,
+        language: Language,
+        thread: str,
+        call: Callable[[str, Mapping[str, Any]], str],
+    ) -> str:
+        """One turn of the agent; returns its last words."""
+        from langchain.agents import create_agent
+        from langchain.agents.middleware import ModelRequest, wrap_model_call
+        from langsmith import tracing_context
+
+        @wrap_model_call
+        def latest(request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
+            # From a reader's words on: a tool's answer without its call is refused by servers.
+            messages = request.messages[-_MESSAGES:]
+            first = next((place for place, each in enumerate(messages) if each.type == "human"), 0)
+            return handler(request.override(messages=messages[first:]))
+
+        agent: Any = create_agent(
+            self.model, [tool(name, call) for name in TURNS], system_prompt=instructions(context, language),
+            middleware=[latest], checkpointer=self._saver(),
+        )  # fmt: skip
+        # A setting of the environment must not send readers' words to a tracing service.
+        with tracing_context(enabled=False):
+            result = agent.invoke(
+                {"messages": [("user", defuse(text))]},
+                {"configurable": {"thread_id": thread}, "recursion_limit": _MOST_STEPS, "max_concurrency": 1},
+            )
+        self._tidy(thread)
+        return " ".join(str(result["messages"][-1].text).split())[:_SAID]
+
+    def _saver(self) -> SqliteSaver:
+        from langgraph.checkpoint.sqlite import SqliteSaver
+
+        with self._lock:
+            if self._kept is None:
+                try:
+                    conn = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
+                    conn.execute("PRAGMA secure_delete = ON")
+                    self._kept = SqliteSaver(conn)
+                    self._kept.setup()
+                except sqlite3.Error as exc:
+                    raise HomeError(f"{str(self._path)!r}: {exc}; check the disk and the folder") from exc
+            return self._kept
+
+    def _tidy(self, thread: str) -> None:
+        """Keep the latest checkpoint of this conversation, and the latest conversations of its reader."""
+        own = thread.split(".", 1)[0] + ".%"
+        with closing(sqlite3.connect(self._path, timeout=30)) as db:
+            db.execute("PRAGMA secure_delete = ON")
+            latest = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ?"
+            for table in ("checkpoints", "writes"):
+                db.execute(f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id < ({latest})", [thread, thread])
+            old = db.execute(
+                "SELECT thread_id FROM checkpoints WHERE thread_id LIKE ? GROUP BY thread_id "
+                "ORDER BY max(checkpoint_id) DESC LIMIT -1 OFFSET ?",
+                [own, _THREADS],
+            ).fetchall()
+            for table in ("checkpoints", "writes"):
+                db.executemany(f"DELETE FROM {table} WHERE thread_id = ?", old)
+            db.commit()
+
+
+def instructions(context: Context, language: Language) -> str:
+    """What the model is told before a turn: its rules, and what the numbers of the last list mean."""
+    shown = [defuse(" ".join(context.titles[id].split()))[:120] for id in context.shown if id in context.titles]
+    (system,) = prompts.load("chat", language).render(shown=shown)
+    return system["content"]
+
+
+def tool(name: str, call: Callable[[str, Mapping[str, Any]], str]) -> BaseTool:
+    """One of `TURNS` as LangChain's agent and its model see it; `call` gets its name and arguments."""
+    from langchain_core.tools import StructuredTool, ToolException
+
+    arguments, description = TURNS[name]
+
+    def run(**given: Any) -> str:
+        try:
+            return call(name, given)
+        except ValueError as exc:  # the model's own mistake: it may try again
+            raise ToolException(str(exc)) from exc
+
+    return StructuredTool.from_function(
+        run, name=name, description=description, args_schema=arguments.model_json_schema(), handle_tool_error=True
+    )
+
+
+def forget(home: Path, user: str) -> None:
+    """Delete all that is kept of a reader in a home."""
+    with closing(sqlite3.connect(home / "agent.db", timeout=30)) as db:
+        db.execute("PRAGMA secure_delete = ON")
+        for table in ("checkpoints", "writes"):
+            with suppress(sqlite3.OperationalError):  # no turn was planned yet, so there is no table
+                db.execute(f"DELETE FROM {table} WHERE thread_id LIKE ?", [_thread(user, "").split(".", 1)[0] + ".%"])
+        db.commit()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _told(answer: Answer | None) -> str:
+    """What the model hears of an answer: what was said, and how many posts are shown."""
+    if answer is None:
+        return "{}"
+    titles = [" ".join(item.post.label.split())[:80] for item in answer.items]
+    return defuse(json.dumps({"shown to the reader": answer.text[:500], "posts": titles}, ensure_ascii=False))
+
+
+def _thread(user: str, conversation: str) -> str:
+    """No reader's name stands in the file; the first half is the reader's alone."""
+    return ".".join(hashlib.sha256(part.encode()).hexdigest()[:24] for part in (user, conversation))
+
+
+def _line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200] or type(exc).__name__
