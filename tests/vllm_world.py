@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ def shown(count: int) -> list[Shown]:
 
 def add_judge(home: Path, seed: int = 0, method: str = "lora") -> Path:
     """Train a judge for a few steps, hard enough to move its scores, and make it the live one; returns its folder."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by names that are about to go
         out = Path(folder) / "judge"
         train(
             shown(8), shown(12)[8:], out, base=DEFAULT_BASE, method=method, rank=8, steps=3, batch=1, lr=0.01, seed=seed

@@ -1,0 +1,307 @@
+"""What our client costs beside a minimal one, on vLLM and on the embedded engine, and whether all give one number.
+
+    python -m benchmarks.serving [--url URL] [--candidates 50] [--reasons 32] [--rounds 3] [--pairs 200]
+
+Without `--url` a vLLM is started as `whyfeed serve-llm` does, from `.venv-vllm` (`make vllm`). The minimal client sends
+the bytes that are needed and parses the answer, nothing else: for a ranking one request with the token ids made before,
+for reasons plain chat completions from as many threads; in this process the calls of llama.cpp's server object. Both
+take turns, each with readers and posts that nobody asked for before, so that no cache answers. A pair is what both
+needed for the same kind of work one right after the other; the overhead is the median of their ratios, less 1, with the
+smallest and the largest beside it. Posts and readers are the demo's; the model is the small base in float32 (vLLM) and
+in F16 (embedded). P is compared with transformers in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import prompts
+from agent import vllm, weights
+from agent.clause import TOKENS, asks, plain, shorten
+from agent.completion import Engine
+from agent.demo import FOLDER
+from agent.embedded import EmbeddedEngine
+from agent.judge import around, post_line
+from agent.registry import Registry
+from agent.remote import OpenAIEngine
+from finetune.served import served_model
+from finetune.shown import read_posts
+from retrieval.post import Post
+
+BASE = "smollm2-135m-instruct-f16"
+Work = Callable[[int], Any]  # by the number of the reader
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="")
+    parser.add_argument("--python", default="", help="the Python that has vLLM")
+    parser.add_argument("--candidates", type=int, default=50)
+    parser.add_argument("--reasons", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=200)
+    args = parser.parse_args()
+    posts = [post for folder in sorted(FOLDER.iterdir()) if folder.is_dir() for post in read_posts(folder).values()]
+    world = World([post for post in posts if post.text], args.candidates, args.reasons)
+    with started(args.url, args.python) as url:
+        engine = OpenAIEngine(url)
+        engine.find_model()
+        bare = Bare(url, engine.name)
+        print(f"{'':42}{'ours, s':>10}{'minimal, s':>12}{'overhead':>10}   from … to")
+        before = metrics(url)
+        row(f"vLLM: {args.candidates} candidates", world.ranked(engine), world.ranked_barely(bare), args.rounds)
+        after = metrics(url)
+        row(f"vLLM: {args.reasons} reasons at once", world.written(engine), world.written_barely(bare), args.rounds)
+        asked, hit = (after[name] - before[name] for name in ("queries", "hits"))
+        print(f"tokens of the rankings' prompts that vLLM took from its prefix cache: {hit / asked:.1%}")
+        pairs = world.pairs(args.pairs)
+        served = world.judged(engine, pairs)
+    local = EmbeddedEngine(weights.check(weights.find(BASE)), n_ctx=4096)
+    local.load()
+    server = local._server  # llama.cpp's own object: what a minimal client has
+    row(f"embedded: {args.candidates} candidates", world.ranked(local), world.ranked_natively(local, server), 1)
+    row(f"embedded: {args.reasons // 4} reasons", world.written(local, 4), world.written_natively(server, 4), 1)
+    here = world.judged(local, pairs)
+    local.close()
+    plain_ = in_transformers(world, pairs)
+    print(f"P(engage) of {len(plain_)} pairs, greatest difference from transformers in float32:")
+    print(f"  vLLM {np.abs(served - plain_).max():.2e}, embedded {np.abs(here - plain_).max():.2e}; "
+          f"the P themselves spread from {plain_.min():.3f} to {plain_.max():.3f}")  # fmt: skip
+
+
+def row(name: str, ours: Work, minimal: Work, rounds: int) -> None:
+    """Both in turns, the first of each pair alternating; a first pair warms up and does not count."""
+    times: list[tuple[float, float]] = []
+    for number in range(rounds + 1):
+        pair = {}
+        order: list[tuple[int, Work]] = [(0, ours), (1, minimal)]
+        for side, work in order if number % 2 else order[::-1]:
+            begun = time.perf_counter()
+            work(2 * number + side)
+            pair[side] = time.perf_counter() - begun
+        times.append((pair[0], pair[1]))
+    ratios = [one / other - 1 for one, other in times[1:]]
+    one, other = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    print(f"{name:42}{one:10.2f}{other:12.2f}{statistics.median(ratios):+10.1%}"
+          f"   {min(ratios):+.1%} … {max(ratios):+.1%}", flush=True)  # fmt: skip
+
+
+class World:
+    """Readers, posts and prompts, all different and about equally long."""
+
+    def __init__(self, posts: Sequence[Post], candidates: int, reasons: int) -> None:
+        self._posts, self._candidates, self._reasons = list(posts), candidates, reasons
+
+    def reader(self, number: int) -> tuple[str, str]:
+        """What stands before and after a post for this reader."""
+        acts = [f"like: {post_line(self._posts[(37 * number + place) % len(self._posts)])}" for place in range(12)]
+        return around(acts)
+
+    def lines(self, number: int) -> list[str]:
+        """The posts to be ranked."""
+        after = self.reader(number)[1]
+        return [
+            post_line(self._posts[(53 * number + 3 * place) % len(self._posts)]) + after
+            for place in range(self._candidates)
+        ]
+
+    def messages(self, number: int, every: int = 1) -> list[list[dict[str, str]]]:
+        """Conversations that ask for the clause of a post each."""
+        found = []
+        for place in range(self._reasons // every):
+            post = self._posts[(61 * number + 7 * place + 11) % len(self._posts)]
+            topic = post.tags[0] if post.tags else "?"
+            said = prompts.load("clause", "en").render(
+                topic=topic, title=plain(post.title), text=shorten(plain(post.text), 600), asks=asks(post), terms=[],
+                fault="", words="",
+            )  # fmt: skip
+            found.append([dict(each) for each in said])
+        return found
+
+    def pairs(self, count: int) -> list[tuple[int, list[str]]]:
+        """Readers with some posts each, `count` pairs together."""
+        each = min(20, count)
+        return [(1000 + number, self.lines(1000 + number)[:each]) for number in range(count // each)]
+
+    # ---- ours
+
+    def ranked(self, engine: Engine) -> Work:
+        """Candidates of a reader by an engine of ours."""
+        return lambda number: engine.judge(self.reader(number)[0], self.lines(number))
+
+    def written(self, engine: Engine, every: int = 1) -> Work:
+        """Clauses at once by an engine of ours."""
+
+        def work(number: int) -> None:
+            with ThreadPoolExecutor(self._reasons) as pool:
+                list(
+                    pool.map(
+                        lambda each: engine.complete(each, max_tokens=TOKENS["en"], stop=("\n",)),
+                        self.messages(number, every),
+                    )
+                )
+
+        return work
+
+    def judged(self, engine: Engine, pairs: Sequence[tuple[int, list[str]]]) -> np.ndarray[Any, Any]:
+        """P of each pair."""
+        return np.array([p for reader, lines in pairs for p in engine.judge(self.reader(reader)[0], lines)])
+
+    # ---- the same barely
+
+    def ranked_barely(self, bare: Bare) -> Work:
+        """Candidates by the minimal client."""
+        return lambda number: bare.score(self.reader(number)[0], self.lines(number))
+
+    def written_barely(self, bare: Bare) -> Work:
+        """Clauses at once by the minimal client."""
+
+        def work(number: int) -> None:
+            with ThreadPoolExecutor(self._reasons) as pool:
+                list(pool.map(bare.complete, self.messages(number)))
+
+        return work
+
+    def ranked_natively(self, engine: EmbeddedEngine, server: Any) -> Work:
+        """The rule of exact scores: the prefix cold once, cut back to before every post."""
+
+        def work(number: int) -> list[float]:
+            prefix = engine._tokens(self.reader(number)[0], opening=True)
+            labels = [engine._label("Yes"), engine._label("No")]
+            server.handle_completions({"prompt": prefix, "n_predict": 0, "cache_prompt": False})
+            found = []
+            for line in self.lines(number):
+                server.handle_completions({"prompt": prefix, "n_predict": 0, "cache_prompt": True})
+                answer = server.handle_completions({
+                    "prompt": prefix + engine._tokens(line, opening=False), "n_predict": 1, "cache_prompt": True,
+                    "temperature": 1.0, "samplers": ["top_k"], "top_k": 2, "logprobs": 2, "post_sampling_probs": True,
+                    "logit_bias": [[label, 100] for label in labels],
+                })  # fmt: skip
+                found.append(answer["choices"][0]["logprobs"]["content"][0]["top_probs"])
+            return found
+
+        return work
+
+    def written_natively(self, server: Any, every: int) -> Work:
+        """Clauses one after the other by llama.cpp's own object."""
+
+        def work(number: int) -> None:
+            for messages in self.messages(number, every):
+                server.handle_chat_completions(
+                    {"messages": messages, "max_tokens": TOKENS["en"], "temperature": 0, "stop": ["\n"]}
+                )
+
+        return work
+
+
+class Bare:
+    """A client that sends what is needed and nothing else."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._url, self._model = url, model
+        self.ids = cache(self._tokenised)
+
+    def score(self, prefix: str, lines: Sequence[str]) -> Any:
+        """One request with the ids of everything; making them is not counted by callers who did it before."""
+        body = {
+            "model": self._model, "query": self.ids(prefix), "items": [self.ids(line) for line in lines],
+            "label_token_ids": [self.ids("Yes")[0], self.ids("No")[0]], "apply_softmax": True, "item_first": False,
+        }  # fmt: skip
+        return self.post("/generative_scoring", body)["data"]
+
+    def complete(self, messages: Sequence[dict[str, str]]) -> Any:
+        """One answer, not streamed."""
+        body = {
+            "model": self._model, "messages": list(messages), "max_tokens": TOKENS["en"], "temperature": 0,
+            "stop": ["\n"],
+        }  # fmt: skip
+        return self.post("/v1/chat/completions", body)["choices"][0]["message"]["content"]
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The answer's JSON."""
+        request = urllib.request.Request(
+            self._url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return json.load(answer)
+
+    def _tokenised(self, text: str) -> list[int]:
+        body = {"model": self._model, "prompt": text, "add_special_tokens": False}
+        return [int(each) for each in self.post("/tokenize", body)["tokens"]]
+
+
+def metrics(url: str) -> dict[str, float]:
+    """Tokens asked of vLLM's prefix cache and found in it so far."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return {
+        name: sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:prefix_cache_{name}_total"))
+        for name in ("queries", "hits")
+    }
+
+
+def in_transformers(world: World, pairs: Sequence[tuple[int, list[str]]]) -> np.ndarray[Any, Any]:
+    """P of the pairs from full prompts, one by one, in float32."""
+    import torch
+
+    from finetune import training
+
+    tokenizer, model = training.load(*training.base_files(BASE))
+    yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
+    found = []
+    with torch.no_grad():
+        for reader, lines in pairs:
+            before = tokenizer.encode(world.reader(reader)[0], add_special_tokens=False)
+            for line in lines:
+                ids = torch.tensor([before + tokenizer.encode(line, add_special_tokens=False)])
+                logits = model(ids.to(model.device), logits_to_keep=1).logits[0, -1]
+                found.append(float(torch.sigmoid(logits[yes] - logits[no])))
+    return np.array(found)
+
+
+@contextmanager
+def started(url: str, python: str) -> Iterator[str]:
+    """A server that runs, or one of our own for as long as it is needed."""
+    if url:
+        yield url.rstrip("/").removesuffix("/v1")
+        return
+    with tempfile.TemporaryDirectory() as home:
+        environment = vllm.find_environment(python or None)
+        found = served_model(BASE, Registry(Path(home)))
+        options = vllm.Options(found.model, found.name, port=int(os.environ.get("PORT", "8199")))
+        vllm.check_port(options.host, options.port)
+        stop, ready = threading.Event(), threading.Event()
+        supervisor = vllm.Supervisor(
+            vllm.command(options, environment), vllm.variables(options, environment), options.url,
+            Path(home) / "vllm.log",
+        )  # fmt: skip
+        thread = threading.Thread(target=supervisor.run, args=(stop, ready.set))
+        thread.start()
+        try:
+            while not ready.wait(1.0):
+                if not thread.is_alive():
+                    raise SystemExit("vLLM did not start")
+            yield options.url
+        finally:
+            stop.set()
+            thread.join()
+
+
+if __name__ == "__main__":
+    main()
