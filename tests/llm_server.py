@@ -102,7 +102,7 @@ def handler(server: FakeServer) -> type[http.server.BaseHTTPRequestHandler]:
                 if schema.get("type") == "banana":
                     self.error(400, "Grammar error: Invalid type: banana")
                     return
-                text = json.dumps(dict.fromkeys(schema["properties"], "x"))
+                text = json.dumps({name: each.get("enum", ["x"])[0] for name, each in schema["properties"].items()})
             else:
                 text = server.answer
             for stop in body.get("stop", ()):
@@ -134,6 +134,9 @@ def handler(server: FakeServer) -> type[http.server.BaseHTTPRequestHandler]:
 
         def complete(self, body: dict[str, Any]) -> None:
             prompts = [body["prompt"]] if isinstance(body["prompt"], str) else body["prompt"]
+            if any(len(ids_of(prompt)) >= server.max_tokens for prompt in prompts if isinstance(prompt, str)):
+                self.error(400, f"This model's maximum context length is {server.max_tokens} tokens")
+                return
             choices = []
             for place, prompt in enumerate(prompts):
                 logit = math.sin(len(prompt))

@@ -57,6 +57,22 @@ def ranker() -> Iterator[EmbeddedEngine]:
     ]
 )  # fmt: skip
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Every engine. The fake server has the routes of vLLM, or the plain ones of the protocol."""
+    yield from opened(request)
+
+
+@pytest.fixture(
+    params=[
+        "vllm", "openai", pytest.param("embedded", marks=pytest.mark.slow),
+        pytest.param("real vllm", marks=WITH_VLLM),
+    ]
+)  # fmt: skip
+def model(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Every engine with a model that writes by itself: what is scripted keeps no schema and has no end."""
+    yield from opened(request)
+
+
+def opened(request: pytest.FixtureRequest) -> Iterator[Engine]:
     if request.param == "real vllm":
         server = request.getfixturevalue("vllm_server")
         real = OpenAIEngine(server.url)
@@ -206,6 +222,33 @@ def test_a_closed_engine_says_so(server: FakeServer, tmp_path: Path) -> None:
             engine.judge(PREFIX, POSTS)
 
 
+def test_an_answer_is_one_of_the_choices_of_its_schema(model: Engine) -> None:
+    choice = {"type": "object", "properties": {"pet": {"enum": ["cat", "dog"]}}, "required": ["pet"]}
+    found = model.complete(HELLO, max_tokens=40, schema={**choice, "additionalProperties": False})
+    assert json.loads(found.text)["pet"] in ("cat", "dog")
+
+
+def test_a_schema_that_is_none_is_refused(model: Engine) -> None:
+    with pytest.raises(ModelError, match=r"refuses the request .*banana"):
+        model.complete(HELLO, max_tokens=5, schema={"type": "banana"})
+    assert model.complete(HELLO, max_tokens=5).text
+
+
+def test_what_is_longer_than_the_context_is_refused_and_never_cut(model: Engine) -> None:
+    long = "word " * 2500
+    scores = model.judge(PREFIX, POSTS)
+    for work in (
+        lambda: model.complete([{"role": "user", "content": long}], max_tokens=5),
+        lambda: list(model.stream([{"role": "user", "content": long}], max_tokens=5)),
+        lambda: model.judge(long, POSTS),
+        lambda: model.judge(PREFIX, [POSTS[0], long]),
+    ):
+        with pytest.raises(ModelError, match="too long") as caught:
+            work()
+        assert "\n" not in str(caught.value)
+    assert model.judge(PREFIX, POSTS) == pytest.approx(scores, abs=1e-6)
+
+
 # ---- control tokens
 
 
@@ -331,11 +374,6 @@ def test_an_unknown_model_is_not_taken_for_a_missing_route(server: FakeServer) -
     for work in (lambda: engine.complete(HELLO, max_tokens=5), lambda: engine.judge(PREFIX, POSTS)):
         with pytest.raises(ModelError, match=r"no such model.*`nope`"):
             work()
-
-
-def test_a_bad_schema_is_refused(server: FakeServer) -> None:
-    with pytest.raises(ModelError, match="banana"):
-        OpenAIEngine(server.url).complete(HELLO, max_tokens=5, schema={"type": "banana"})
 
 
 def test_a_short_failure_is_tried_again(server: FakeServer) -> None:
@@ -482,15 +520,6 @@ def test_the_ratio_of_the_labels_is_that_of_the_model(ranker: EmbeddedEngine) ->
         ranker.judge(PREFIX, POSTS, yes="No", no="No")
     with pytest.raises(ValueError, match="must be one"):
         ranker.judge(PREFIX, POSTS, yes="Absolutely certainly")
-
-
-@pytest.mark.slow
-def test_answers_follow_a_schema(ranker: EmbeddedEngine) -> None:
-    choice = {"type": "object", "properties": {"pet": {"enum": ["cat", "dog"]}}, "required": ["pet"]}
-    found = ranker.complete(HELLO, max_tokens=40, schema={**choice, "additionalProperties": False})
-    assert json.loads(found.text)["pet"] in ("cat", "dog")
-    with pytest.raises(ModelError, match="banana"):
-        ranker.complete(HELLO, max_tokens=5, schema={"type": "banana"})
 
 
 @pytest.mark.slow

@@ -124,28 +124,9 @@ def test_the_readers_half_is_read_once(server: VllmServer) -> None:
     assert hit / asked > 0.7
 
 
-def test_over_long_pairs_and_unknown_models_are_one_line(server: VllmServer) -> None:
-    engine = OpenAIEngine(server.url)
-    with pytest.raises(ModelError, match="too long"):
-        engine.judge("word " * 2500, ["x"])
-    with pytest.raises(ModelError, match="too long"):
-        engine.complete([{"role": "user", "content": "word " * 2500}], max_tokens=5)
+def test_an_unknown_model_is_one_line(server: VllmServer) -> None:
     with pytest.raises(ModelError, match="no such model"):
         OpenAIEngine(server.url, "nope").complete([{"role": "user", "content": "hi"}], max_tokens=5)
-
-
-def test_answers_follow_a_schema(server: VllmServer) -> None:
-    schema = {
-        "type": "object", "properties": {"pet": {"enum": ["cat", "dog"]}}, "required": ["pet"],
-        "additionalProperties": False,
-    }  # fmt: skip
-    ask = [{"role": "user", "content": "Which pet do you like?"}]
-    assert json.loads(OpenAIEngine(server.url).complete(ask, max_tokens=30, schema=schema).text)["pet"] in (
-        "cat",
-        "dog",
-    )
-    with pytest.raises(ModelError, match="refuses"):
-        OpenAIEngine(server.url).complete(ask, max_tokens=5, schema={"type": "banana"})
 
 
 def test_who_leaves_stops_the_work(server: VllmServer) -> None:
