@@ -12,6 +12,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from agent.completion import check_wanted, defuse
 from agent.references import Context
 from agent.request import Language, Request
 from agent.turns import TURNS, request_of
+from agent.usage import Usage
 from retrieval.errors import HomeError, ModelError
 
 if TYPE_CHECKING:
@@ -43,8 +45,10 @@ Act = Callable[[Request], Iterator[ChatEvent]]
 class ChatAgent:
     """Plans turns with a model that calls tools. Safe to use from many threads; raises ModelError when it cannot."""
 
-    def __init__(self, model: BaseChatModel, home: Path) -> None:
+    def __init__(self, model: BaseChatModel, home: Path, usage: Usage | None = None) -> None:
+        """`usage` counts what the model costs, as the role "planner"."""
         self.model = model
+        self._usage = usage or Usage()
         self._path = home / "agent.db"
         self._lock = threading.Lock()
         self._kept: SqliteSaver | None = None
@@ -61,6 +65,7 @@ class ChatAgent:
         left = threading.Event()
         done: list[str] = []
         refused: list[str] = []
+        acting = threading.Event()
 
         def call(name: str, arguments: Mapping[str, Any]) -> str:
             check_wanted(cancel)
@@ -72,6 +77,7 @@ class ChatAgent:
                 refused.append(str(exc))
                 raise
             answer: Answer | None = None
+            acting.set()
             events = act(request)
             for event in events:
                 if isinstance(event, Answer):
@@ -81,6 +87,7 @@ class ChatAgent:
                     events.close()  # type: ignore[attr-defined]
                     raise ModelError("the reader has left")
             done.append(name)
+            acting.clear()
             return _told(answer)
 
         def work() -> None:
@@ -96,7 +103,18 @@ class ChatAgent:
         worker = threading.Thread(target=work, name="whyfeed-agent", daemon=True)
         worker.start()
         try:
-            while (event := happened.get()) is not None:
+            while True:
+                try:
+                    event = happened.get(timeout=0.1)
+                except queue.Empty:
+                    # What is being done hears of it by itself; a model that is being asked does not.
+                    if cancel.is_set() and not acting.is_set():
+                        if not done:
+                            check_wanted(cancel)
+                        return
+                    continue
+                if event is None:
+                    return
                 if isinstance(event, BaseException):
                     if not done:
                         raise (
@@ -135,7 +153,14 @@ class ChatAgent:
             # From a reader's words on: a tool's answer without its call is refused by servers.
             messages = request.messages[-_MESSAGES:]
             first = next((place for place, each in enumerate(messages) if each.type == "human"), 0)
-            return handler(request.override(messages=messages[first:]))
+            begun = time.perf_counter()
+            answer = handler(request.override(messages=messages[first:]))
+            used = [getattr(message, "usage_metadata", None) or {} for message in answer.result]
+            self._usage.add(
+                "planner", time.perf_counter() - begun, sum(each.get("input_tokens", 0) for each in used),
+                sum(each.get("output_tokens", 0) for each in used),
+            )  # fmt: skip
+            return answer
 
         agent: Any = create_agent(
             self.model, [tool(name, call) for name in TURNS], system_prompt=instructions(context, language),

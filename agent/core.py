@@ -92,7 +92,7 @@ class Core:
             if self._chat_agent is None or self._chat_agent.model is not model:
                 from agent.chat_agent import ChatAgent
 
-                self._chat_agent = ChatAgent(model, self.store.home)
+                self._chat_agent = ChatAgent(model, self.store.home, self.models.usage)
             if self.settings.chat == "agent":
                 return self._chat_agent
             if self._exam is None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +56,7 @@ CLICK_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {**BASELINES, **dict.fro
 # The first decides which baseline is best; these are paired and drawn.
 MAIN = {RankingTest: ("ndcg@10", "hr@10"), ClickTest: ("auc", "uauc")}
 SHORT = {RankingTest: ("ndcg@10", "hr@10", "recall@20", "recall@200"), ClickTest: CLICK}
+_MANY_THREADED = ("faiss", "lightgbm", "scipy.linalg", "sklearn", "torch")
 _BLOCK = 256  # users at a time
 _RETRIEVED = 1000  # posts of the whole catalogue that a ranker's second stage sees
 _INNER = 0.25  # share of a click test's training part that its probabilities are calibrated on
@@ -112,6 +115,9 @@ def measure(
     """
     if unknown := [name for name in rankers if name not in RANKERS]:
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
+    for library in _MANY_THREADED:  # what is loaded later does not hear of the limit
+        with suppress(ImportError):
+            import_module(library)
     # One thread of BLAS for each of ours, which keep the cores busy: and what more of them add up hangs on how many.
     with threadpool_limits(1):
         return _measured(folder, embedder, test, rankers, candidates, progress, seed, encoder)

@@ -87,6 +87,8 @@ def _from(folder: str, **options: Any) -> tuple[Any, Any]:
     import torch
     import transformers
 
+    said: Any = transformers.utils.logging
+    said.disable_progress_bar()  # whoever asked is told in our own words
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             folder, **{key: value for key, value in options.items() if key == "gguf_file"}

@@ -154,6 +154,26 @@ def test_a_model_that_calls_in_circles_ends(talking: Callable[..., Talk]) -> Non
     assert calls < 10
 
 
+def test_who_stops_does_not_wait_for_a_model_that_is_silent(talking: Callable[..., Talk]) -> None:
+    def script(_: object) -> str:
+        time.sleep(3)
+        return "late"
+
+    talk, cancel = talking(ToolCaller(script=script)), threading.Event()
+    threading.Timer(0.3, cancel.set).start()
+    begun = time.monotonic()
+    *_, answer = talk.agent.chat(talk.user, "What should I read?", cancel=cancel)
+    assert time.monotonic() - begun < 2.5
+    assert isinstance(answer, Answer)
+
+
+def test_what_the_model_costs_is_counted(talking: Callable[..., Talk]) -> None:
+    talk = talking(ToolCaller())
+    talk.say("What should I read?")
+    count = talk.agent.models.usage.of("planner")
+    assert (count.calls, count.prompt_tokens, count.tokens) == (2, 20, 4)
+
+
 def test_the_trace_says_who_planned(talking: Callable[..., Talk]) -> None:
     stage = talking(ToolCaller()).say("What should I read?").to_chat_json()["trace"]["stages"][0]
     assert (stage["name"], stage["status"], stage["note"]) == ("understand", "ok", "agent")

@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from agent.references import Context
@@ -16,6 +17,7 @@ from agent.understand import Understander
 from retrieval.embedder import HashEmbedder
 
 Call = tuple[str, dict[str, Any]]
+USED = UsageMetadata(input_tokens=10, output_tokens=2, total_tokens=12)
 _understander = Understander(HashEmbedder(64))
 
 
@@ -59,10 +61,10 @@ class ToolCaller(BaseChatModel):
         self.heard.append(list(messages))
         done = self._planned(messages) if self.script is None else self.script(messages)
         if isinstance(done, str):
-            message = AIMessage(done)
+            message = AIMessage(done, usage_metadata=USED)
         else:
             calls = [{"name": name, "args": args, "id": f"{len(messages)}-{n}"} for n, (name, args) in enumerate(done)]
-            message = AIMessage("", tool_calls=calls)
+            message = AIMessage("", tool_calls=calls, usage_metadata=USED)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _planned(self, messages: Sequence[BaseMessage]) -> list[Call] | str:

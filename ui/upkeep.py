@@ -26,9 +26,16 @@ Minutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after so man
 models_app = typer.Typer(
     no_args_is_help=True, help="Weights: list, pull and verify them. Trained models: their versions, and which is live."
 )
-finetune_app = typer.Typer(
-    no_args_is_help=True, help="Train on the interactions of a home; ends with the gate's decision."
-)
+finetune_app = typer.Typer(no_args_is_help=True)
+
+
+@finetune_app.callback()
+def finetune() -> None:
+    """Train on the interactions of a home; ends with the gate's decision."""
+    import warnings
+
+    # peft asks transformers by names that are about to go: nothing that whoever trains could do anything about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 @finetune_app.command("rank")
