@@ -209,7 +209,7 @@ class Session:
         return (
             bool(self._awaited)
             or self._desk.watches
-            or any(part.get("state") in ("downloading", "loading") for part in parts)
+            or any(part.get("state") in ("downloading", "loading", "fallback") for part in parts)
         )
 
     def _check_status(self) -> bool:

@@ -151,11 +151,13 @@ _EN = {
     "state.missing": "not here",
     "state.off": "switched off",
     "state.failed": "failed",
+    "state.fallback": "its server is down",
     # the banner
     "banner.downloading": "The writer is still downloading ({percent} %): until then, reasons quote the posts.",
     "banner.loading": "The writer is getting ready: until then, reasons quote the posts.",
     "banner.missing": "The writer’s weights are not here: reasons quote the posts. `whyfeed models pull` fetches them.",
     "banner.failed": "The writer could not be started: reasons quote the posts. See Behind.",
+    "banner.fallback": "The writer’s server does not answer: new reasons may quote the posts until it is back.",
 }
 
 _ZH = {
@@ -294,10 +296,12 @@ _ZH = {
     "state.missing": "缺失",
     "state.off": "已关闭",
     "state.failed": "失败",
+    "state.fallback": "服务没有应答",
     "banner.downloading": "写作模型还在下载（{percent} %）：在此之前，理由摘自原文。",
     "banner.loading": "写作模型正在准备：在此之前，理由摘自原文。",
     "banner.missing": "缺少写作模型的权重：理由摘自原文。运行 `whyfeed models pull` 可下载。",
     "banner.failed": "写作模型无法启动：理由摘自原文。详见“幕后”。",
+    "banner.fallback": "写作模型的服务没有应答：在它恢复之前，新的理由可能摘自原文。",
 }
 
 # Signals and sources are called as the agent's own sentences call them.
