@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
 
-from agent.completion import Completion, Message
 from agent.remote import OpenAIEngine
+from agent.wrapped import T, WrappedEngine
 from retrieval.errors import ModelError, UnreachableError
 
-T = TypeVar("T")
 
-
-class GuardedEngine:
+class GuardedEngine(WrappedEngine[OpenAIEngine]):
     """A server's engine. After `failures` calls in a row that it did not answer, calls fail at once.
 
     From then on a thread of its own asks every `pause` seconds whether the server is back: no reader has to try. A
@@ -21,75 +18,12 @@ class GuardedEngine:
     """
 
     def __init__(self, engine: OpenAIEngine, failures: int = 3, pause: float = 2.0) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self._failures, self._pause = failures, pause
         self._lock = threading.Lock()
         self._failed = 0  # in a row
         self._closing = threading.Event()
         self.down = ""
-
-    @property
-    def name(self) -> str:
-        """See `Engine.name`."""
-        return self.engine.name
-
-    @property
-    def in_flight(self) -> int:
-        """See `Engine.in_flight`."""
-        return self.engine.in_flight
-
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Completion:
-        """See `Engine.complete`."""
-        return self._guarded(
-            lambda: self.engine.complete(
-                messages, max_tokens=max_tokens, temperature=temperature, stop=stop, schema=schema, cancel=cancel
-            )
-        )
-
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        cancel: threading.Event | None = None,
-    ) -> Iterator[str]:
-        """See `Engine.stream`."""
-        self._check()
-        try:
-            yield from self.engine.stream(
-                messages, max_tokens=max_tokens, temperature=temperature, stop=stop, cancel=cancel
-            )
-        except ModelError as exc:
-            self._note(exc)
-            raise
-        self._note(None)
-
-    def judge(
-        self,
-        prefix: str,
-        candidates: Sequence[str],
-        *,
-        yes: str = "Yes",
-        no: str = "No",
-        cancel: threading.Event | None = None,
-    ) -> list[float]:
-        """See `Engine.judge`."""
-        return self._guarded(lambda: self.engine.judge(prefix, candidates, yes=yes, no=no, cancel=cancel))
-
-    def warm(self, prefix: str) -> None:
-        """See `Engine.warm`."""
-        self._guarded(lambda: self.engine.warm(prefix))
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -107,7 +41,7 @@ class GuardedEngine:
 
     # ---- inside ----
 
-    def _guarded(self, call: Callable[[], T]) -> T:
+    def _call(self, call: Callable[[], T]) -> T:
         self._check()
         try:
             found = call()
@@ -116,6 +50,15 @@ class GuardedEngine:
             raise
         self._note(None)
         return found
+
+    def _pieces(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
+        self._check()
+        try:
+            yield from start()
+        except ModelError as exc:
+            self._note(exc)
+            raise
+        self._note(None)
 
     def _check(self) -> None:
         if self.down and not self._closing.is_set():

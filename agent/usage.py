@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agent.completion import Completion, Engine, Message
+from agent.completion import Completion, Engine
+from agent.wrapped import T, WrappedEngine
 
 
 @dataclass(slots=True)
@@ -48,81 +49,30 @@ class Usage:
             return {role: asdict(count) for role, count in self._counts.items()}
 
 
-class MeteredEngine:
-    """An engine whose calls are counted; otherwise the engine itself."""
+class MeteredEngine(WrappedEngine[Engine]):
+    """An engine whose calls are counted; to warm one is not counted, nor is a call that fails."""
 
     def __init__(self, engine: Engine, role: str, usage: Usage) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self._role = role
         self._usage = usage
-
-    @property
-    def name(self) -> str:
-        """See `Engine.name`."""
-        return self.engine.name
-
-    @property
-    def in_flight(self) -> int:
-        """See `Engine.in_flight`."""
-        return self.engine.in_flight
-
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Completion:
-        """See `Engine.complete`."""
-        start = time.perf_counter()
-        done = self.engine.complete(
-            messages, max_tokens=max_tokens, temperature=temperature, stop=stop, schema=schema, cancel=cancel
-        )
-        self._usage.add(self._role, time.perf_counter() - start, done.prompt_tokens, done.tokens)
-        return done
-
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        cancel: threading.Event | None = None,
-    ) -> Iterator[str]:
-        """See `Engine.stream`."""
-        start, pieces = time.perf_counter(), 0
-        try:
-            for piece in self.engine.stream(
-                messages, max_tokens=max_tokens, temperature=temperature, stop=stop, cancel=cancel
-            ):
-                pieces += 1
-                yield piece
-        finally:
-            self._usage.add(self._role, time.perf_counter() - start, 0, pieces)
-
-    def judge(
-        self,
-        prefix: str,
-        candidates: Sequence[str],
-        *,
-        yes: str = "Yes",
-        no: str = "No",
-        cancel: threading.Event | None = None,
-    ) -> list[float]:
-        """See `Engine.judge`."""
-        start = time.perf_counter()
-        found = self.engine.judge(prefix, candidates, yes=yes, no=no, cancel=cancel)
-        self._usage.add(self._role, time.perf_counter() - start)
-        return found
 
     def warm(self, prefix: str) -> None:
         """See `Engine.warm`."""
         self.engine.warm(prefix)
 
-    def close(self) -> None:
-        """See `Engine.close`."""
-        self.engine.close()
+    def _call(self, call: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        found = call()
+        spent = (found.prompt_tokens, found.tokens) if isinstance(found, Completion) else (0, 0)
+        self._usage.add(self._role, time.perf_counter() - start, *spent)
+        return found
+
+    def _pieces(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
+        begun, pieces = time.perf_counter(), 0
+        try:
+            for piece in start():
+                pieces += 1
+                yield piece
+        finally:
+            self._usage.add(self._role, time.perf_counter() - begun, 0, pieces)

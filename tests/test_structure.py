@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import os
+import resource
 import subprocess
 import sys
-import time
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -130,11 +130,13 @@ def test_help_is_there_at_once() -> None:
     environment = {**os.environ, "WHYFEED_HOME": "/nowhere"}
     best = 1e9
     for _ in range(5):
-        start = time.perf_counter()
+        start = resource.getrusage(resource.RUSAGE_CHILDREN)
         output = subprocess.run(
             [sys.executable, "-m", "ui.cli", "--help"], cwd=ROOT, env=environment, capture_output=True, text=True
         )
-        best = min(best, time.perf_counter() - start)
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Processor time: what else the machine does says nothing about the program.
+        best = min(best, end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
         assert output.returncode == 0
         assert "recommend" in output.stdout
     assert best < 0.5

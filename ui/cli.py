@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ui import batching, mcp_server, serving, upkeep
+from ui import batching, mcp_server, serving, shelf, upkeep
 from ui.terminal import (
     Home,
     Json,
@@ -39,7 +39,7 @@ app = typer.Typer(
     name="whyfeed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Answers “what should I read?” with real posts and reasons that can be checked.",
 )  # fmt: skip
-app.add_typer(upkeep.models_app, name="models")
+app.add_typer(shelf.models_app, name="models")
 app.add_typer(upkeep.finetune_app, name="finetune")
 app.command()(upkeep.evaluate)
 app.command()(batching.batch)
