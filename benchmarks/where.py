@@ -76,7 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     embedder, encoder = open_embedder(Settings().embedder), open_encoder(max_tokens=MEASURED_TOKENS)
     print(f"{'':44}{'':18}{'nDCG@10 [95 %]':>24}   {'over the row above':>28}")
-    rows = requests(embedder, args.requests, args.judged, args.seed)
+    rows = requests(embedder, args.requests, args.judged, args.seed) if args.requests else {}
     rows |= next_items(args, embedder, encoder)
     if args.plot:
         _plot(args.plot, rows)
