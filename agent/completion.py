@@ -144,8 +144,15 @@ class Deadline(threading.Event):
         return not self._cancel.is_set() and time.monotonic() >= self._until
 
     def is_set(self) -> bool:
-        """See `threading.Event.is_set`; nothing wakes who waits for it."""
+        """See `threading.Event.is_set`."""
         return super().is_set() or self._cancel.is_set() or time.monotonic() >= self._until
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `threading.Event.wait`."""
+        end = time.monotonic() + timeout if timeout is not None else self._until
+        while not self.is_set() and (left := min(end, self._until) - time.monotonic()) > 0:
+            super().wait(min(left, 0.05))
+        return self.is_set()
 
 
 class Job(Generic[T]):

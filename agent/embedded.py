@@ -242,6 +242,8 @@ class EmbeddedEngine:
                 "run `whyfeed models verify`, or name another file"
             ) from exc
         self._process = os.getpid()
+        # Ended before its own loop has begun, the server never ends: its loop takes no notice of what came before.
+        self._native("handle_completions", {"prompt": "a", "n_predict": 0, "cache_prompt": False})
 
     def _chat(
         self,

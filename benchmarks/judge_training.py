@@ -116,13 +116,15 @@ def _plot(path: Path, card: dict[str, Any], core: dict[str, float]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
-    points = [(0.0, card["metrics"]["untuned"]["auc"]), *((p["cpu_minutes"], p["auc"]) for p in card["curve"])]
-    points.append((card["cpu_minutes"], card["metrics"]["judge"]["auc"]))
-    axes.plot(*zip(*points, strict=True), marker="o", label="judge")
+    ends = [(0.0, card["metrics"]["untuned"]["auc"]), (card["cpu_minutes"], card["metrics"]["judge"]["auc"])]
+    axes.plot(*zip(*ends, strict=True), "o", color="C0", label="judge, on all that was held out")
+    points = [(point["cpu_minutes"], point["auc"]) for point in card["curve"]]
+    axes.plot(*zip(*points, strict=True), ".--", color="C1", label="on about 400 of them, of a few users")
     for name, value, style in (("core", core["auc"], "-"), ("item mean", card["metrics"]["item mean"]["auc"], "--")):
         axes.axhline(value, linestyle=style, color="grey")
-        axes.annotate(name, (points[-1][0], value), ha="right", va="bottom")
+        axes.annotate(name, (ends[-1][0], value), ha="right", va="bottom")
     axes.set(xlabel="CPU minutes of training", ylabel="AUC on what was held out", title=card["data"]["name"])
+    axes.legend()
     figure.tight_layout()
     figure.savefig(path)
 

@@ -45,7 +45,7 @@ def make_desk(home: Path, *drafts: str) -> Agent:
     """A home with four saved replies, past conversations that took them, and five customers who wait."""
     agent = Agent(Settings(home=home, embedder="hash-64", no_llm=not drafts, writer="none.gguf"))
     if drafts:
-        agent.models._engines["writer"] = ScriptedEngine(drafts)
+        agent.models.put("writer", ScriptedEngine(drafts))
     store = agent.desk.store
     store.put_replies(SavedReply(id, text, id, "en") for id, text in REPLIES.items())
     asked = "When does the pool of the hotel open in the morning?"
