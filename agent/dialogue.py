@@ -70,6 +70,7 @@ class Dialogue:
             except ModelError as exc:
                 why = f"fallback: {exc}"
                 self._trace = Trace()
+                self._core.models.check_server()
         with self._trace.stage("understand") as record:
             request = self._pending(self._core.understander().understand(text, self._context()))
             record.note = request.by

@@ -81,6 +81,7 @@ class GuardedEngine(WrappedEngine[OpenAIEngine]):
                 self.engine.models()
             except ModelError:
                 continue
+            self.engine.find_model()
             with self._lock:
                 self._failed, self.down = 0, ""
             return

@@ -104,6 +104,12 @@ class Models:
                 )  # fmt: skip
             return self._caller
 
+    def check_server(self) -> None:
+        """Something that goes past the guards found no answer: have them look, without waiting for it."""
+        for guard in self._guards.values():
+            if not guard.down:
+                threading.Thread(target=guard.find, name="whyfeed-look", daemon=True).start()
+
     def put_tool_caller(self, model: BaseChatModel) -> None:
         """Use a model of the caller's own to plan turns."""
         self._caller, self._given_caller = model, True
@@ -112,8 +118,8 @@ class Models:
         """Slope and intercept of the logit of the home's own judge; 1 and 0 of any other."""
         own = self._own()
         served = self._serves("ranker")
-        mine = own.name == self._adapter if served else own.file == self._opened.get("ranker")
-        return own.calibration if mine and own.name else (1.0, 0.0)
+        mine, asked = (own.name, self._adapter) if served else (own.file, self._opened.get("ranker"))
+        return own.calibration if mine and mine == asked else (1.0, 0.0)
 
     def put(self, role: Role, engine: Engine) -> None:
         """Use an engine of the caller's own for a role, in place of what the settings name; `close` closes it."""

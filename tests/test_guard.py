@@ -79,6 +79,16 @@ def test_it_is_taken_back_by_itself_as_soon_as_it_answers(server: FakeServer) ->
     engine.close()
 
 
+def test_a_server_that_comes_later_is_known_by_its_model(server: FakeServer) -> None:
+    engine = GuardedEngine(OpenAIEngine(server.url, retries=0), pause=0.05)
+    server.status, server.failures = 503, 4
+    assert engine.find() == []
+    assert engine.down
+    until(lambda: not engine.down)
+    assert engine.name == "small"
+    engine.close()
+
+
 def test_failures_count_in_a_row_and_refusals_do_not_count(server: FakeServer) -> None:
     engine = guarded(server, failures=2, pause=60)
     server.status = 500

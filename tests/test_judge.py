@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from agent.agent import Agent
 from agent.engine import ScriptedEngine
 from agent.judge import Judge
 from agent.models import Models
+from agent.pipeline import Task, run
+from agent.ranker import HAND_SET, Ranker
 from agent.registry import Registry
+from agent.request import Request
 from agent.settings import Settings
 from agent.view import View
 from tests.world import NOW, World, write_rows
@@ -44,6 +48,17 @@ def test_scores_are_kept_until_the_post_or_the_reader_changes(view: View, world:
     first = judge.score(reader, wanted, posts)
     assert judge.score(reader, wanted[::-1], posts) == first[::-1]
     assert sum(len(candidates) for _, candidates in engine.judged) == len(wanted)
+
+
+def test_posts_that_are_judged_alike_stand_in_the_order_of_the_other_signals(view: View) -> None:
+    """In reduced precision many P are the same number."""
+    task = Task(Request(), 5, now=NOW)
+    plain = run(view, view.reader("u0"), task, None)
+    weighty = replace(view, ranker=Ranker({**HAND_SET, "llm": 50.0}))
+    judge = Judge(ScriptedEngine(judgement=lambda *_: 0.25), view.store)
+    judged = run(weighty, weighty.reader("u0"), task, judge)
+    assert [each.post for each in judged.chosen] == [each.post for each in plain.chosen]
+    assert {each.signals["llm"] for each in judged.chosen} == {0.25}
 
 
 def test_a_trained_judge_says_what_its_card_makes_of_a_logit(view: View, world: World, home: Path) -> None:
