@@ -58,7 +58,7 @@ def serve_llm(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="A folder, a name on the hub or in `models list`, or judge; default: the ranker."
+            metavar="MODEL", help="A folder, a name on the hub or in `models list`, or judge; default: the ranker."
         ),
     ] = None,
     home: Home = None,
