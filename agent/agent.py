@@ -333,8 +333,7 @@ class Agent:
         self._store.user(user)
         if self._store.event(user, event_id) is None:
             raise UnknownEvent(event_id, user)
-        self._store.forget(user, [event_id])
-        self._core.forget_said(user)
+        self._core.forget(user, [event_id])
         self._core.views.current()
 
     def export(self, user: str, out: Path | None = None) -> Path:

@@ -37,6 +37,7 @@ MOST_CALLS = 4  # tools in one turn
 _MOST_STEPS = 2 * MOST_CALLS + 3
 _MESSAGES = 24  # that the model is shown of what was said before
 _THREADS = 20  # conversations of a reader whose state is kept
+FORGETTING = ("forget", "undo")
 _SAID = 300  # characters of the model's own words
 
 Act = Callable[[Request], Iterator[ChatEvent]]
@@ -49,7 +50,7 @@ class ChatAgent:
         """`usage` counts what the model costs, as the role "planner"."""
         self.model = model
         self._usage = usage or Usage()
-        self._path = home / "agent.db"
+        self._home, self._path = home, home / "agent.db"
         self._lock = threading.Lock()
         self._kept: SqliteSaver | None = None
 
@@ -66,6 +67,7 @@ class ChatAgent:
         done: list[str] = []
         refused: list[str] = []
         acting = threading.Event()
+        forgotten = threading.Event()
 
         def call(name: str, arguments: Mapping[str, Any]) -> str:
             check_wanted(cancel)
@@ -88,6 +90,8 @@ class ChatAgent:
                     raise ModelError("the reader has left")
             done.append(name)
             acting.clear()
+            if request.intent in FORGETTING:
+                forgotten.set()
             return _told(answer)
 
         def work() -> None:
@@ -95,10 +99,15 @@ class ChatAgent:
                 said = self._run(text, context, language, _thread(user, conversation), call)
                 if refused and not done:
                     raise ModelError(f"the agent called nothing that can be done ({refused[-1]})")
-                happened.put(None if done else said)
+                if not done:
+                    happened.put(said)
             except BaseException as exc:
                 happened.put(exc)
-            happened.put(None)
+            finally:
+                # LangGraph has written its state once more since: what was forgotten must not stand in it.
+                if forgotten.is_set():
+                    forget(self._home, user)
+                happened.put(None)
 
         worker = threading.Thread(target=work, name="whyfeed-agent", daemon=True)
         worker.start()
@@ -243,7 +252,7 @@ def forget(home: Path, user: str) -> None:
 
 
 def _told(answer: Answer | None) -> str:
-    """What the model hears of an answer: what was said, and how many posts are shown."""
+    """What the model hears of an answer: what was said, and the titles that are shown."""
     if answer is None:
         return "{}"
     titles = [" ".join(item.post.label.split())[:80] for item in answer.items]

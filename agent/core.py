@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.answer import Answer
@@ -100,6 +100,11 @@ class Core:
 
                 self._exam = Exam(self.store.home / "tool-exam.json")
             return self._chat_agent if self._exam.passed(self._chat_agent) else None
+
+    def forget(self, user: str, events: Sequence[str]) -> None:
+        """Delete events of a reader, and with them what a model heard in the reader's conversations."""
+        self.store.forget(user, events)
+        self.forget_said(user)
 
     def forget_said(self, user: str) -> None:
         """Delete what models heard of a reader in conversations."""

@@ -269,7 +269,7 @@ class Dialogue:
         if not wanted:
             yield from self._say(request, say("forget.nothing", request.language))
             return
-        self._core.store.forget(self._user, [event.id for event in wanted])
+        self._core.forget(self._user, [event.id for event in wanted])
         yield from self._list(request, lead=say("forgotten", request.language, count=len(wanted)), receipt=True)
 
     # ---- talking about posts ----

@@ -14,7 +14,7 @@ class GuardedEngine(WrappedEngine[OpenAIEngine]):
     """A server's engine. After `failures` calls in a row that it did not answer, calls fail at once.
 
     From then on a thread of its own asks every `pause` seconds whether the server is back: no reader has to try. A
-    request that the server refuses is not a failure of the server. `down` says since what it is not asked, else "".
+    request that the server refuses is not a failure of the server. `down` says why it is not asked, else "".
     """
 
     def __init__(self, engine: OpenAIEngine, failures: int = 3, pause: float = 2.0) -> None:
@@ -33,7 +33,6 @@ class GuardedEngine(WrappedEngine[OpenAIEngine]):
     def find(self) -> list[str]:
         """What the server serves; an empty list where it does not answer, which counts as down at once."""
         try:
-            self.engine.find_model()
             return self.engine.models()
         except ModelError as exc:
             self._note(exc, self._failures)
@@ -81,7 +80,6 @@ class GuardedEngine(WrappedEngine[OpenAIEngine]):
                 self.engine.models()
             except ModelError:
                 continue
-            self.engine.find_model()
             with self._lock:
                 self._failed, self.down = 0, ""
             return

@@ -195,8 +195,11 @@ class Models:
         stale = found is not None and role == "ranker" and wanted != self._adapter
         if found is not None and not (stale and not found.down and time.monotonic() > self._looked + _LOOK_AGAIN):
             return self._metered[role]
-        settings = self._settings
-        guard = GuardedEngine(self._client(settings.llm_model or None))
+        if found is not None:
+            self._looked = time.monotonic()
+            if (wanted if wanted in found.find() else "") == self._adapter:
+                return self._metered[role]  # nothing has changed there
+        guard = GuardedEngine(self._client(self._settings.llm_model or None))
         # What is kept bears the model's name, in the next process too.
         names = guard.find()
         if role == "ranker":

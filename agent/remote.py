@@ -74,9 +74,15 @@ class OpenAIEngine:
             Job(self._translated(lambda job: self._chosen()), "whyfeed-model").result()
 
     def models(self) -> list[str]:
-        """What the server serves, adapters too. ModelError when it does not answer."""
+        """What the server serves, adapters too; the first is taken where no model was named.
+
+        ModelError when it does not answer.
+        """
         work = self._translated(lambda job: [each.id for each in self._client().models.list().data])
-        return Job(work, "whyfeed-models").result()
+        found = Job(work, "whyfeed-models").result()
+        if self._model is None and found:
+            self._model = found[0]
+        return found
 
     def complete(
         self,
@@ -343,6 +349,8 @@ class OpenAIEngine:
         return scores
 
     def _translated(self, work: Callable[[Job[T]], T]) -> Callable[[Job[T]], T]:
+        """The work as soon as there is room for it, and what goes wrong in it as a ModelError."""
+
         def translated(job: Job[T]) -> T:
             while not self._room.acquire(timeout=0.1):
                 check_wanted(job.stop)

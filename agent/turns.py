@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from agent.operations import Arguments, Kind, Words
+from agent.operations import Arguments, Kind, Nobody, Words
 from agent.references import Context
 from agent.request import Horizon, Intent, Language, Request
 
@@ -71,10 +71,6 @@ class About(Arguments):
     topic: str = Field("", max_length=200, description="A topic, if the reader names one.")
 
 
-class Nothing(Arguments):
-    """No arguments."""
-
-
 TURNS: Mapping[str, tuple[type[Arguments], str]] = {
     "recommend": (Listed, "List posts for the reader, or about something, or others than before."),
     "steer": (Steered, "From now on show more of a topic, or none of it; lists posts anew."),
@@ -83,8 +79,8 @@ TURNS: Mapping[str, tuple[type[Arguments], str]] = {
     "why_not": (Absent, "Explain why a post is not in the list."),
     "compare": (Pointed, "Compare two posts of the list."),
     "summarise": (Pointed, "Say what posts of the list say."),
-    "profile": (Nothing, "Tell the reader what is believed about them."),
-    "undo": (Nothing, "Take back what the reader did last."),
+    "profile": (Nobody, "Tell the reader what is believed about them."),
+    "undo": (Nobody, "Take back what the reader did last."),
     "forget": (Forgotten, "Delete what the reader did with posts, or with everything about a topic."),
     "people": (About, "Name people who write about what the reader likes."),
     "groups": (About, "Name communities that fit the reader."),

@@ -15,11 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -68,7 +67,6 @@ class Options:
     adapters: int = 4  # held at once
     key: str = ""
     tool_parser: str = "hermes"
-    adapter_paths: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -119,8 +117,6 @@ def command(options: Options, environment: Environment) -> list[str]:
         parts += ["--data-parallel-size", str(options.copies)]
     if options.rank:
         parts += ["--enable-lora", "--max-lora-rank", str(options.rank), "--max-loras", str(options.adapters)]
-        if options.adapter_paths:
-            parts += ["--lora-modules", *(f"{name}={path}" for name, path in options.adapter_paths.items())]
     if options.tool_parser:
         parts += ["--enable-auto-tool-choice", "--tool-call-parser", options.tool_parser]
     if options.key:

@@ -235,6 +235,13 @@ def test_forgetting_and_erasing_leave_nothing_of_what_was_said(talking: Callable
     assert b"zanzibar" not in kept(home)
 
 
+def test_what_is_forgotten_in_words_is_not_heard_again(talking: Callable[..., Talk], home: Path) -> None:
+    talk = talking(ToolCaller())
+    talk.say("more zanzibar")
+    talk.say("forget everything about zanzibar")
+    assert b"zanzibar" not in kept(home)
+
+
 # ---- who plans
 
 
