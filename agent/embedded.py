@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from agent.completion import Completion, Job, Message, check_wanted, checked_limit, checked_messages, checked_text
+from agent.llama import share, weighing
 from retrieval.errors import ModelError
 
 T = TypeVar("T")
@@ -23,8 +24,6 @@ T = TypeVar("T")
 # Prompt tokens between two looks at whether the work is still wanted: under 2 s for 1.5 B weights on one
 # core. Longer batches read a prompt about 5 % faster.
 _BATCH = 64
-# Lifts both labels above every other token and leaves their ratio alone.
-_LIFT = 100.0
 
 _living: weakref.WeakSet[EmbeddedEngine] = weakref.WeakSet()
 
@@ -355,27 +354,17 @@ class EmbeddedEngine:
         # Cut the cache back to the prefix: else what two neighbouring candidates share is reused, and the
         # rest is computed in a batch of another shape, which rounds differently.
         self._complete_ids(self._prefix_ids, job, n_predict=0)
-        answer = self._native(
-            "handle_completions",
-            {
-                "prompt": self._prefix_ids + self._tokens(candidate, opening=False),
-                "cache_prompt": True,
-                "n_predict": 1,
-                "temperature": 1.0,
-                "samplers": ["top_k"],
-                "top_k": 2,
-                "n_probs": 2,
-                "post_sampling_probs": True,
-                "logit_bias": [[label, _LIFT] for label in labels],
-            },
-        )
+        ids = self._prefix_ids + self._tokens(candidate, opening=False)
+        body = {"prompt": ids, "cache_prompt": True, "n_predict": 1, **weighing(labels)}
+        answer = self._native("handle_completions", body)
         self._refuse_error(answer)
         check_wanted(job.stop)
-        tops = answer["choices"][0]["logprobs"]["content"][0]["top_probs"]
-        found = {int(top["id"]): float(top["prob"]) for top in tops}
-        if set(found) != set(labels):
-            raise ModelError(f"{self.name!r} did not weigh the two labels against each other; use another model")
-        return found[labels[0]] / (found[labels[0]] + found[labels[1]])
+        try:
+            return share(answer, labels)
+        except LookupError as exc:
+            raise ModelError(
+                f"{self.name!r} did not weigh the two labels against each other; use another model"
+            ) from exc
 
     def _label(self, text: str) -> int:
         if text not in self._labels:

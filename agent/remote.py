@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from agent.completion import Completion, Job, Message, check_wanted, checked_limit, checked_messages, checked_text
+from agent.llama import share, weighing
 from retrieval.errors import ModelError, UnreachableError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class OpenAIEngine:
         self._room = threading.BoundedSemaphore(max(most, in_flight))
         self._ids: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
         self._context = 0  # tokens that the server takes; 0 while it has not said
+        self._llama = False  # whether token ids come from llama.cpp's server
 
     @property
     def name(self) -> str:
@@ -120,7 +122,8 @@ class OpenAIEngine:
     ) -> list[float]:
         """See `Engine.judge`: vLLM's /generative_scoring, elsewhere the log-probabilities of a completion.
 
-        Where a server lists only one of the two labels, the other counts as the least likely listed; vLLM lists both.
+        vLLM and llama.cpp weigh the two labels whatever else is likely. Other servers list the most likely tokens:
+        where only one of the labels is among them, the other counts as the least likely listed.
         """
         texts = [checked_text(text) for text in (prefix, *candidates)]
         if not candidates:
@@ -129,6 +132,8 @@ class OpenAIEngine:
         def work(job: Job[list[float]]) -> list[float]:
             ids = self._token_ids([*texts, yes, no], job)
             scores = None if ids is None else self._score(ids)
+            if scores is None and ids is not None and self._llama:
+                scores = self._score_by_llama(ids, job)
             return self._score_by_logprobs(texts, ids, yes, no) if scores is None else scores
 
         return Job(self._translated(work), "whyfeed-judge").result(cancel)
@@ -289,23 +294,27 @@ class OpenAIEngine:
         return found
 
     def _tokenised(self, text: str, opening: bool) -> list[int] | None:
-        answer = self._post("/tokenize", {"model": self._chosen(), "prompt": text, "add_special_tokens": opening})
+        # Two servers have this route, and each looks at its own names: first vLLM's, then llama.cpp's.
+        body = {"model": self._chosen(), "prompt": text, "add_special_tokens": opening}
+        answer = self._post("/tokenize", {**body, "content": text, "add_special": opening, "parse_special": True})
         tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
         if not tokens and text:
             return None
-        if most := answer.get("max_model_len") if isinstance(answer, Mapping) else None:
-            self._context = int(most)
+        most = answer.get("max_model_len")
+        self._context, self._llama = int(most or 0), most is None
         return [int(token) for token in tokens or ()]
 
-    def _score(self, ids: list[list[int]]) -> list[float] | None:
-        prefix, items, labels = ids[0], ids[1:-2], ids[-2:]
-        if any(len(label) != 1 for label in labels):
+    def _labels(self, ids: Sequence[Sequence[int]]) -> list[int]:
+        if any(len(label) != 1 for label in ids[-2:]):
             raise _BadLabel(f"yes and no must each be one token of {self.name!r}")
+        return [label[0] for label in ids[-2:]]
+
+    def _score(self, ids: list[list[int]]) -> list[float] | None:
         body = {
             "model": self._chosen(),
-            "query": prefix,
-            "items": items,
-            "label_token_ids": [labels[0][0], labels[1][0]],
+            "query": ids[0],
+            "items": ids[1:-2],
+            "label_token_ids": self._labels(ids),
             "apply_softmax": True,
             "item_first": False,
         }
@@ -313,7 +322,22 @@ class OpenAIEngine:
         if answer is None:
             return None
         rows = sorted(answer["data"], key=lambda row: int(row["index"]))
-        return self._probabilities([float(row["score"]) for row in rows], len(items))
+        return self._probabilities([float(row["score"]) for row in rows], len(ids) - 3)
+
+    def _score_by_llama(self, ids: list[list[int]], job: Job[list[float]]) -> list[float]:
+        """Both labels lifted above all other tokens, and what llama.cpp then makes of the two.
+
+        A prompt at a time and read cold: what is cached is computed in batches of another shape, which rounds
+        differently, and a score would hang on what was asked before.
+        """
+        labels = self._labels(ids)
+        body = {"model": self._chosen(), "max_tokens": 1, "cache_prompt": False, **weighing(labels)}
+        scores = []
+        for item in ids[1:-2]:
+            check_wanted(job.stop)
+            answer = self._post("/v1/completions", {**body, "prompt": [*ids[0], *item]})
+            scores.append(share(answer, labels))
+        return self._probabilities(scores, len(ids) - 3)
 
     def _score_by_logprobs(
         self, texts: Sequence[str], ids: Sequence[Sequence[int]] | None, yes: str, no: str

@@ -26,6 +26,7 @@ from agent import weights
 from agent.embedded import EmbeddedEngine
 from agent.engine import Engine, OpenAIEngine, ScriptedEngine, defuse, open_engine
 from retrieval.errors import ModelError, WeightsError
+from tests import llama_server
 from tests.llm_server import COUNT, FakeServer, ids_of, running
 from tests.vllm_world import WITH_VLLM
 
@@ -50,21 +51,27 @@ def ranker() -> Iterator[EmbeddedEngine]:
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def llama() -> Iterator[llama_server.LlamaServer]:
+    with llama_server.running() as server:
+        yield server
+
+
 @pytest.fixture(
     params=[
         "scripted", "vllm", "openai", pytest.param("embedded", marks=pytest.mark.slow),
-        pytest.param("real vllm", marks=WITH_VLLM),
+        pytest.param("llama.cpp", marks=pytest.mark.slow), pytest.param("real vllm", marks=WITH_VLLM),
     ]
 )  # fmt: skip
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """Every engine. The fake server has the routes of vLLM, or the plain ones of the protocol."""
+    """Every engine. The fake server has the routes of vLLM, or the plain ones of the protocol; llama.cpp's is real."""
     yield from opened(request)
 
 
 @pytest.fixture(
     params=[
         "vllm", "openai", pytest.param("embedded", marks=pytest.mark.slow),
-        pytest.param("real vllm", marks=WITH_VLLM),
+        pytest.param("llama.cpp", marks=pytest.mark.slow), pytest.param("real vllm", marks=WITH_VLLM),
     ]
 )  # fmt: skip
 def model(request: pytest.FixtureRequest) -> Iterator[Engine]:
@@ -73,8 +80,8 @@ def model(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def opened(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    if request.param == "real vllm":
-        server = request.getfixturevalue("vllm_server")
+    if request.param in ("real vllm", "llama.cpp"):
+        server = request.getfixturevalue("vllm_server" if request.param == "real vllm" else "llama")
         real = OpenAIEngine(server.url)
         yield real
         real.close()
@@ -247,6 +254,24 @@ def test_what_is_longer_than_the_context_is_refused_and_never_cut(model: Engine)
             work()
         assert "\n" not in str(caught.value)
     assert model.judge(PREFIX, POSTS) == pytest.approx(scores, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_llama_cpp_gives_the_same_scores_here_and_behind_its_server(
+    ranker: EmbeddedEngine, llama: llama_server.LlamaServer
+) -> None:
+    assert OpenAIEngine(llama.url).judge(PREFIX, POSTS) == pytest.approx(ranker.judge(PREFIX, POSTS), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_real_server_that_is_killed_in_the_middle_is_one_clear_line() -> None:
+    with llama_server.running() as server:
+        pieces = OpenAIEngine(server.url, retries=0).stream(HELLO, max_tokens=300)
+        assert next(pieces)
+        server.process.kill()
+        with pytest.raises(ModelError, match=r"broke off|no server answers") as caught:
+            list(pieces)
+        assert "\n" not in str(caught.value)
 
 
 # ---- control tokens
