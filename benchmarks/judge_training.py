@@ -72,6 +72,7 @@ def main() -> None:
     for point in card["curve"]:  # on fewer posts: see `finetune.judge`
         _row(f"judge, step {point['step']}*", point)
     _row("judge", {**card["metrics"]["judge"], **_spent(card)})
+    _row("judge, calibrated", {"ece": card["metrics"]["judge"]["ece calibrated"]})
     print(f"judge: {card['steps']} steps of {args.batch} groups. {bert['gate']['why']}")
     print(f"* of about 400 of them. {card['gate']['why']}")
     if args.plot:

@@ -1,14 +1,17 @@
-"""Ranking against published numbers and our aims: `python -m benchmarks.quality [--data DIR] [--only NAME]`.
+"""Ranking against published numbers and our aims: `python -m benchmarks.quality [--data DIR] [--only NAME] [--unseen]`.
 
 DIR holds the folders amazon-games, citeulike-a and movielens-like in the exchange format (default: $WHYFEED_DATA, else
 ../shared/data). Tests are cut from them as `whyfeed evaluate` cuts them: the last liked post of each user (a random one
 where there is no order), or the file of later likes; up to 6,000 users are asked. Everything follows from the seed.
+With `--unseen` it is posts that nobody has seen that are asked about. Buckets' intervals hold for all of them together.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,14 @@ from retrieval.embedder import open_embedder
 from retrieval.errors import WhyfeedError
 
 # data, negatives (None: the whole catalogue), {metric: (published, aim)}
-AIMS: tuple[tuple[str, int | None, dict[str, tuple[str, float]]], ...] = (
+AIMS: tuple[tuple[str, int | None, dict[str, tuple[str, float] | None]], ...] = (
     ("amazon-games", 19, {"ndcg@10": ("GPT-4 .629, SASRec .759", 0.835)}),
     ("amazon-games", None, {"recall@20": ("ItemKNN .169", 0.21), "recall@200": ("ItemKNN .377", 0.52)}),
     ("citeulike-a", 100, {"hr@10": ("RP3beta .894", 0.945), "ndcg@10": ("RP3beta .735", 0.79)}),
     ("movielens-like", None, {"auc": ("BinLLM-7B .7425", 0.76), "uauc": ("BinLLM-7B .6956", 0.715)}),
+)
+UNSEEN: tuple[tuple[str, int | None, dict[str, tuple[str, float] | None]], ...] = tuple(
+    (name, None, {"ndcg@10": None, "recall@20": None}) for name in ("amazon-games", "citeulike-a", "movielens-kg")
 )
 BASELINES = ("popularity", "text", "item-knn", "user-mean")
 
@@ -34,6 +40,7 @@ def main() -> None:
     default = Path(os.environ.get("WHYFEED_DATA", "../shared/data"))
     parser.add_argument("--data", type=Path, default=default, metavar="DIR")
     parser.add_argument("--only", default="", help="one of the folders")
+    parser.add_argument("--unseen", action="store_true", help="posts that nobody has seen")
     parser.add_argument("--rankers", default=",".join((*BASELINES, *OURS)), help="separated by commas")
     parser.add_argument("--no-llm", action="store_true", help="without the language model that reads posts")
     parser.add_argument("--seed", type=int, default=0)
@@ -41,15 +48,24 @@ def main() -> None:
     rankers = [name for name in args.rankers.split(",") if not (args.no_llm and name == "whyfeed")]
     encoder = None if args.no_llm else open_encoder(max_tokens=MEASURED_TOKENS)
     embedder = open_embedder(Settings().embedder)
-    for name, negatives, aims in AIMS:
-        if args.only in ("", name):
-            found = measure(args.data / name, embedder, None, rankers, negatives, None, args.seed, encoder)
-            print(f"\n## {name}, {f'{negatives} negatives' if negatives else found.protocol.split(':')[0]}\n")
-            print(table(found.rows, aims), flush=True)
+    for name, negatives, aims in UNSEEN if args.unseen else AIMS:
+        if args.only not in ("", name):
+            continue
+        found = measure(
+            args.data / name, embedder, None, rankers, negatives, None, args.seed, encoder, unseen=args.unseen
+        )
+        print(f"\n## {name}, {f'{negatives} negatives' if negatives else found.protocol.split(':')[0]}\n")
+        print(table(found.rows, aims))
+        if found.gate:
+            print("\nWhat the language model adds, " + found.gate["metric"] + ":")
+            for part in ({"history": "any", **found.gate}, *found.gate["buckets"]):
+                low, high = part["ci95"]
+                print(f"- histories of {part['history']}: {part['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
+        sys.stdout.flush()
 
 
-def table(rows: list[dict[str, Any]], aims: dict[str, tuple[str, float]]) -> str:
-    """Each ranker's metrics with their intervals, then what was published and what we aim at."""
+def table(rows: list[dict[str, Any]], aims: Mapping[str, tuple[str, float] | None]) -> str:
+    """Each ranker's metrics with their intervals, then what was published and what we aim at, where there is such."""
     lines = ["| ranker | " + " | ".join(aims) + " |", "|---|" + "---|" * len(aims)]
     for row in rows:
         cells = [
@@ -57,10 +73,12 @@ def table(rows: list[dict[str, Any]], aims: dict[str, tuple[str, float]]) -> str
             for metric in aims
         ]
         lines.append(f"| {row['ranker']} | " + " | ".join(cells) + " |")
-    lines.append("| published | " + " | ".join(published for published, _ in aims.values()) + " |")
-    reached = rows[-1]["metrics"]
-    goals = [f"{aim} ({'reached' if reached[metric] >= aim else 'missed'})" for metric, (_, aim) in aims.items()]
-    lines.append("| aim | " + " | ".join(goals) + " |")
+    known = {metric: aim for metric, aim in aims.items() if aim}
+    if known:
+        lines.append("| published | " + " | ".join(published for published, _ in known.values()) + " |")
+        reached = rows[-1]["metrics"]
+        goals = [f"{aim} ({'reached' if reached[metric] >= aim else 'missed'})" for metric, (_, aim) in known.items()]
+        lines.append("| aim | " + " | ".join(goals) + " |")
     return "\n".join(lines)
 
 

@@ -2,7 +2,8 @@
 
 What the core is made of is decided on a cut of the histories it is fitted on: the last liked post of every user is
 taken out, the parts are fitted on the rest, and the blend and the forests learn to find what was taken out. Then
-the parts are fitted again on everything. So nothing is combined by how well it knows what it has seen.
+the parts are fitted again on everything. So nothing is combined by how well it knows what it has seen. Where posts are
+asked about that nobody has seen, the cut is of that kind: a share of the posts, and who liked one of them.
 
 `CorePair` is a core and another one that also knows what a language model read in each post. The mean of both is what
 counts, unless the second is worse on what was taken out.
@@ -21,9 +22,9 @@ import numpy as np
 
 from finetune import stack
 from finetune.baselines import THREADS, Eligible, Ranker, Tools
-from finetune.histories import Histories
+from finetune.histories import Flags, Histories
 from finetune.parts import WITH_LLM, WITHOUT_LLM
-from finetune.protocol import RankingTest, leave_one_out
+from finetune.protocol import RankingTest, leave_one_out, unseen_posts
 from finetune.stack import Context, Forest, Lists, Scores
 from retrieval.arrays import Floats, Rows
 from retrieval.errors import DataError, ModelError
@@ -31,7 +32,7 @@ from retrieval.errors import DataError, ModelError
 _ASKED = 12_000  # users whose last post the stack learns to find
 _ENOUGH = 50  # of them; with fewer nothing is chosen
 _BLOCK = 256
-_PLACES = {"near": "near the top", "far": "from anywhere"}
+_HELD = {"whole": "of the blend over all posts", "far": "in lists of posts from anywhere"}
 _LIFT = 1000.0  # no correction of a forest is nearly as large
 
 
@@ -45,9 +46,10 @@ class CoreRanker:
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
         seed = self.tools.seed + 17  # another cut than the test's
-        inner, test = self.tools.made(("cut", histories), lambda: leave_one_out(histories, seed, _ASKED))
+        cut = leave_one_out if histories.fresh is None else unseen_posts
+        inner, test = self.tools.made(("cut", histories), lambda: cut(histories, seed, _ASKED))
         self.forests: dict[str, tuple[float, float]] = {}  # nDCG@10 of the blend and with the forest, unseen lists
-        self.held: dict[str, dict[int, float]] = {}  # by forest and user what of it is live would have reached there
+        self.held: dict[str, dict[int, float]] = {}  # gains by `_HELD` and user, on likes that it had not seen
         self.missing: dict[str, str] = {}  # what could not take part for want of a library
         self.near: Forest | None = None
         self.far: Forest | None = None
@@ -57,7 +59,7 @@ class CoreRanker:
             self._learn(histories, inner, test)
         self.fitted = self._fit_parts(list(self.blend.weights), histories)
         self._context = Context.of(histories)
-        self._lengths = histories.lengths
+        self._lengths, self._fresh = histories.lengths, histories.fresh
 
     @property
     def card(self) -> dict[str, Any]:
@@ -88,8 +90,14 @@ class CoreRanker:
 
     def blended(self, scores: Scores, users: Rows) -> Floats:
         """(users, posts) of the first stage."""
-        found = self.blend.score(scores)
+        found = self._blended(scores, self._fresh)
         found[self._lengths[users] == 0] = self._context.posts[:, 0]
+        return found
+
+    def _blended(self, scores: Scores, fresh: Flags | None) -> Floats:
+        found = self.blend.score(scores)
+        if fresh is not None:
+            found[:, ~fresh] = -np.inf  # what is near the top is so among the posts that are asked about
         return found
 
     def final(self, scores: Scores, blended: Floats, users: Rows, line: int, posts: Rows) -> Floats:
@@ -136,7 +144,7 @@ class CoreRanker:
         rng = np.random.default_rng([self.tools.seed, 3])
         order = rng.permutation(len(test.user))
         first = order[: stack.FIRST]
-        uniform = partial(self._uniform, histories, test, rng)
+        uniform = partial(self._uniform, histories, inner.asked, test, rng)
         chosen = []
         for block in _blocks(first):
             scores = Scores.of(scorers, test.user[block])
@@ -150,12 +158,13 @@ class CoreRanker:
         near: list[Floats] = []
         far: list[Floats] = []
         near_users: list[Rows] = []
+        whole: dict[int, float] = {}
         for done, block in enumerate(_blocks(order)):
             if self.tools.progress:
                 self.tools.progress("learning to combine", done * _BLOCK, len(order))
             users = test.user[block]
             scores = Scores.of(scorers, users)
-            blended = self.blend.score(scores)
+            blended = self._blended(scores, inner.fresh)
             lines = np.arange(len(block))
             posts = np.stack([uniform(int(row)) for row in block])
             far.append(_values(scores, context, names, users, lines, posts))
@@ -163,10 +172,13 @@ class CoreRanker:
             for line, row in enumerate(block):
                 target = int(test.relevant[row][0])
                 own = _own(histories, int(users[line]))
+                above = int((blended[line] > blended[line, target]).sum())
+                above -= int((blended[line, own] > blended[line, target]).sum())
+                whole[int(users[line])] = 1 / np.log2(above + 2)
                 if blended[line, target] < _edge(blended[line]):
                     continue
                 top = np.argpartition(-blended[line], min(stack.TOP, blended.shape[1] - 1))[: stack.TOP]
-                top = top[~np.isin(top, own) & (top != target)]
+                top = top[~np.isin(top, own) & (top != target) & np.isfinite(blended[line, top])]
                 if len(top):
                     drawn = rng.choice(top, stack.HARD, replace=len(top) < stack.HARD)
                     hard.append((line, np.concatenate([[target], drawn])))
@@ -174,6 +186,7 @@ class CoreRanker:
                 lines = np.array([line for line, _ in hard])
                 near.append(_values(scores, context, names, users, lines, np.stack([posts for _, posts in hard])))
                 near_users.append(users[lines])
+        self.held["whole"] = whole
         weights = np.array(list(self.blend.weights.values()), dtype=np.float32)
         if find_spec("lightgbm") is None:
             self.missing["forests"] = "lightgbm is not installed: pip install 'whyfeed[eval]'"
@@ -199,12 +212,13 @@ class CoreRanker:
             after += stack.gains_at_ten(corrected).tolist()
         self.forests[name] = (round(float(np.mean(before)), 4), round(float(np.mean(after)), 4))
         won = stack.better(np.array(after), np.array(before))
-        self.held[name] = dict(zip(users, after if won else before, strict=True))
+        if name == "far":  # each core has others near its top
+            self.held[name] = dict(zip(users, after if won else before, strict=True))
         return Forest(lists, seed=self.tools.seed) if won else None
 
-    def _uniform(self, histories: Histories, test: RankingTest, rng: np.random.Generator, row: int) -> Rows:
+    def _uniform(self, histories: Histories, pool: Rows, test: RankingTest, rng: np.random.Generator, row: int) -> Rows:
         user, target = int(test.user[row]), int(test.relevant[row][0])
-        return stack.uniform_posts(user, target, _own(histories, user), len(histories.posts), stack.UNIFORM, rng)
+        return stack.uniform_posts(target, _own(histories, user), pool, stack.UNIFORM, rng)
 
 
 @dataclass
@@ -246,14 +260,14 @@ class CorePair:
 
 def _worse(plain: CoreRanker, other: CoreRanker) -> str:
     """Why the other core has no say: its blend has no place for the language model, or it found less by more than a
-    standard error, near the top or anywhere, of what was taken out of the histories."""
+    standard error of what was taken out of the histories, over all posts or among some from anywhere."""
     if set(other.blend.weights) <= set(plain.parts):
         return "the blend has no use for what the language model reads"
     for name, found in other.held.items():
         users = sorted(found.keys() & plain.held.get(name, {}).keys())
         before, after = (np.array([held[user] for user in users]) for held in (plain.held.get(name, {}), found))
         if stack.better(before, after):
-            return f"{float((after - before).mean()):+.4f} nDCG@10 in lists of posts {_PLACES[name]}"
+            return f"{float((after - before).mean()):+.4f} nDCG {_HELD[name]}"
     return ""
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,7 @@ def _window(
     if ahead is not None:
         community.look_ahead(*ahead(community))
     topics = Topics(store, community, embedder)
+    authors = np.array(community.authors, dtype=object)
     past: dict[str, list[Event]] = {}
     acted: dict[str, dict[int, float]] = {}
     for _, event in store.events():
@@ -115,7 +117,7 @@ def _window(
         new = [row for row in rows if row not in reader.seen and community.authors[row] != user]
         if new:
             positives = np.array(sorted(new), dtype=np.int64)
-            yield _group(store, community, topics, reader, positives, window, before, as_fresh, rng)
+            yield _group(store, community, topics, reader, authors, positives, window, before, as_fresh, rng)
 
 
 def _group(
@@ -123,6 +125,7 @@ def _group(
     community: Community,
     topics: Topics,
     reader: Reader,
+    authors: Any,
     positives: Rows,
     window: int,
     before: float,
@@ -139,11 +142,11 @@ def _group(
         source.FreshSource(community),
         source.PopularSource(community),
     ]
-    brought = {candidate.row for candidate in source.gather(sources, reader, community)}
-    taken = reader.seen | set(positives.tolist())
-    own = {row for row in range(len(community)) if community.authors[row] == reader.user}
-    free = np.array(sorted(set(range(len(community))) - taken - own), dtype=np.int64)
-    hard = np.array(sorted(brought & set(free.tolist())), dtype=np.int64)
+    brought = np.zeros(len(community), dtype=bool)
+    brought[[candidate.row for candidate in source.gather(sources, reader, community)]] = True
+    possible = authors != reader.user
+    possible[[*reader.seen, *positives.tolist()]] = False
+    free, hard = np.flatnonzero(possible), np.flatnonzero(possible & brought)
     negatives = np.unique(np.concatenate([_drawn(community, positives, pool, as_fresh, rng) for pool in (hard, free)]))
     rows = np.concatenate([positives, negatives])
     measured = signals.measure(rows, reader, community, spread[rows])[:, : len(signals.CORE)]
@@ -152,7 +155,7 @@ def _group(
         window=window,
         signals=measured,
         labels=np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))]).astype(np.float32),
-        brought=np.array([row in brought for row in rows.tolist()], dtype=np.float32),
+        brought=brought[rows].astype(np.float32),
         possible=len(free) + len(positives),
         posts=tuple(community.ids[row] for row in rows.tolist()),
         before=before,

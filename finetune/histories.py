@@ -39,7 +39,8 @@ class Histories:
 
     `user`, `post`, `weight` (interest in [-1, 1]) and `time` are aligned, one entry an event. `ordered`
     tells that times order a user's events, `clock` that they also compare between users. `edges` are who follows
-    whom, `links` facts about posts: head, relation, tail.
+    whom, `links` facts about posts: head, relation, tail. `fresh` (posts,) are posts that arrive after everything here
+    and are what is asked about; None where nothing is known of arrivals.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Histories:
     skipped: int = 0
     edges: tuple[tuple[str, str], ...] = ()
     links: tuple[tuple[str, str, str], ...] = ()
+    fresh: Flags | None = None
 
     # ---- places ----
 
@@ -123,6 +125,11 @@ class Histories:
     def linked(self) -> Any:
         """Sparse (posts, posts): 1 where a link says something of both."""
         return _joined([(head, tail) for head, _, tail in self.links], self.post_rows)
+
+    @cached_property
+    def asked(self) -> Rows:
+        """Posts that a test may ask about: all, or where posts arrive after everything here, those."""
+        return np.arange(len(self.posts)) if self.fresh is None else np.flatnonzero(self.fresh)
 
     def recent(self, decay: float) -> Any:
         """Sparse (users, posts): decay ^ (age of the event), the newest liked post weighing 1; all 1 without order."""

@@ -105,13 +105,13 @@ class Answers:
 def measure(
     folder: Path, embedder: Embedder, test: Path | None = None, rankers: Sequence[str] = (),
     candidates: int | None = None, progress: Progress | None = None, seed: int = 0,
-    encoder: PostEncoder | None = None,
+    encoder: PostEncoder | None = None, unseen: bool = False,
 ) -> Measurement:  # fmt: skip
     """Fit each ranker on a folder and ask it the test. DataError when there is nothing to test on.
 
     `encoder` is the language model that reads posts for "whyfeed"; without one both of ours are the same.
-    `candidates`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; ModelError when one
-    that is named needs a library that is not there.
+    `candidates`, `unseen`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; ModelError
+    when one that is named needs a library that is not there.
     """
     if unknown := [name for name in rankers if name not in RANKERS]:
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
@@ -120,16 +120,16 @@ def measure(
             import_module(library)
     # One thread of BLAS for each of ours, which keep the cores busy: and what more of them add up hangs on how many.
     with threadpool_limits(1):
-        return _measured(folder, embedder, test, rankers, candidates, progress, seed, encoder)
+        return _measured(folder, embedder, test, rankers, candidates, progress, seed, encoder, unseen)
 
 
 def _measured(
     folder: Path, embedder: Embedder, test: Path | None, rankers: Sequence[str], candidates: int | None,
-    progress: Progress | None, seed: int, encoder: PostEncoder | None,
+    progress: Progress | None, seed: int, encoder: PostEncoder | None, unseen: bool,
 ) -> Measurement:  # fmt: skip
     begun = time.perf_counter()
     whole = read_histories(folder, progress)
-    train, asked = prepare(whole, folder, test, candidates, seed)
+    train, asked = prepare(whole, folder, test, candidates, seed, unseen=unseen)
     tools = Tools(embedder, train.texts, progress, seed, encoder)
     names = tuple(dict.fromkeys(rankers)) or RANKERS
     bench = Bench(train, asked, tools)

@@ -170,13 +170,20 @@ class Next:
             raise DataError("there are too few likes for a transformer")
         text: Vectors = np.concatenate([self.tools.vectors, self.tools.hidden], 1) if self.llm else self.tools.vectors
         self._histories = sequences(histories)
-        self.model = train_sequence(self._histories, text, histories.ordered, self.recipe, self.tools.progress)
-        self._items = self.model.items(text)
+        place = None
+        if histories.fresh is None:
+            learnt, known = self._histories, text
+        else:  # what arrives later has no place in training, and stands by its text
+            place = np.where(histories.fresh, -1, np.cumsum(~histories.fresh) - 1)
+            learnt, known = [place[history] for history in self._histories], text[~histories.fresh]
+        self.model = train_sequence(learnt, known, histories.ordered, self.recipe, self.tools.progress)
+        self._items = self.model.items(text, place)
+        self._bias = self.model.arrays["bias"] if place is None else self.model.biases(place)
 
     def score(self, users: Rows) -> Floats:
         """See `Ranker.score`."""
         states = self.model.states([self._histories[user] for user in users], self._items)
-        return np.asarray(states @ self._items.T + self.model.arrays["bias"], dtype=np.float32)
+        return np.asarray(states @ self._items.T + self._bias, dtype=np.float32)
 
 
 def enough(histories: Histories, least: int = ENOUGH) -> bool:

@@ -8,8 +8,9 @@ from the folder itself. Either way the events that are asked about are out of AL
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ Keys = npt.NDArray[np.uint64]
 CLICKS = ("like", "dislike")
 LATER = 0.2  # share of the events, the last by time, that a click test is cut from
 MOST_USERS = 6000  # of a test that is cut here; a file's rows are all asked
+FRESH = 0.1  # share of the posts that nobody has seen, where such are asked about
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,30 +71,37 @@ def about_posts(folder: Path, test: Path | None) -> bool:
 
 def prepare(
     histories: Histories, folder: Path, test: Path | None = None, candidates: int | None = None, seed: int = 0,
-    most: int = MOST_USERS,
+    most: int = MOST_USERS, unseen: bool = False,
 ) -> tuple[Histories, Test]:  # fmt: skip
     """The test, and the histories that may be learnt from. DataError when there is nothing to ask.
 
     `candidates` draws so many uniform negatives outside the user's whole history for each row that names none.
+    `unseen` asks about posts that nobody has seen (`unseen_posts`). ValueError when these do not go together.
     """
     file = test
-    if file is None and is_click(histories):
+    if unseen:
+        if file is not None:
+            raise ValueError("--unseen cuts its own test, and --test names one; leave one of them out")
+        if is_click(histories):
+            raise ValueError("--unseen is for rankings, and this folder is of likes and dislikes; leave it out")
+    elif file is None and is_click(histories):
         file = find_file(folder, "valid")
     if file is not None:
         train, found = _from_file(histories, file)
     elif is_click(histories):
         train, found = later_clicks(histories, seed)
     else:
-        train, found = leave_one_out(histories, seed, most)
+        train, found = (unseen_posts if unseen else leave_one_out)(histories, seed, most)
     if not len(found.user):
         raise DataError(f"{str(test or folder)!r} has nothing to test on; see README, Measure")
     if candidates is None:
         return train, found
     if isinstance(found, ClickTest):
         raise ValueError("--candidates is for rankings, and this test asks for likes; leave it out")
-    if found.candidates is None:
+    if found.candidates is None or unseen:
         # Drawn outside the whole history, so that no negative is something that the user had.
-        found = with_negatives(histories.with_ids(train.users, train.posts), found, candidates, seed)
+        whole = replace(histories.with_ids(train.users, train.posts), fresh=train.fresh)
+        found = with_negatives(whole, found, candidates, seed)
     return train, found
 
 
@@ -112,28 +121,71 @@ def leave_one_out(histories: Histories, seed: int = 0, most: int = MOST_USERS) -
     Without times it is one at random by the seed and the user's id. A user's acts after the target are taken
     out too: they are that user's future. What others did later stays, as in published leave-one-out tests.
     """
-    places = histories.firsts
-    users = histories.user[places]
-    keys = pair_keys(histories, "target", seed)(users, histories.post[places])
-    times = np.nan_to_num(histories.time[places], nan=-np.inf) if histories.ordered else np.zeros(len(places))
-    order = np.lexsort((keys, times, users))
-    last = order[np.append(users[order][1:] != users[order][:-1], True)] if len(order) else order
-    last = last[histories.lengths[users[last]] >= 2]
-    target = np.full(len(histories.users), -1, dtype=np.int64)
-    target[users[last]] = histories.post[places[last]]
-    until = np.full(len(histories.users), np.inf)
-    if histories.ordered:
-        until[users[last]] = times[last]
+    last = _lasts(histories, histories.firsts, seed)
+    last = last[histories.lengths[histories.user[last]] >= 2]
+    target, until = _targets(histories, last)
     kept = (histories.post != target[histories.user]) & ~(histories.time > until[histories.user])
-    asked = users[last]
-    chosen = asked[np.argsort(user_keys(histories, "asked", seed)[asked], kind="stable")[:most]]
-    chosen.sort()
+    asked = histories.user[last]
+    chosen = _some(histories, asked, seed, most)
     how = "last liked post by time" if histories.ordered else "one liked post at random"
     protocol = (
         f"leave one out: the {how} of each of {len(asked)} users is out of all statistics, {len(chosen)} users "
         f"are asked for it among the whole catalogue minus their history (seed {seed})"
     )
     return histories.keep(kept), RankingTest(chosen, list(target[chosen][:, None]), None, protocol)
+
+
+def unseen_posts(
+    histories: Histories, seed: int = 0, most: int = MOST_USERS, share: float = FRESH
+) -> tuple[Histories, RankingTest]:
+    """Take a share of the posts, by their ids, out of everybody's history, and ask who liked one of them for it.
+
+    A user's target is their last liked one of these posts by time (one at random without times); the candidates are
+    all of these posts that the user did not have otherwise. What a user did after it is out too, as in `leave_one_out`.
+    Posts that were fresh before stay so: a test can be cut within another one's histories.
+    """
+    drawn = _digests(histories.posts, f"fresh post {seed}") < np.uint64(share * 2.0**64)
+    fresh = drawn if histories.fresh is None else drawn | histories.fresh
+    last = _lasts(histories, histories.firsts[drawn[histories.post[histories.firsts]]], seed)
+    target, until = _targets(histories, last)
+    train = replace(histories.keep(~fresh[histories.post] & ~(histories.time > until[histories.user])), fresh=fresh)
+    asked = histories.user[last]
+    chosen = _some(histories, asked[train.lengths[asked] >= 1], seed, most)
+    pool = train.asked
+    candidates = []
+    for user in chosen:
+        had = histories.seen.indices[slice(*histories.seen.indptr[user : user + 2])]
+        candidates.append(np.union1d(np.setdiff1d(pool, had, assume_unique=True), target[user]))
+    protocol = (
+        f"unseen posts: {len(pool)} posts, {share:.0%} of them, are out of all statistics, and {len(chosen)} users who "
+        f"liked one are asked for it among them (seed {seed})"
+    )
+    return train, RankingTest(chosen, list(target[chosen][:, None]), candidates, protocol)
+
+
+def _lasts(histories: Histories, places: Rows, seed: int) -> Rows:
+    """Of these places the last of each user, without times one at random by the seed and the user's id."""
+    users = histories.user[places]
+    keys = pair_keys(histories, "target", seed)(users, histories.post[places])
+    times = np.nan_to_num(histories.time[places], nan=-np.inf) if histories.ordered else np.zeros(len(places))
+    order = np.lexsort((keys, times, users))
+    ends = np.append(users[order][1:] != users[order][:-1], True) if len(order) else order
+    return np.asarray(places[order[ends]])
+
+
+def _targets(histories: Histories, last: Rows) -> tuple[Rows, Times]:
+    """(users,) the post at each user's place, -1 without one, and when that was, inf where nothing is later."""
+    target = np.full(len(histories.users), -1, dtype=np.int64)
+    target[histories.user[last]] = histories.post[last]
+    until = np.full(len(histories.users), np.inf)
+    if histories.ordered:
+        until[histories.user[last]] = np.nan_to_num(histories.time[last], nan=-np.inf)
+    return target, until
+
+
+def _some(histories: Histories, users: Rows, seed: int, most: int) -> Rows:
+    """At most so many of the users, drawn by their ids."""
+    return np.sort(users[np.argsort(user_keys(histories, "asked", seed)[users], kind="stable")[:most]])
 
 
 def with_negatives(histories: Histories, test: RankingTest, count: int, seed: int = 0) -> RankingTest:
@@ -145,12 +197,13 @@ def with_negatives(histories: Histories, test: RankingTest, count: int, seed: in
     for user, relevant in zip(test.user, test.relevant, strict=True):
         own = np.union1d(seen.indices[seen.indptr[user] : seen.indptr[user + 1]], relevant)
         rng = np.random.default_rng(int(ids[user]))
-        others = np.setdiff1d(np.arange(len(histories.posts)), own, assume_unique=True)
+        others = np.setdiff1d(histories.asked, own, assume_unique=True)
         negatives = rng.choice(others, min(count, len(others)), replace=False)
         drawn.append(np.union1d(negatives, relevant))
-    protocol = test.protocol.replace(
-        "among the whole catalogue minus their history", f"among {count} uniform negatives outside their whole history"
-    )
+    protocol = re.sub(
+        "among (them|the whole catalogue minus their history)",
+        f"among {count} uniform negatives outside their whole history", test.protocol,
+    )  # fmt: skip
     return RankingTest(test.user, test.relevant, drawn, protocol, test.skipped)
 
 

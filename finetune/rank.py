@@ -37,6 +37,8 @@ FITTED = tuple(name for name in CORE if name not in NOT_FITTED)
 ENOUGH = 200  # groups; with fewer nothing is fitted
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
 _READERS = 600  # of a window: a fit of a few weights need not take longer with each reader more
+_WINDOWS = 8  # of the past; half of them where there is so much of it that training costs more than it tells
+_MANY = 200_000  # likes
 _SHOWN = 300  # posts that a request ranks: what the calibrated probability refers to
 
 
@@ -49,13 +51,16 @@ def fit(
     The penalty is chosen on one window, the gate is decided on the two after it, which the choice
     has not seen; then the model is fitted again on everything. A model in place may have been fitted
     on these windows too, which can only speak for it. `encoder` is the language model that may read posts for the
-    next-item transformer; it does so where that is chosen, and never with fewer than `enough` likes.
+    next-item transformer; it does so where that is chosen, and never with fewer than `enough` likes: nothing would
+    come of it.
     """
     in_place = Ranker.load(home)
     name = "the model in place" if in_place.calibrated else "hand-set"
-    trainers = _trainers(store, encoder, progress, enough)
+    likes = sum(event.weight > 0 for _, event in store.events())
+    trainers = _trainers(store, encoder if likes >= enough else None, progress, enough)
+    windows = _WINDOWS if likes < _MANY else _WINDOWS // 2
     replayed = {
-        reads: list(groups(store, embedder, seed=seed, progress=progress, ahead=train, readers=_READERS))
+        reads: list(groups(store, embedder, windows, seed=seed, progress=progress, ahead=train, readers=_READERS))
         for reads, train in trainers.items()
     }
     found = replayed[""]
@@ -113,8 +118,7 @@ def _trainers(
     def plain(community: Community) -> tuple[NextItem | None, Vectors | None]:
         return train_community(community, progress, enough=enough), None
 
-    likes = sum(event.weight > 0 for _, event in store.events())
-    if encoder is None or likes < enough:  # nothing would come of reading
+    if encoder is None:
         return {"": plain}
 
     def reading(community: Community) -> tuple[NextItem | None, Vectors | None]:

@@ -120,12 +120,12 @@ class Lists:
         return Lists(self.users[rows], self.values[rows], self.blended[rows])
 
 
-def uniform_posts(user: int, target: int, own: Rows, size: int, count: int, rng: np.random.Generator) -> Rows:
-    """The target, then `count` others that the user has not had, with repetition in a tiny catalogue."""
-    free = rng.integers(0, size, 2 * count + 16)
+def uniform_posts(target: int, own: Rows, pool: Rows, count: int, rng: np.random.Generator) -> Rows:
+    """The target, then `count` others of a pool that the user has not had, with repetition where it is tiny."""
+    free = pool[rng.integers(0, len(pool), 2 * count + 16)]
     free = free[~np.isin(free, own) & (free != target)]
     if len(free) < count:
-        rest = np.setdiff1d(np.arange(size), np.append(own, target))
+        rest = np.setdiff1d(pool, np.append(own, target))
         free = rng.choice(rest, count) if len(rest) else np.full(count, target)
     return np.concatenate([[target], free[:count]]).astype(np.int64)
 

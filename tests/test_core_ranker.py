@@ -15,7 +15,7 @@ from finetune.baselines import Ranker, Tools
 from finetune.core_ranker import CoreRanker
 from finetune.histories import Histories, read_histories
 from finetune.parts import WITHOUT_LLM, Next
-from finetune.protocol import RankingTest, leave_one_out, pair_keys
+from finetune.protocol import RankingTest, leave_one_out, pair_keys, unseen_posts
 from finetune.stack import gains_at_ten
 from retrieval.arrays import Floats, Rows
 from tests.ranking_world import bought, event, every, read, tools
@@ -140,6 +140,23 @@ def test_the_parts_that_suit_these_data_are_taken_in(tmp_path: Path) -> None:
     in_no_order = fitted(read_histories(bought(tmp_path / "b", timed=False)), quick)
     assert not any("sequence" in name or "recent" in name for name in in_no_order.blend.weights)
     assert in_no_order.blend.gains
+
+
+def test_what_nobody_has_seen_stands_by_its_text(tmp_path: Path) -> None:
+    """People like what has the colour that they like; of a new post only its words tell the colour."""
+    rng = random.Random(0)
+    colours = "red green blue white black brown".split()
+    posts = [{"id": f"p{at}", "title": f"{colours[at % 6]} thing"} for at in range(600)]
+    rows = [event(f"u{u}", f"p{rng.randrange(100) * 6 + u % 6}", at) for u in range(600) for at in range(12)]
+    train, test = unseen_posts(read(tmp_path / "f", rows, posts))
+    parts: Parts = {"popularity": WITHOUT_LLM["popularity"], "next": lambda shared: Next(shared, enough=1000)}
+    core = fitted(train, parts)
+    assert next(iter(core.blend.gains)) == "next"
+    assert test.candidates is not None
+    lists = core.rerank(test.user, lambda line, scores: test.candidates[line])  # type: ignore[index]
+    for (found, scores), user in list(zip(lists, test.user, strict=True))[:50]:
+        best = found[np.argsort(-scores)[:5]]
+        assert {int(train.posts[post][1:]) % 6 for post in best} == {int(train.users[user][1:]) % 6}
 
 
 def test_where_no_part_informs_the_core_is_that_of_a_small_home(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from finetune.histories import Histories, read_histories
-from finetune.protocol import ClickTest, RankingTest, about_posts, leave_one_out, pair_keys, prepare
+from finetune.protocol import ClickTest, RankingTest, about_posts, leave_one_out, pair_keys, prepare, unseen_posts
 from retrieval.errors import DataError
 from tests.ranking_world import bought, event, judged, pairs, read, write_folder
 from tests.world import Row, write_rows
@@ -44,6 +44,46 @@ def test_the_last_post_is_asked_and_is_out_of_all_statistics(tmp_path: Path) -> 
     assert asked(whole, test) == {"a": ["z"], "b": ["x"], "d": ["y"]}
     assert pairs(train) == [("a", "x"), ("a", "y"), ("b", "z"), ("c", "y"), ("d", "x")]
     assert dict(zip(train.posts, train.popularity.tolist(), strict=True)) == {"x": 2, "y": 2, "z": 1}
+
+
+def test_posts_that_nobody_has_seen_are_in_no_history(tmp_path: Path) -> None:
+    rows = [event(user, (user * 7 + at * 13) % 200, at) for user in range(100) for at in range(30)]
+    whole = read(tmp_path / "f", rows)
+    train, test = unseen_posts(whole)
+    assert train.fresh is not None
+    assert test.candidates is not None
+    assert 10 < train.fresh.sum() < 40
+    assert not train.popularity[train.fresh].any()
+    assert len(test.user) > 50
+    for user, (target,), candidates in zip(test.user, test.relevant, test.candidates, strict=True):
+        had = set(whole.seen[user].indices.tolist())
+        assert train.fresh[target]
+        assert train.fresh[candidates].all()
+        assert had & set(candidates.tolist()) == {target}  # what they had of the others is not asked beside it
+        own = whole.user == user
+        until = whole.time[own & (whole.post == target)][0]
+        assert (train.time[train.user == user] < until).all()
+        assert not train.fresh[[post for post in had if whole.time[own & (whole.post == post)][0] > until]].any()
+    inner, again = unseen_posts(train, 17)
+    assert inner.fresh is not None
+    assert (inner.fresh & train.fresh).sum() == train.fresh.sum() < inner.fresh.sum()
+    assert not train.fresh[[post for (post,) in again.relevant]].any()  # of those, only what these histories know
+    few = prepare(whole, tmp_path / "f", candidates=5, unseen=True)[1]
+    assert isinstance(few, RankingTest)
+    assert few.candidates is not None
+    for target, candidates in zip(few.relevant, few.candidates, strict=True):
+        assert len(candidates) <= 6
+        assert np.isin(target, candidates).all()
+        assert train.fresh[candidates].all()
+
+
+def test_posts_that_nobody_has_seen_are_asked_about_in_rankings_cut_here(tmp_path: Path) -> None:
+    whole = read(tmp_path / "f", [event("a", "x", 1), event("a", "y", 2)])
+    with pytest.raises(ValueError, match="--unseen cuts its own test"):
+        prepare(whole, tmp_path / "f", tmp_path / "test.jsonl", unseen=True)
+    clicks = read(tmp_path / "g", [event("a", "x", 1, "like"), event("a", "y", 2, "dislike")])
+    with pytest.raises(ValueError, match="--unseen is for rankings"):
+        prepare(clicks, tmp_path / "g", unseen=True)
 
 
 def test_dislikes_are_never_asked_for_and_never_ranked(tmp_path: Path) -> None:

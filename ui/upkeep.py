@@ -259,6 +259,9 @@ def evaluate(
             min=1, metavar="N", help="Rank posts among N random ones outside the history; default: the whole catalogue."
         ),
     ] = None,
+    unseen: Annotated[
+        bool, typer.Option(help="Ask about posts that nobody has seen: a tenth of all is taken out of everything.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots (posts only).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -277,7 +280,7 @@ def evaluate(
             raise ValueError(f"--html: {str(html.parent)!r} is not a folder; make it, or name another")
         encoder = _encoder(chosen)
         with bars() as progress:
-            measured = measure(folder, embedder, test, chosen, candidates, progress, encoder=encoder)
+            measured = measure(folder, embedder, test, chosen, candidates, progress, encoder=encoder, unseen=unseen)
         if html is not None:
             from finetune.report import page
             from retrieval.files import write_whole
@@ -290,8 +293,8 @@ def evaluate(
         for name, why in measured.left_out.items():
             typer.echo(f"{name} was left out: {why}", err=True)
         return
-    if html is not None or candidates is not None:
-        raise ValueError("--html and --candidates are for tests about posts; leave them out for replies")
+    if html is not None or candidates is not None or unseen:
+        raise ValueError("--html, --candidates and --unseen are for tests about posts; leave them out for replies")
     from finetune.evaluate import RANKERS, evaluate_replies
 
     with bars() as progress:
