@@ -5,8 +5,9 @@ taken out, the parts are fitted on the rest, and the blend and the forests learn
 the parts are fitted again on everything. So nothing is combined by how well it knows what it has seen. Where posts are
 asked about that nobody has seen, the cut is of that kind: a share of the posts, and who liked one of them.
 
-`CorePair` is a core and another one that also knows what a language model read in each post. The mean of both is what
-counts, unless the second is worse on what was taken out.
+`CorePair` is a core and another one, of the same parts and what is gained by adding those that know what a language
+model read in each post. The mean of both is what counts (trees are noisy, and two are less so), or the second alone
+where neither has any; not the second where it is worse on what was taken out.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import numpy as np
 from finetune import stack
 from finetune.baselines import THREADS, Eligible, Ranker, Tools
 from finetune.histories import Flags, Histories
-from finetune.parts import WITH_LLM, WITHOUT_LLM
+from finetune.parts import READING, WITHOUT_LLM
 from finetune.protocol import RankingTest, leave_one_out, unseen_posts
-from finetune.stack import Context, Forest, Lists, Scores
+from finetune.stack import Blend, Context, Forest, Lists, Scores
 from retrieval.arrays import Floats, Rows
 from retrieval.errors import DataError, ModelError
 
+Parts = Mapping[str, Callable[[Tools], Ranker]]
 _ASKED = 12_000  # users whose last post the stack learns to find
 _ENOUGH = 50  # of them; with fewer nothing is chosen
 _BLOCK = 256
@@ -38,10 +40,11 @@ _LIFT = 1000.0  # no correction of a forest is nearly as large
 
 @dataclass
 class CoreRanker:
-    """Blend and forests over `parts`; see the module."""
+    """Blend and forests over `parts`, and those of `more` that gain beside what is chosen of them; see the module."""
 
     tools: Tools
-    parts: Mapping[str, Callable[[Tools], Ranker]] = field(default_factory=lambda: WITHOUT_LLM)
+    parts: Parts = field(default_factory=lambda: WITHOUT_LLM)
+    more: Parts = field(default_factory=dict)
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
@@ -122,15 +125,17 @@ class CoreRanker:
         """Those that these data have, two at a time."""
 
         def fitted(name: str) -> Ranker | None:
+            part = self.parts[name] if name in self.parts else self.more[name]
+
             def make() -> Ranker | DataError | ModelError:
-                ranker = self.parts[name](self.tools)
+                ranker = part(self.tools)
                 try:
                     ranker.fit(histories)
                 except (DataError, ModelError) as exc:
                     return exc
                 return ranker
 
-            found: Ranker | DataError | ModelError = self.tools.made((self.parts[name], histories), make)
+            found: Ranker | DataError | ModelError = self.tools.made((part, histories), make)
             if isinstance(found, ModelError):
                 self.missing[name] = str(found)
             return None if isinstance(found, DataError | ModelError) else found
@@ -140,31 +145,48 @@ class CoreRanker:
             return {name: ranker for name, ranker in found if ranker is not None}
 
     def _learn(self, histories: Histories, inner: Histories, test: RankingTest) -> None:
-        scorers = {name: part.score for name, part in self._fit_parts(list(self.parts), inner).items()}
-        rng = np.random.default_rng([self.tools.seed, 3])
+        # Two cores on the same histories draw the same lists of posts from anywhere.
+        rng, hard_rng = np.random.default_rng([self.tools.seed, 3]), np.random.default_rng([self.tools.seed, 4])
         order = rng.permutation(len(test.user))
+        asked, groups, fresh = inner.asked, test.user, inner.fresh
+        if fresh is not None and histories.fresh is not None:
+            # Posts that nobody liked even before the cut are no choice that anybody did not take; and trees, which
+            # can tell each post from all others, must not be praised for knowing who liked the very post before.
+            fresh, groups = fresh & ~histories.fresh, np.concatenate(test.relevant)
+            asked = np.flatnonzero(fresh)
+        uniform = partial(self._uniform, histories, asked, test, rng)
         first = order[: stack.FIRST]
-        uniform = partial(self._uniform, histories, inner.asked, test, rng)
-        chosen = []
-        for block in _blocks(first):
-            scores = Scores.of(scorers, test.user[block])
-            posts = np.stack([uniform(int(row)) for row in block])
-            chosen.append(scores.of_pairs(list(scorers), np.arange(len(block)), posts)[:, :, len(scorers) :])
-        self.blend = stack.choose_blend(_lists([test.user[first]], chosen), list(scorers), self.tools.seed)
+        drawn = [(block, np.stack([uniform(int(row)) for row in block])) for block in _blocks(first)]
+
+        def chosen(names: Sequence[str], start: Blend | None = None) -> Blend:
+            scorers = {name: part.score for name, part in self._fit_parts(names, inner).items()}
+            values = []
+            for block, posts in drawn:
+                scores = Scores.of(scorers, test.user[block])
+                values.append(scores.of_pairs(list(scorers), np.arange(len(block)), posts)[:, :, len(scorers) :])
+            return stack.choose_blend(
+                _lists(test.user[first], test.user[first], values), list(scorers), self.tools.seed, start
+            )
+
+        self._fit_parts(list(self.more), inner)  # while another core fits the others
+        what = ("blend", tuple(self.parts.values()), histories)
+        self.blend = self.tools.made(what, lambda: chosen(list(self.parts)))
+        if self.more:
+            self.blend = chosen([*self.blend.weights, *self.more], self.blend)
 
         context = Context.of(inner)
         names = list(self.blend.weights)
-        scorers = {name: scorers[name] for name in names}
+        scorers = {name: part.score for name, part in self._fit_parts(names, inner).items()}
         near: list[Floats] = []
         far: list[Floats] = []
-        near_users: list[Rows] = []
+        near_rows: list[Rows] = []
         whole: dict[int, float] = {}
         for done, block in enumerate(_blocks(order)):
             if self.tools.progress:
                 self.tools.progress("learning to combine", done * _BLOCK, len(order))
             users = test.user[block]
             scores = Scores.of(scorers, users)
-            blended = self._blended(scores, inner.fresh)
+            blended = self._blended(scores, fresh)
             lines = np.arange(len(block))
             posts = np.stack([uniform(int(row)) for row in block])
             far.append(_values(scores, context, names, users, lines, posts))
@@ -180,21 +202,22 @@ class CoreRanker:
                 top = np.argpartition(-blended[line], min(stack.TOP, blended.shape[1] - 1))[: stack.TOP]
                 top = top[~np.isin(top, own) & (top != target) & np.isfinite(blended[line, top])]
                 if len(top):
-                    drawn = rng.choice(top, stack.HARD, replace=len(top) < stack.HARD)
-                    hard.append((line, np.concatenate([[target], drawn])))
+                    others = hard_rng.choice(top, stack.HARD, replace=len(top) < stack.HARD)
+                    hard.append((line, np.concatenate([[target], others])))
             if hard:
                 lines = np.array([line for line, _ in hard])
                 near.append(_values(scores, context, names, users, lines, np.stack([posts for _, posts in hard])))
-                near_users.append(users[lines])
+                near_rows.append(block[lines])
         self.held["whole"] = whole
         weights = np.array(list(self.blend.weights.values()), dtype=np.float32)
         if find_spec("lightgbm") is None:
             self.missing["forests"] = "lightgbm is not installed: pip install 'whyfeed[eval]'"
             return
         with ThreadPoolExecutor(THREADS) as pool:
-            grown = pool.submit(self._earned, "far", _lists([test.user[order]], far, weights))
+            grown = pool.submit(self._earned, "far", _lists(test.user[order], groups[order], far, weights))
             if near:
-                self.near = self._earned("near", _lists(near_users, near, weights))
+                rows = np.concatenate(near_rows)
+                self.near = self._earned("near", _lists(test.user[rows], groups[rows], near, weights))
             self.far = grown.result()
 
     def _earned(self, name: str, lists: Lists) -> Forest | None:
@@ -230,18 +253,19 @@ class CorePair:
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
 
-        def make(parts: Mapping[str, Callable[[Tools], Ranker]]) -> CoreRanker:
-            core = CoreRanker(self.tools, parts)
+        def make(more: Parts) -> CoreRanker:
+            core = CoreRanker(self.tools, more=more)
             core.fit(histories)
             return core
 
         # Most of what they are made of is fitted on one thread: both of them side by side.
         with ThreadPoolExecutor(THREADS) as pool:
-            other = pool.submit(self.tools.made, ("core with llm", histories), lambda: make(WITH_LLM))
-            plain = self.tools.made((CoreRanker, histories), lambda: make(WITHOUT_LLM))
+            other = pool.submit(self.tools.made, ("core with llm", histories), lambda: make(READING))
+            plain = self.tools.made((CoreRanker, histories), lambda: make({}))
             second = other.result()
         self.left_out = _worse(plain, second)
-        self._cores = [plain] if self.left_out else [plain, second]
+        trees = any(core.near or core.far for core in (plain, second))
+        self._cores = [plain] if self.left_out else [plain, second] if trees else [second]
         self._second = second
 
     @property
@@ -261,7 +285,7 @@ class CorePair:
 def _worse(plain: CoreRanker, other: CoreRanker) -> str:
     """Why the other core has no say: its blend has no place for the language model, or it found less by more than a
     standard error of what was taken out of the histories, over all posts or among some from anywhere."""
-    if set(other.blend.weights) <= set(plain.parts):
+    if not set(other.blend.weights) & set(READING):
         return "the blend has no use for what the language model reads"
     for name, found in other.held.items():
         users = sorted(found.keys() & plain.held.get(name, {}).keys())
@@ -310,10 +334,10 @@ def _values(scores: Scores, context: Context, names: Sequence[str], users: Rows,
     return np.concatenate([scores.of_pairs(names, lines, posts), context.of_pairs(users[lines], posts)], axis=2)
 
 
-def _lists(users: Sequence[Rows], values: Sequence[Floats], weights: Floats | None = None) -> Lists:
+def _lists(users: Rows, groups: Rows, values: Sequence[Floats], weights: Floats | None = None) -> Lists:
     """`weights` are of the standardised scores, which stand after as many raw ones."""
     every = np.concatenate(values)
     blended = np.zeros(every.shape[:2], dtype=np.float32)
     if weights is not None:
         blended = every[:, :, len(weights) : 2 * len(weights)] @ weights
-    return Lists(np.concatenate(users), every, blended)
+    return Lists(users, groups, every, blended)

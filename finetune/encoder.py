@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from agent import weights as weight_files
-from agent.encoder import BEFORE, MODEL, CausalEncoder, file_of, tokens_of
+from agent.encoder import BEFORE, LAYERS, MODEL, CausalEncoder, file_of, tokens_of
 from agent.gguf_file import GgufFile
 from agent.tokens import Tokenizer
 from finetune import merge, training
@@ -34,7 +34,6 @@ from retrieval.files import new_folder, write_whole
 from retrieval.post import reading_text
 from retrieval.store import Store
 
-LAYERS = (4, 12)  # that a tuned model is read after: one that stayed, and the last, which has learnt
 _APART = 2  # how many acts may lie between the two posts of a pair
 _HELD_OUT = 0.1  # of the readers
 _ASKED = 300  # most held-out readers, each for one post among those of all

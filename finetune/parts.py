@@ -217,4 +217,4 @@ WITHOUT_LLM: Mapping[str, Callable[[Tools], Ranker]] = {
     "friends": Friends,
     "linked": Linked,
 }
-WITH_LLM: Mapping[str, Callable[[Tools], Ranker]] = {"next llm": lambda tools: Next(tools, llm=True), **WITHOUT_LLM}
+READING: Mapping[str, Callable[[Tools], Ranker]] = {"next llm": lambda tools: Next(tools, llm=True)}

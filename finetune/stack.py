@@ -104,20 +104,25 @@ class Blend:
 
 @dataclass(eq=False)
 class Lists:
-    """Lists whose first post is the right one: `values` (n, length, features), the blend's scores (n, length)."""
+    """Lists whose first post is the right one: `values` (n, length, features), the blend's scores (n, length).
+
+    Lists of one of `groups` (n,) are not to be told from each other by what was learnt from some of them.
+    """
 
     users: Rows
+    groups: Rows
     values: Floats
     blended: Floats
 
     def split(self, share: float, seed: int) -> tuple[Lists, Lists]:
-        """Two parts by user; the second holds this share."""
-        chosen = np.random.default_rng([seed, 5]).random(len(self.users)) < share
+        """Two parts by group; the second holds this share."""
+        names, group = np.unique(self.groups, return_inverse=True)
+        chosen = (np.random.default_rng([seed, 5]).random(len(names)) < share)[group]
         return self.part(~chosen), self.part(chosen)
 
     def part(self, rows: Any) -> Lists:
         """Some of the lists."""
-        return Lists(self.users[rows], self.values[rows], self.blended[rows])
+        return Lists(self.users[rows], self.groups[rows], self.values[rows], self.blended[rows])
 
 
 def uniform_posts(target: int, own: Rows, pool: Rows, count: int, rng: np.random.Generator) -> Rows:
@@ -142,16 +147,21 @@ def log_shares(scores: Floats) -> Floats:
     return np.asarray(scores[:, 0] - top - np.log(np.exp(scores - top[:, None]).sum(axis=1)), dtype=np.float64)
 
 
-def choose_blend(lists: Lists, names: Sequence[str], seed: int) -> Blend:
+def choose_blend(lists: Lists, names: Sequence[str], seed: int, start: Blend | None = None) -> Blend:
     """Take parts in one by one, the most useful first, while each gains more than its standard error.
+
+    `start` is a blend of some of them that others may only be added to.
 
     What counts is the log-likelihood of what was right, which tells apart what nDCG@10 is too coarse to tell.
     `lists` hold the standardised scores of the parts in the order of `names`.
     """
     learn, choose = lists.split(0.5, seed)
-    kept: list[int] = []
-    gains: dict[str, float] = {}
-    best = log_shares(np.zeros(choose.values.shape[:2], dtype=np.float32))
+    kept = [names.index(name) for name in start.weights] if start else []
+    gains = dict(start.gains) if start else {}
+    if kept:
+        best = log_shares(choose.values[:, :, kept] @ _weights(learn, kept))
+    else:
+        best = log_shares(np.zeros(choose.values.shape[:2], dtype=np.float32))
     while len(kept) < len(names):
         tried = {}
         for place in range(len(names)):

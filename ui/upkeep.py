@@ -238,7 +238,8 @@ def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dic
 
 
 def _train_encoder(agent: Agent, data: Path | None, out: Path | None, cut: int | None, options: dict[str, Any]) -> Any:
-    from finetune.encoder import LAYERS, train, train_home
+    from agent.encoder import LAYERS
+    from finetune.encoder import train, train_home
 
     histories = _histories(agent, data, options["progress"])
     if cut is not None:
