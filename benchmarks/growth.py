@@ -89,13 +89,13 @@ def _plot(path: Path, events: Any, rows: list[dict[str, float]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4))
+    figure, axes = plt.subplots(figsize=(6, 4.6))
     for name in rows[0]:
         values = [row[name] for row in rows]
         axes.loglog(events, values, marker="o", label=f"{name} (exponent {exponent(events, values):.2f})")
     axes.set_xlabel("events in the home")
     axes.set_ylabel("seconds")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
