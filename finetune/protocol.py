@@ -148,9 +148,12 @@ def unseen_posts(
     fresh = drawn if histories.fresh is None else drawn | histories.fresh
     last = _lasts(histories, histories.firsts[drawn[histories.post[histories.firsts]]], seed)
     target, until = _targets(histories, last)
-    train = replace(histories.keep(~fresh[histories.post] & ~(histories.time > until[histories.user])), fresh=fresh)
+    known = ~fresh[histories.post]
     asked = histories.user[last]
-    chosen = _some(histories, asked[train.lengths[asked] >= 1], seed, most)
+    before = histories.keep(known & ~(histories.time > until[histories.user])).lengths
+    chosen = _some(histories, asked[before[asked] >= 1], seed, most)
+    until[np.setdiff1d(np.arange(len(until)), chosen)] = np.inf  # nobody asks for the future of the others
+    train = replace(histories.keep(known & ~(histories.time > until[histories.user])), fresh=fresh)
     pool = train.asked
     candidates = []
     for user in chosen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from finetune.baselines import Ranker, Tools
-from finetune.core_ranker import CoreRanker
+from finetune.core_ranker import CorePair, CoreRanker
 from finetune.histories import Histories, read_histories
 from finetune.parts import WITHOUT_LLM, Next
 from finetune.protocol import RankingTest, leave_one_out, pair_keys, unseen_posts
@@ -157,6 +157,55 @@ def test_what_nobody_has_seen_stands_by_its_text(tmp_path: Path) -> None:
     for (found, scores), user in list(zip(lists, test.user, strict=True))[:50]:
         best = found[np.argsort(-scores)[:5]]
         assert {int(train.posts[post][1:]) % 6 for post in best} == {int(train.users[user][1:]) % 6}
+
+
+@dataclass
+class Reads:
+    """A post encoder that reads the last word of a title as a number: its rest by `kinds`, and noise."""
+
+    kinds: int
+    name: str = "reads"
+    dimension: int = 16
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        rows = [np.random.default_rng(int(text.split()[-1])).normal(0, 0.3, self.dimension) for text in texts]
+        for row, text in zip(rows, texts, strict=True):
+            row[int(text.split()[-1]) % self.kinds] += 2
+        return np.array(rows, dtype=np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [6, 1])
+def test_what_a_language_model_reads_counts_where_it_tells_of_posts_that_nobody_has_seen(
+    tmp_path: Path, kinds: int
+) -> None:
+    """People like one of six colours, of which no word tells; with one kind of reading, that does not tell either."""
+    rng = random.Random(0)
+    posts = [{"id": f"p{at}", "title": f"thing {at}"} for at in range(600)]
+    rows = [event(f"u{u}", f"p{rng.randrange(100) * 6 + u % 6}", at) for u in range(2600) for at in range(12)]
+    train, test = unseen_posts(read(tmp_path / "f", rows, posts))
+    shared = tools(train)
+    shared.encoder = Reads(kinds)
+    plain, pair = CoreRanker(shared), CorePair(shared)
+    for ranker in (plain, pair):
+        ranker.fit(train)
+
+    def found(ranker: CoreRanker | CorePair) -> float:
+        assert test.candidates is not None
+        lists = ranker.rerank(test.user, lambda line, scores: test.candidates[line])  # type: ignore[index]
+        hits = [
+            (posts[np.argsort(-scores)[:5]] % 6 == int(train.users[user][1:]) % 6).mean()
+            for (posts, scores), user in zip(lists, test.user, strict=True)
+        ]
+        return float(np.mean(hits))
+
+    assert [train.posts[post] for post in range(3)] == ["p0", "p1", "p2"]
+    assert found(plain) < 0.4
+    if kinds == 6:
+        assert not pair.left_out
+        assert found(pair) > 0.9
+    else:
+        assert found(pair) < 0.4
 
 
 def test_where_no_part_informs_the_core_is_that_of_a_small_home(tmp_path: Path) -> None:
