@@ -33,7 +33,7 @@ MODEL = "encoder"  # its name in a home's registry
 DEFAULT = "smollm2-135m-instruct-f16"
 LAYERS = (4, 12)  # the 12th adds little for posts that many know and most for those that nobody has seen (LOG.md)
 MAX_TOKENS = 256
-MEASURED_TOKENS = 24  # of each post of a whole catalogue that is read to measure rankers: minutes, not an hour
+MEASURED_TOKENS = 16  # of each post of a whole catalogue that is read to measure rankers: minutes, not an hour
 BEFORE = "Post:"  # what stands before every text
 _TOKENS_AT_ONCE = 512  # more do not fit into a core's cache
 
