@@ -34,7 +34,7 @@ Parts = Mapping[str, Callable[[Tools], Ranker]]
 _ASKED = 12_000  # users whose last post the stack learns to find
 _ENOUGH = 50  # of them; with fewer nothing is chosen
 _BLOCK = 256
-_HELD = {"whole": "of the blend over all posts", "far": "in lists of posts from anywhere"}
+_PLACES = {"near": "near the top", "far": "from anywhere"}
 _LIFT = 1000.0  # no correction of a forest is nearly as large
 
 
@@ -52,7 +52,7 @@ class CoreRanker:
         cut = leave_one_out if histories.fresh is None else unseen_posts
         inner, test = self.tools.made(("cut", histories), lambda: cut(histories, seed, _ASKED))
         self.forests: dict[str, tuple[float, float]] = {}  # nDCG@10 of the blend and with the forest, unseen lists
-        self.held: dict[str, dict[int, float]] = {}  # gains by `_HELD` and user, on likes that it had not seen
+        self.held: dict[str, dict[int, float]] = {}  # by forest and user what of it is live would have reached there
         self.missing: dict[str, str] = {}  # what could not take part for want of a library
         self.near: Forest | None = None
         self.far: Forest | None = None
@@ -93,14 +93,8 @@ class CoreRanker:
 
     def blended(self, scores: Scores, users: Rows) -> Floats:
         """(users, posts) of the first stage."""
-        found = self._blended(scores, self._fresh)
+        found = _blended(self.blend, scores, self._fresh)
         found[self._lengths[users] == 0] = self._context.posts[:, 0]
-        return found
-
-    def _blended(self, scores: Scores, fresh: Flags | None) -> Floats:
-        found = self.blend.score(scores)
-        if fresh is not None:
-            found[:, ~fresh] = -np.inf  # what is near the top is so among the posts that are asked about
         return found
 
     def final(self, scores: Scores, blended: Floats, users: Rows, line: int, posts: Rows) -> Floats:
@@ -145,7 +139,7 @@ class CoreRanker:
             return {name: ranker for name, ranker in found if ranker is not None}
 
     def _learn(self, histories: Histories, inner: Histories, test: RankingTest) -> None:
-        # Two cores on the same histories draw the same lists of posts from anywhere.
+        # Cores of the same parts draw the same lists, whatever else they know: so they can be compared.
         rng, hard_rng = np.random.default_rng([self.tools.seed, 3]), np.random.default_rng([self.tools.seed, 4])
         order = rng.permutation(len(test.user))
         asked, groups, fresh = inner.asked, test.user, inner.fresh
@@ -170,9 +164,8 @@ class CoreRanker:
 
         self._fit_parts(list(self.more), inner)  # while another core fits the others
         what = ("blend", tuple(self.parts.values()), histories)
-        self.blend = self.tools.made(what, lambda: chosen(list(self.parts)))
-        if self.more:
-            self.blend = chosen([*self.blend.weights, *self.more], self.blend)
+        base: Blend = self.tools.made(what, lambda: chosen(list(self.parts)))
+        self.blend = chosen([*base.weights, *self.more], base) if self.more else base
 
         context = Context.of(inner)
         names = list(self.blend.weights)
@@ -180,13 +173,12 @@ class CoreRanker:
         near: list[Floats] = []
         far: list[Floats] = []
         near_rows: list[Rows] = []
-        whole: dict[int, float] = {}
         for done, block in enumerate(_blocks(order)):
             if self.tools.progress:
                 self.tools.progress("learning to combine", done * _BLOCK, len(order))
             users = test.user[block]
             scores = Scores.of(scorers, users)
-            blended = self._blended(scores, fresh)
+            blended = _blended(base, scores, fresh)
             lines = np.arange(len(block))
             posts = np.stack([uniform(int(row)) for row in block])
             far.append(_values(scores, context, names, users, lines, posts))
@@ -194,9 +186,6 @@ class CoreRanker:
             for line, row in enumerate(block):
                 target = int(test.relevant[row][0])
                 own = _own(histories, int(users[line]))
-                above = int((blended[line] > blended[line, target]).sum())
-                above -= int((blended[line, own] > blended[line, target]).sum())
-                whole[int(users[line])] = 1 / np.log2(above + 2)
                 if blended[line, target] < _edge(blended[line]):
                     continue
                 top = np.argpartition(-blended[line], min(stack.TOP, blended.shape[1] - 1))[: stack.TOP]
@@ -208,7 +197,6 @@ class CoreRanker:
                 lines = np.array([line for line, _ in hard])
                 near.append(_values(scores, context, names, users, lines, np.stack([posts for _, posts in hard])))
                 near_rows.append(block[lines])
-        self.held["whole"] = whole
         weights = np.array(list(self.blend.weights.values()), dtype=np.float32)
         if find_spec("lightgbm") is None:
             self.missing["forests"] = "lightgbm is not installed: pip install 'whyfeed[eval]'"
@@ -235,8 +223,7 @@ class CoreRanker:
             after += stack.gains_at_ten(corrected).tolist()
         self.forests[name] = (round(float(np.mean(before)), 4), round(float(np.mean(after)), 4))
         won = stack.better(np.array(after), np.array(before))
-        if name == "far":  # each core has others near its top
-            self.held[name] = dict(zip(users, after if won else before, strict=True))
+        self.held[name] = dict(zip(users, after if won else before, strict=True))
         return Forest(lists, seed=self.tools.seed) if won else None
 
     def _uniform(self, histories: Histories, pool: Rows, test: RankingTest, rng: np.random.Generator, row: int) -> Rows:
@@ -284,14 +271,14 @@ class CorePair:
 
 def _worse(plain: CoreRanker, other: CoreRanker) -> str:
     """Why the other core has no say: its blend has no place for the language model, or it found less by more than a
-    standard error of what was taken out of the histories, over all posts or among some from anywhere."""
+    standard error, near the top or anywhere, of what was taken out of the histories."""
     if not set(other.blend.weights) & set(READING):
         return "the blend has no use for what the language model reads"
     for name, found in other.held.items():
         users = sorted(found.keys() & plain.held.get(name, {}).keys())
         before, after = (np.array([held[user] for user in users]) for held in (plain.held.get(name, {}), found))
         if stack.better(before, after):
-            return f"{float((after - before).mean()):+.4f} nDCG {_HELD[name]}"
+            return f"{float((after - before).mean()):+.4f} nDCG@10 in lists of posts {_PLACES[name]}"
     return ""
 
 
@@ -313,6 +300,13 @@ def rerank(cores: Sequence[CoreRanker], users: Rows, eligible: Eligible) -> list
 
 def _mean(scores: Sequence[Floats]) -> Floats:
     return np.asarray(sum(scores) / len(scores), dtype=scores[0].dtype)
+
+
+def _blended(blend: Blend, scores: Scores, fresh: Flags | None) -> Floats:
+    found = blend.score(scores)
+    if fresh is not None:
+        found[:, ~fresh] = -np.inf  # what is near the top is so among the posts that are asked about
+    return found
 
 
 def _own(histories: Histories, user: int) -> Rows:

@@ -26,7 +26,7 @@ Scorer = Callable[[Rows], Floats]  # users -> (users, posts)
 TOP = 400  # posts of the blend that are ranked as the best
 UNIFORM = 100  # negatives of a list
 HARD = 60
-FIRST = 2500  # users that the blend is chosen on
+FIRST = 5000  # users that the blend is chosen on
 _ROUNDS = 200
 _PLAIN = ("smoothed set by vectors", "popularity")  # where nothing can be chosen
 _PENALTY = 1e-3
@@ -155,19 +155,22 @@ def choose_blend(lists: Lists, names: Sequence[str], seed: int, start: Blend | N
     What counts is the log-likelihood of what was right, which tells apart what nDCG@10 is too coarse to tell.
     `lists` hold the standardised scores of the parts in the order of `names`.
     """
-    learn, choose = lists.split(0.5, seed)
+    halves = lists.split(0.5, seed)
+
+    def found(places: Sequence[int]) -> Floats:
+        """(n,) log of the share of what was right, each by weights that have not seen it."""
+        shares = [
+            log_shares(choose.values[:, :, places] @ _weights(learn, places)) if places
+            else log_shares(np.zeros(choose.values.shape[:2], dtype=np.float32))
+            for learn, choose in (halves, halves[::-1])
+        ]  # fmt: skip
+        return np.concatenate(shares)
+
     kept = [names.index(name) for name in start.weights] if start else []
     gains = dict(start.gains) if start else {}
-    if kept:
-        best = log_shares(choose.values[:, :, kept] @ _weights(learn, kept))
-    else:
-        best = log_shares(np.zeros(choose.values.shape[:2], dtype=np.float32))
+    best = found(kept)
     while len(kept) < len(names):
-        tried = {}
-        for place in range(len(names)):
-            if place not in kept:
-                places = [*kept, place]
-                tried[place] = log_shares(choose.values[:, :, places] @ _weights(learn, places))
+        tried = {place: found([*kept, place]) for place in range(len(names)) if place not in kept}
         place = max(tried, key=lambda each: (float(tried[each].mean()), -each))
         if not better(tried[place], best) or (tried[place] - best).mean() < _LEAST:
             break
