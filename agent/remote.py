@@ -298,7 +298,7 @@ class OpenAIEngine:
         body = {"model": self._chosen(), "prompt": text, "add_special_tokens": opening}
         answer = self._post("/tokenize", {**body, "content": text, "add_special": opening, "parse_special": True})
         tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
-        if not tokens and text:
+        if tokens is None or (text and not tokens):
             return None
         most = answer.get("max_model_len")
         self._context, self._llama = int(most or 0), most is None
