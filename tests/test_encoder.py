@@ -310,6 +310,6 @@ def test_the_real_model_is_the_one_that_transformers_runs_and_opens_at_once() ->
     encoder = CausalEncoder(path)
     start = time.process_time()
     assert encoder.dimension == 2 * 576
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 3  # twelve layers, .4 s on a machine that does nothing else
     (vector,) = encoder.encode(["Fire Emblem: The Sacred Stones (2004)"])
     assert vector[[0, 1, 2, 573, 574, 575]] == pytest.approx(PINNED, abs=1e-3)

@@ -681,6 +681,7 @@ def test_a_forked_child_is_told_and_does_not_hang(ranker: EmbeddedEngine) -> Non
 def test_an_interrupt_reaches_a_program_that_waits_for_a_model(ranker: EmbeddedEngine) -> None:
     code = """
     import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     engine.load()
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
