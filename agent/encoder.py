@@ -31,7 +31,7 @@ __all__ = ["CausalEncoder", "PostEncoder", "RemoteEncoder", "encoder_of", "file_
 
 MODEL = "encoder"  # its name in a home's registry
 DEFAULT = "smollm2-135m-instruct-f16"
-LAYERS = (4, 12)  # the 12th adds little for posts that many know and most for those that nobody has seen (LOG.md)
+LAYERS = (4, 12)  # for what the 12th adds there is evidence on posts that nobody has seen, and no proof (LOG.md)
 MAX_TOKENS = 256
 MEASURED_TOKENS = 16  # of each post of a whole catalogue that is read to measure rankers: minutes, not an hour
 BEFORE = "Post:"  # what stands before every text

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from retrieval import signals, source
 from retrieval.arrays import Floats, Rows, Vectors
@@ -125,7 +125,7 @@ def _group(
     community: Community,
     topics: Topics,
     reader: Reader,
-    authors: Any,
+    authors: npt.NDArray[np.object_],
     positives: Rows,
     window: int,
     before: float,
