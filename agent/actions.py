@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import sqlite3
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from agent.asked import propose
+from agent.checkpoints import Checkpoints
 from agent.reply import Citation, Proposal
 from retrieval.errors import DataError, HomeError
 from retrieval.post import clean_text
@@ -30,7 +30,6 @@ from retrieval.privacy import find
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.tools import BaseTool
-    from langgraph.checkpoint.sqlite import SqliteSaver
 
 __all__ = ["ACTIONS", "ActionKind", "Actions", "Argument", "Pending", "proposal_model", "propose"]
 
@@ -174,8 +173,7 @@ class Actions:
         self._path = home / "actions.db"
         self._perform = perform
         self._model = model
-        self._kept: SqliteSaver | None = None
-        self._lock = threading.Lock()
+        self._checkpoints = Checkpoints(self._path)
         with self._open() as db:
             db.execute("COMMIT")
             db.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -212,7 +210,7 @@ class Actions:
                 (id, conversation, _to_json(agreed), thread),
             ).rowcount
             row = db.execute("SELECT * FROM pending WHERE id = ?", (id,)).fetchone()
-        self._drop(*outdated, *(() if added else (thread,)))
+        self._checkpoints.drop(*outdated, *(() if added else (thread,)))
         return _pending(row)
 
     def pending(self, conversation: str) -> list[Pending]:
@@ -288,26 +286,23 @@ class Actions:
         with self._open() as db:
             db.execute("DELETE FROM pending WHERE conversation = ?", (conversation,))
         # By the threads that are there, not those in the table: a stopped process may have left one more.
-        self._saver().setup()
+        self._checkpoints.saver()  # makes its tables
         own = _digest(conversation)
         with self._open() as db:
             rows = db.execute("SELECT thread_id FROM checkpoints UNION SELECT thread_id FROM writes").fetchall()
-        self._drop(*(thread for (thread,) in rows if thread.startswith(own)))
+        self._checkpoints.drop(*(thread for (thread,) in rows if thread.startswith(own)))
         with self._open() as db:
             db.commit()
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         """Close the file; what waits goes on waiting."""
-        with self._lock:
-            if self._kept is not None:
-                self._kept.conn.close()
-            self._kept = None
+        self._checkpoints.close()
 
     def _settle(self, row: sqlite3.Row, state: State, thread: str = "") -> None:
         with self._open() as db:
             db.execute("UPDATE pending SET state = ?, thread = ? WHERE id = ?", (state, thread, row["id"]))
-        self._drop(row["thread"])
+        self._checkpoints.drop(row["thread"])
 
     def _interrupted(
         self, conversation: str, proposal: Proposal, model: BaseChatModel | None = None
@@ -324,7 +319,7 @@ class Actions:
                 raise ValueError(f"the model called {[call['name'] for call in calls]}, not {proposal.name}")
             return replace(proposal, arguments=_agreed(proposal, calls[0]["args"], text)), thread
         except Exception:
-            self._drop(thread)
+            self._checkpoints.drop(thread)
             if model is None:
                 raise
             _log.warning("the model did not take up the proposal; the planner does", exc_info=True)
@@ -341,25 +336,11 @@ class Actions:
             [ACTIONS[name].tool(lambda **_: run()) for name in names],
             system_prompt=_PROMPT,
             middleware=[HumanInTheLoopMiddleware(dict.fromkeys(ACTIONS, ask), edit_notice=None)],
-            checkpointer=self._saver(),
+            checkpointer=self._checkpoints.saver(),
         )
         # A setting of the environment must not send customers' words to a tracing service.
         with tracing_context(enabled=False):
             return agent.invoke(given, {"configurable": {"thread_id": thread}, "recursion_limit": _MOST_STEPS})
-
-    def _saver(self) -> SqliteSaver:
-        from langgraph.checkpoint.sqlite import SqliteSaver
-
-        with self._lock:
-            if self._kept is None:
-                conn = sqlite3.connect(self._path, timeout=_PATIENCE, check_same_thread=False)
-                conn.execute("PRAGMA secure_delete = ON")
-                self._kept = SqliteSaver(conn)
-            return self._kept
-
-    def _drop(self, *threads: str) -> None:
-        for thread in threads:
-            self._saver().delete_thread(thread)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import prompts
 from agent.answer import Answer, ChatEvent
+from agent.checkpoints import Checkpoints
 from agent.completion import check_wanted, defuse
 from agent.references import Context
 from agent.request import Language, Request
 from agent.turns import TURNS, request_of
 from agent.usage import Usage
-from retrieval.errors import HomeError, ModelError
+from retrieval.errors import ModelError
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.tools import BaseTool
-    from langgraph.checkpoint.sqlite import SqliteSaver
 
 _log = logging.getLogger(__name__)
 MOST_CALLS = 4  # tools in one turn
@@ -50,9 +50,8 @@ class ChatAgent:
         """`usage` counts what the model costs, as the role "planner"."""
         self.model = model
         self._usage = usage or Usage()
-        self._home, self._path = home, home / "agent.db"
-        self._lock = threading.Lock()
-        self._kept: SqliteSaver | None = None
+        self._home = home
+        self._checkpoints = Checkpoints(home / "agent.db")
 
     def turn(
         self, text: str, context: Context, language: Language, user: str, conversation: str, act: Act,
@@ -136,11 +135,8 @@ class ChatAgent:
             left.set()
 
     def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            if self._kept is not None:
-                self._kept.conn.close()
-            self._kept = None
+        """Close the file; a turn that still runs ends."""
+        self._checkpoints.close()
 
     # ---- inside ----
 
@@ -173,7 +169,7 @@ class ChatAgent:
 
         agent: Any = create_agent(
             self.model, [tool(name, call) for name in TURNS], system_prompt=instructions(context, language),
-            middleware=[latest], checkpointer=self._saver(),
+            middleware=[latest], checkpointer=self._checkpoints.saver(),
         )  # fmt: skip
         # A setting of the environment must not send readers' words to a tracing service.
         with tracing_context(enabled=False):
@@ -184,24 +180,10 @@ class ChatAgent:
         self._tidy(thread)
         return " ".join(str(result["messages"][-1].text).split())[:_SAID]
 
-    def _saver(self) -> SqliteSaver:
-        from langgraph.checkpoint.sqlite import SqliteSaver
-
-        with self._lock:
-            if self._kept is None:
-                try:
-                    conn = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
-                    conn.execute("PRAGMA secure_delete = ON")
-                    self._kept = SqliteSaver(conn)
-                    self._kept.setup()
-                except sqlite3.Error as exc:
-                    raise HomeError(f"{str(self._path)!r}: {exc}; check the disk and the folder") from exc
-            return self._kept
-
     def _tidy(self, thread: str) -> None:
         """Keep the latest checkpoint of this conversation, and the latest conversations of its reader."""
         own = thread.split(".", 1)[0] + ".%"
-        with closing(sqlite3.connect(self._path, timeout=30)) as db:
+        with closing(sqlite3.connect(self._checkpoints.path, timeout=30)) as db:
             db.execute("PRAGMA secure_delete = ON")
             latest = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ?"
             for table in ("checkpoints", "writes"):
