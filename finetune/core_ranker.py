@@ -6,8 +6,7 @@ the parts are fitted again on everything. So nothing is combined by how well it 
 asked about that nobody has seen, the cut is of that kind: a share of the posts, and who liked one of them.
 
 `CorePair` is a core and another one, of the same parts and what is gained by adding those that know what a language
-model read in each post. The mean of both is what counts (trees are noisy, and two are less so), or the second alone
-where neither has any; not the second where it is worse on what was taken out.
+model read in each post. The second has the say where it found more of what was taken out, and else the first.
 """
 
 from __future__ import annotations
@@ -85,7 +84,15 @@ class CoreRanker:
 
     def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
         """See `Reranker.rerank`: posts near the top of the blend's catalogue are above all others."""
-        return rerank([self], users, eligible)
+        scores = self.scores(users)
+        blended = self.blended(scores, users)
+
+        def ranked(line: int) -> tuple[Rows, Floats]:
+            posts = eligible(line, blended[line])
+            return posts, self.final(scores, blended, users, line, posts)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(ranked, range(len(users))))
 
     def scores(self, users: Rows) -> Scores:
         """What the parts say."""
@@ -209,7 +216,7 @@ class CoreRanker:
             self.far = grown.result()
 
     def _earned(self, name: str, lists: Lists) -> Forest | None:
-        """A forest, if it is better than the blend on lists that it has not seen."""
+        """A forest, if it is better than the blend on lists that it has not seen; by how little, `LOG.md` tells why."""
         halves = lists.split(0.5, self.tools.seed)
         if min(len(half.users) for half in halves) < _ENOUGH:
             return None
@@ -222,7 +229,7 @@ class CoreRanker:
             corrected = choose.blended + Forest(learn, seed=self.tools.seed).correction(choose.values)
             after += stack.gains_at_ten(corrected).tolist()
         self.forests[name] = (round(float(np.mean(before)), 4), round(float(np.mean(after)), 4))
-        won = stack.better(np.array(after), np.array(before))
+        won = float(np.mean(after)) > float(np.mean(before))
         self.held[name] = dict(zip(users, after if won else before, strict=True))
         return Forest(lists, seed=self.tools.seed) if won else None
 
@@ -248,58 +255,41 @@ class CorePair:
         # Most of what they are made of is fitted on one thread: both of them side by side.
         with ThreadPoolExecutor(THREADS) as pool:
             other = pool.submit(self.tools.made, ("core with llm", histories), lambda: make(READING))
-            plain = self.tools.made((CoreRanker, histories), lambda: make({}))
-            second = other.result()
-        self.left_out = _worse(plain, second)
-        trees = any(core.near or core.far for core in (plain, second))
-        self._cores = [plain] if self.left_out else [plain, second] if trees else [second]
-        self._second = second
+            plain: CoreRanker = self.tools.made((CoreRanker, histories), lambda: make({}))
+            self._second: CoreRanker = other.result()
+        self.left_out = _no_better(plain, self._second)
+        self._live = plain if self.left_out else self._second
 
     @property
     def card(self) -> dict[str, Any]:
-        """Of the core with the language model, and whether it has a say."""
+        """Of the core with the language model, and whether it has the say."""
         return {**self._second.card, "left_out": self.left_out}
 
     def score(self, users: Rows) -> Floats:
         """See `Ranker.score`."""
-        return _mean([core.score(users) for core in self._cores])
+        return self._live.score(users)
 
     def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
         """See `Reranker.rerank`."""
-        return rerank(self._cores, users, eligible)
+        return self._live.rerank(users, eligible)
 
 
-def _worse(plain: CoreRanker, other: CoreRanker) -> str:
-    """Why the other core has no say: its blend has no place for the language model, or it found less by more than a
-    standard error, near the top or anywhere, of what was taken out of the histories."""
+def _no_better(plain: CoreRanker, other: CoreRanker) -> str:
+    """Why the other core has no say. Empty where it found more of what was taken out of the histories by more than a
+    standard error, near the top or anywhere, and nowhere so much less."""
     if not set(other.blend.weights) & set(READING):
         return "the blend has no use for what the language model reads"
+    said: list[str] = []
+    gained = False
     for name, found in other.held.items():
         users = sorted(found.keys() & plain.held.get(name, {}).keys())
         before, after = (np.array([held[user] for user in users]) for held in (plain.held.get(name, {}), found))
+        gained |= stack.better(after, before)
+        if len(users):
+            said.append(f"{float((after - before).mean()):+.4f} nDCG@10 in lists of posts {_PLACES[name]}")
         if stack.better(before, after):
-            return f"{float((after - before).mean()):+.4f} nDCG@10 in lists of posts {_PLACES[name]}"
-    return ""
-
-
-def rerank(cores: Sequence[CoreRanker], users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
-    """See `Reranker.rerank`: the mean of what several cores say, in both stages. A part of two is asked once."""
-    parts = {name: ranker for core in cores for name, ranker in core.fitted.items()}
-    scores = Scores.of({name: ranker.score for name, ranker in parts.items()}, users)
-    blended = [core.blended(scores, users) for core in cores]
-    first = _mean(blended)
-
-    def ranked(line: int) -> tuple[Rows, Floats]:
-        posts = eligible(line, first[line])
-        each = [core.final(scores, own, users, line, posts) for core, own in zip(cores, blended, strict=True)]
-        return posts, _mean(each)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(ranked, range(len(users))))
-
-
-def _mean(scores: Sequence[Floats]) -> Floats:
-    return np.asarray(sum(scores) / len(scores), dtype=scores[0].dtype)
+            return said[-1]
+    return "" if gained else ", ".join(said) or "there is too little to tell whether the language model helps"
 
 
 def _blended(blend: Blend, scores: Scores, fresh: Flags | None) -> Floats:
