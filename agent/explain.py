@@ -299,14 +299,11 @@ def _topic(past: Post, post: Post) -> tuple[str, Evidence] | None:
                 return words, Evidence("span", post=post.id, field=name, start=match.start(), end=match.end())
         start = len(", ".join((*post.tags[: post.tags.index(tag)], "")))
         return words, Evidence("span", post=post.id, field="tags", start=start, end=start + len(tag))
-    # A word of both titles is a topic when it is in a tag too, or when nobody gave tags.
-    topical = set(content_words(" ".join(post.tags + past.tags)))
+    # A word of both titles is a topic when it is a tag too ("state" is none for "quantum-state"), or nobody gave tags.
+    tags = [content_words(tag) for tag in post.tags + past.tags]
+    topical = {tag[0] for tag in tags if len(tag) == 1}
     for word in sorted(set(content_words(past.title)) & set(content_words(post.title)), key=lambda w: (-len(w), w)):
-        if (
-            (topical and word not in topical)
-            or _is_everywhere(word, post.community)
-            or len(word) < 2 + 3 * word.isascii()
-        ):
+        if (tags and word not in topical) or _is_everywhere(word, post.community) or len(word) < 2 + 3 * word.isascii():
             continue
         pattern = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])" if word.isascii() else re.escape(word)
         if match := re.search(pattern, post.title, re.IGNORECASE):

@@ -136,6 +136,15 @@ def test_a_topic_is_only_claimed_where_both_posts_have_it() -> None:
         assert "as well" not in reason.text
 
 
+@pytest.mark.parametrize(("tags", "named"), [(("qubit-state",), False), (("qubit-state", "state"), True), ((), True)])
+def test_a_word_of_both_titles_is_a_topic_where_it_is_a_tag_of_its_own(tags: tuple[str, ...], named: bool) -> None:
+    past = Post("past", title="The state of a cluster", tags=tags[:1], community="qc")
+    post = Post("new", title="What is a mixed state?", tags=tags[1:], community="qc")
+    clause = Clause("new", "en", "this post asks what a mixed one is", "llm", (("title", 0, 22),))
+    for reason in reasons(Facts(post, (act(past, "answer"),)), clause, "en"):
+        assert any(words in reason.text for words in ("also on state", "also about state", "about state")) == named
+
+
 def test_the_name_of_the_community_is_no_topic() -> None:
     past = Post("a", title="Shor's algorithm", tags=("quantum-computer",), community="quantumcomputing")
     post = Post(
