@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
@@ -145,6 +146,62 @@ def m006_what_is_read(db: SqliteDatabase) -> None:
         db.execute("UPDATE posts SET reading = ? WHERE id = ?", [digest, id])
 
 
+class _Cursor(sqlite3.Cursor):
+    connection: _Connection
+
+    def execute(self, *given: Any) -> Self:
+        with self.connection.running:
+            return super().execute(*given)
+
+    def executemany(self, *given: Any) -> Self:
+        with self.connection.running:
+            return super().executemany(*given)
+
+    def executescript(self, *given: Any) -> sqlite3.Cursor:
+        with self.connection.running:
+            return super().executescript(*given)
+
+    def fetchone(self) -> Any:
+        with self.connection.running:
+            return super().fetchone()
+
+    def fetchmany(self, *given: Any) -> list[Any]:
+        with self.connection.running:
+            return super().fetchmany(*given)
+
+    def fetchall(self) -> list[Any]:
+        with self.connection.running:
+            return super().fetchall()
+
+    def __next__(self) -> Any:
+        with self.connection.running:
+            return super().__next__()
+
+
+class _Connection(sqlite3.Connection):
+    """One that another thread may close: SQLite ends the process where that happens under a statement that runs."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.running = threading.RLock()
+
+    def cursor(self, *_: Any) -> _Cursor:  # type: ignore[override]
+        return super().cursor(_Cursor)
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        return self.cursor().execute(*given)
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:
+        return self.cursor().executemany(*given)
+
+    def executescript(self, *given: Any) -> sqlite3.Cursor:
+        return self.cursor().executescript(*given)
+
+    def close(self) -> None:
+        with self.running:
+            super().close()
+
+
 class Database:
     """One SQLite file, used from many threads: each gets a connection of its own.
 
@@ -156,6 +213,7 @@ class Database:
         self.path = path
         self._local = threading.local()
         self._open: list[SqliteDatabase] = []
+        self._closed = False
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         with self.translated():
@@ -178,12 +236,18 @@ class Database:
         """This thread's connection."""
         db: SqliteDatabase | None = getattr(self._local, "db", None)
         if db is None:
-            conn = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None)
+            conn = sqlite3.connect(
+                self.path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None, factory=_Connection
+            )
             conn.execute("PRAGMA foreign_keys = ON")
             conn.execute("PRAGMA synchronous = FULL")  # a confirmed event survives a power cut
-            db = self._local.db = SqliteDatabase(conn)
+            db = SqliteDatabase(conn)
             with self._lock:
+                if self._closed:  # by another thread, while this one worked
+                    conn.close()
+                    raise sqlite3.ProgrammingError(f"{self.path} was closed")
                 self._open.append(db)
+            self._local.db = db
         return db
 
     @contextmanager
@@ -232,8 +296,9 @@ class Database:
         return int(row[0])
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads, each after the statement that runs in it."""
         with self._lock:
+            self._closed = True
             for db in self._open:
                 db.conn.close()
             self._open.clear()

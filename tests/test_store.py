@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -463,3 +464,24 @@ def test_a_copied_home_is_the_same_home(home: Path, tmp_path: Path, store: Store
     copied = Store(Path(shutil.copytree(home, tmp_path / "copy")))
     assert [event.user for _, event in copied.events()][-1] == "u0"
     copied.close()
+
+
+def read_for_ever(store: Store, begun: threading.Barrier) -> None:
+    begun.wait()
+    while True:
+        store.search("foam", 50)
+
+
+def test_a_store_is_closed_while_other_threads_read(tmp_path: Path) -> None:
+    """SQLite ends the process where a connection is closed under a statement that runs."""
+    for round in range(5):
+        store = Store(tmp_path / str(round))
+        store.put_posts(Post(f"p{place}", title="Stouts foam", text="foam and beer " * 50) for place in range(300))
+        begun = threading.Barrier(4)
+        with ThreadPoolExecutor(3) as pool:
+            reading = [pool.submit(read_for_ever, store, begun) for _ in range(3)]
+            begun.wait()
+            store.close()
+        for each in reading:
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                each.result()
