@@ -16,6 +16,7 @@ chat: install ## fetch weights, import the demo communities, open the chat in th
 	@$(BIN)/whyfeed demo
 	@$(BIN)/whyfeed ui
 
+# A test worker that dies is not replaced: pytest-xdist 3.8 may then wait for ever (its issue 1378).
 test: develop browser ## set everything up and run all tests
 	@$(BIN)/whyfeed models pull
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

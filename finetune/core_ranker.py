@@ -216,7 +216,7 @@ class CoreRanker:
             self.far = grown.result()
 
     def _earned(self, name: str, lists: Lists) -> Forest | None:
-        """A forest, if it is better than the blend on lists that it has not seen; by how little, `LOG.md` tells why."""
+        """A forest, if it is better than the blend, by however little, on lists that it has not seen (see LOG.md)."""
         halves = lists.split(0.5, self.tools.seed)
         if min(len(half.users) for half in halves) < _ENOUGH:
             return None
