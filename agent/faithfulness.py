@@ -35,7 +35,7 @@ _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?post>|<<<\w*>>>", re.IGNORECASE)
 _MATH = re.compile(r"\$+([^$\n]{1,300}?)\$+")
 _MARKUP = re.compile(r"[<>{}\\`*|_^~\[\]=]|://|www\.|(?<!\w)#|\$\$")
 # Where a formula was left out: "vectors are written as instead of as".
-_GAP = re.compile(r"\b(?:as|of|with|by|than|into)\s+(?:instead of|rather than|and not)\b|\b(?:the|an?)$", re.IGNORECASE)
+_GAP = re.compile(r"\b(?:as|of|with|by|than|into)\s+(?:instead of|rather than|and not)\b|\b(?:the|an?)$")
 _PERSON = {
     "en": re.compile(r"\b(?:I|I'm|I've|me|my|our|us|you|your|yours|you're)\b"),  # "whether we can" is anybody
     "zh": re.compile(r"[你您]|我(?!国)|咱"),

@@ -162,7 +162,7 @@ class Next:
     tools: Tools
     llm: bool = False
     enough: int = ENOUGH
-    recipe: Recipe = field(default_factory=lambda: Recipe(size=128))  # twice a home's: a little better, see LOG.md
+    recipe: Recipe = field(default_factory=lambda: Recipe(size=128))  # twice a home's; LOG.md has what it gave
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`. DataError where there is too little to learn from."""

@@ -159,6 +159,7 @@ def test_other_kinds_are_called_what_they_are() -> None:
         ("this post asks why stouts are poured as instead of as ice cream.", "gap"),
         ("this post asks why stouts foam over the.", "gap"),
         ("this post asks what ice cream stouts are a part of.", ""),
+        ("this post asks why stouts foam over ice cream A.", ""),
         ("this post asks why stouts foam; it is about a stout float!  and foam.", "long"),
         ("this post compares stouts and ice cream.", "tells"),
         ("this post asks " + "why stouts foam so much over ice cream " * 5, "long"),
