@@ -1,5 +1,7 @@
 """The first layers of a causal language model of the Llama family (Touvron et al. 2023) in numpy, in float32.
 
+Qwen2 (Yang et al. 2024, arXiv 2407.10671) is one of them, with a shift of queries, keys and values.
+
 Only what turns texts into hidden states: no cache of what was generated, no head over the vocabulary. One pass
 gives the states after several layers, which llama.cpp does not, and its numbers can be followed to the bit.
 """
@@ -25,13 +27,14 @@ _Keys = list[tuple[Floats, Floats]]  # of each layer: keys and values (heads, to
 @dataclass(frozen=True, slots=True)
 class _Layer:
     attend: Floats  # (d, heads + 2 x shared heads), the norm before it within
+    shift: Floats  # (heads + 2 x shared heads,), zero in a Llama
     join: Floats  # (heads, d)
     widen: Floats  # (d, 2 x wide), gate and up, the norm before it within
     narrow: Floats  # (wide, d)
 
 
 class CausalModel:
-    """Layers 1 to `depth` of the model in a GGUF file (F16 or F32). ModelError for a file of another kind.
+    """Layers 1 to `depth` of the model in a GGUF file, also a quantised one. ModelError for a file of another kind.
 
     `fixed` are token ids that stand before every text; their keys and values are computed once.
     """
@@ -40,9 +43,11 @@ class CausalModel:
         file = GgufFile(path)
         self.tokenizer = Tokenizer(file)
         arch = file.fields.get("general.architecture")
-        if arch != "llama":
-            raise ModelError(f"{str(path)!r} is a model of the architecture {arch!r}; the encoder reads llama")
-        about = {key.removeprefix("llama."): value for key, value in file.fields.items()}
+        if arch not in ("llama", "qwen2"):
+            raise ModelError(
+                f"{str(path)!r} is a model of the architecture {arch!r}; the encoder reads llama and qwen2"
+            )
+        about = {key.removeprefix(f"{arch}."): value for key, value in file.fields.items()}
         if not 1 <= depth <= about["block_count"]:
             raise ModelError(f"{str(path)!r} has {about['block_count']} layers, not {depth}; name fewer")
         self.depth, self.width = depth, int(about["embedding_length"])
@@ -50,8 +55,8 @@ class CausalModel:
         self._size = self.width // self._heads
         self._epsilon = np.float32(about["attention.layer_norm_rms_epsilon"])
         self._base = float(about.get("rope.freq_base", 10_000.0))
-        self._embedding = file.tensor("token_embd.weight")
-        self._layers = [self._layer(file, number) for number in range(depth)]
+        self._file = file
+        self._layers = [self._layer(number, arch == "llama") for number in range(depth)]
 
     def hidden(self, texts: Sequence[Sequence[int]], after: Sequence[int], before: _Keys | None = None) -> list[Floats]:
         """States (tokens of all texts, width) after each of these layers; `texts` are token ids, none of them empty.
@@ -77,9 +82,9 @@ class CausalModel:
         places = past + np.concatenate([np.arange(len(text)) for text in texts])
         angles = places[:, None] * self._base ** (-np.arange(0, self._size, 2) / self._size)
         cos, sin = (np.asarray(wave, dtype=np.float32)[:, None, :] for wave in (np.cos(angles), np.sin(angles)))
-        states = self._embedding[np.concatenate(texts)].astype(np.float32)
+        states = self._embedded(np.concatenate(texts))
         for number, layer in enumerate(self._layers[:depth]):
-            mixed = (self._normed(states) @ layer.attend).reshape(len(states), -1, self._size)
+            mixed = (self._normed(states) @ layer.attend + layer.shift).reshape(len(states), -1, self._size)
             asked, keys, values = np.split(mixed, [self._heads, self._heads + self._shared], axis=1)
             asked, keys = _turned(asked, cos, sin), _turned(keys, cos, sin)
             seen, begin = np.empty((len(states), self._heads, self._size), dtype=np.float32), 0
@@ -120,21 +125,34 @@ class CausalModel:
         squares = np.einsum("ij,ij->i", states, states)[:, None] / np.float32(self.width)
         return np.asarray(states / np.sqrt(squares + self._epsilon), dtype=np.float32)
 
-    def _layer(self, file: GgufFile, number: int) -> _Layer:
-        def weight(name: str) -> Any:
-            return file.tensor(f"blk.{number}.{name}.weight").astype(np.float32)
+    def _embedded(self, ids: Any) -> Floats:
+        """(tokens, d): each different one is unpacked once."""
+        known, places = np.unique(ids, return_inverse=True)
+        return np.asarray(self._file.rows("token_embd.weight", known), dtype=np.float32)[places]
 
-        # GGUF interleaves the two halves that rotary embedding turns; apart they are contiguous.
-        places = np.arange(self._size).reshape(-1, 2).T.ravel()
-        halves = [
-            weight(name).reshape(-1, self._size, self.width)[:, places].reshape(-1, self.width)
-            for name in ("attn_q", "attn_k")
-        ]
+    def _layer(self, number: int, interleaved: bool) -> _Layer:
+        def weight(name: str) -> Any:
+            return self._file.tensor(f"blk.{number}.{name}.weight").astype(np.float32)
+
+        def shift(name: str, like: Floats) -> Any:
+            name = f"blk.{number}.{name}.bias"
+            return self._file.tensor(name) if name in self._file else np.zeros(len(like), dtype=np.float32)
+
+        names = ("attn_q", "attn_k", "attn_v")
+        asked, keys, values = (weight(name) for name in names)
+        shifts = [shift(name, of) for name, of in zip(names, (asked, keys, values), strict=True)]
+        if interleaved:
+            # Llama's GGUF interleaves the two halves that rotary embedding turns; apart they are contiguous.
+            places = np.arange(self._size).reshape(-1, 2).T.ravel()
+            asked, keys = (
+                each.reshape(-1, self._size, self.width)[:, places].reshape(-1, self.width) for each in (asked, keys)
+            )
         scale = np.float32(1 / np.sqrt(self._size))
-        attend = np.concatenate([halves[0] * scale, halves[1], weight("attn_v")]) * weight("attn_norm")
+        attend = np.concatenate([asked * scale, keys, values]) * weight("attn_norm")
         widen = np.concatenate([weight("ffn_gate"), weight("ffn_up")]) * weight("ffn_norm")
         join, narrow = weight("attn_output"), weight("ffn_down")
-        return _Layer(attend.T, join.T, widen.T, narrow.T)  # views: BLAS reads either way
+        shifted = np.concatenate([shifts[0] * scale, *shifts[1:]])
+        return _Layer(attend.T, shifted, join.T, widen.T, narrow.T)  # views: BLAS reads either way
 
 
 def _turned(heads: Floats, cos: Floats, sin: Floats) -> Floats:

@@ -69,7 +69,7 @@ class Core:
 
     def encoder(self) -> PostEncoder | None:
         """The language model that reads posts; None without LLMs. WeightsError or ModelError when it is not there."""
-        return None if self.settings.no_llm else encoder_of(self.store.home)
+        return None if self.settings.no_llm else encoder_of(self.store.home, self.settings.encoder)
 
     def understander(self) -> Understander:
         """Made when it is first asked for; its trained classifier is kept in the home."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,19 +22,31 @@ from agent.registry import Registry
 from agent.remote import OpenAIEngine
 from retrieval.arrays import Floats
 from retrieval.embedder import PostEncoder
-from retrieval.errors import ModelError
+from retrieval.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
     from agent.causal import CausalModel
     from agent.tokens import Tokenizer
 
-__all__ = ["CausalEncoder", "PostEncoder", "RemoteEncoder", "encoder_of", "file_of", "open_encoder", "tokens_of"]
+__all__ = [
+    "CausalEncoder",
+    "PostEncoder",
+    "RemoteEncoder",
+    "encoder_of",
+    "file_of",
+    "open_encoder",
+    "opener",
+    "tokens_of",
+]
 
 MODEL = "encoder"  # its name in a home's registry
 DEFAULT = "smollm2-135m-instruct-f16"
 LAYERS = (4, 12)  # for what the 12th adds there is evidence on posts that nobody has seen, and no proof (LOG.md)
 MAX_TOKENS = 256
 MEASURED_TOKENS = 16  # of each post of a whole catalogue that is read to measure rankers: minutes, not an hour
+LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"  # the writer; it knows more of the world, and reads ten times as slowly
+LARGE_LAYERS = (8, 16)  # the best on films that nobody has seen of the few that were tried (LOG.md)
+LARGE_POSTS = 4000  # so many titles it reads in minutes
 BEFORE = "Post:"  # what stands before every text
 _TOKENS_AT_ONCE = 512  # more do not fit into a core's cache
 
@@ -145,14 +158,16 @@ class RemoteEncoder:
 
 
 def open_encoder(
-    spec: str = DEFAULT, layers: Sequence[int] = LAYERS, max_tokens: int = MAX_TOKENS
+    spec: str = DEFAULT, layers: Sequence[int] = (), max_tokens: int = MAX_TOKENS
 ) -> PostEncoder:  # fmt: skip
     """The encoder of a GGUF file's path, a name of the manifest, or the http(s) address of a server.
 
-    WeightsError when the weights are missing or wrong, ModelError when the spec is none of these.
+    `layers` are by default those that were measured with the model. WeightsError when the weights are missing or
+    wrong, ModelError when the spec is none of these.
     """
     if spec.startswith(("http://", "https://")):
         return RemoteEncoder(OpenAIEngine(spec))
+    layers = layers or (LARGE_LAYERS if spec == LARGE else LAYERS)
     if Path(spec).expanduser().suffix == ".gguf":
         return CausalEncoder(Path(spec).expanduser(), layers, max_tokens=max_tokens)
     try:
@@ -161,11 +176,28 @@ def open_encoder(
         raise ModelError(f"unknown encoder {spec!r}: not a GGUF file, not an http(s) address, and {exc}") from None
 
 
-def encoder_of(home: Path) -> PostEncoder:
-    """The encoder that was trained in this home and is live, else the default one."""
+def opener(spec: str = "") -> Callable[[Sequence[str]], PostEncoder]:
+    """What opens an encoder for a whole catalogue of these texts, of which it reads the first tokens, in minutes.
+
+    The one of `spec`, see `open_encoder`; without it the larger model where the posts are few and its weights are
+    here, else the default. WeightsError and ModelError at once, not when it is called.
+    """
+    named = open_encoder(spec or DEFAULT, max_tokens=MEASURED_TOKENS)
+
+    def opened(texts: Sequence[str]) -> PostEncoder:
+        if not spec and len(texts) <= LARGE_POSTS:
+            with suppress(WeightsError):
+                return open_encoder(LARGE, max_tokens=MEASURED_TOKENS)
+        return named
+
+    return opened
+
+
+def encoder_of(home: Path, default: str = DEFAULT) -> PostEncoder:
+    """The encoder that was trained in this home and is live, else the default one, see `open_encoder`."""
     folder = Registry(home).live(MODEL)
     if folder is None:
-        return open_encoder()
+        return open_encoder(default)
     card = json.loads((folder / "card.json").read_bytes())
     return CausalEncoder(file_of(folder), card["settings"]["layers"])
 

@@ -19,7 +19,7 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
-_TYPES: dict[int, npt.DTypeLike] = {0: "<f4", 1: "<f2"}  # of tensors; all others are quantised
+_TYPES: dict[int, npt.DTypeLike] = {0: "<f4", 1: "<f2"}  # of tensors; all others are quantised, in blocks of a row
 
 
 class GgufFile:
@@ -41,16 +41,29 @@ class GgufFile:
             raise ModelError(f"{str(path)!r} is not a whole GGUF file; run `whyfeed models verify`") from exc
 
     def tensor(self, name: str) -> npt.NDArray[Any]:
-        """A read-only view, rows first: of a weight (outputs, inputs). ModelError when missing or quantised."""
+        """Rows first: of a weight (outputs, inputs). A read-only view, or float32 of what is quantised; ModelError
+        when it is missing."""
+        return self.rows(name)
+
+    def rows(self, name: str, rows: Any = slice(None)) -> npt.NDArray[Any]:
+        """Some rows of a tensor, without reading the others; ModelError as above."""
         try:
             shape, kind, offset = self._tensors[name]
-            count = int(np.prod(shape))
-            found: npt.NDArray[Any] = np.frombuffer(self._data, _TYPES[kind], count, self._start + offset)
-            return found.reshape(shape)
         except KeyError as exc:
-            raise ModelError(
-                f"{str(self.path)!r} has no tensor {name!r} in float16 or float32; use an F16 file of a llama model"
-            ) from exc
+            raise ModelError(f"{str(self.path)!r} has no tensor {name!r}; use a model of the Llama family") from exc
+        count = int(np.prod(shape))
+        try:
+            if kind in _TYPES:
+                found = np.frombuffer(self._data, _TYPES[kind], count, self._start + offset)
+                return np.asarray(found.reshape(shape)[rows])
+            import gguf
+
+            block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
+            raw = np.frombuffer(self._data, np.uint8, count // block * size, self._start + offset)
+            packed = raw.reshape(*shape[:-1], shape[-1] // block * size)[rows]
+            return np.asarray(gguf.dequantize(packed, gguf.GGMLQuantizationType(kind)))
+        except NotImplementedError as exc:
+            raise ModelError(f"{str(self.path)!r} packs {name!r} as nothing here unpacks; use another file") from exc
         except ValueError as exc:
             raise ModelError(f"{str(self.path)!r} ends within {name!r}; run `whyfeed models verify`") from exc
 

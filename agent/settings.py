@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     embedder: str = "use-multilingual-v3"
     writer: str = "qwen2.5-coder-1.5b-instruct-q4_k_m"
     ranker: str = "smollm2-135m-instruct-f16"
+    encoder: str = "smollm2-135m-instruct-f16"  # reads each post once; a larger one reads better and as much slower
     llm_url: str = ""  # an OpenAI-compatible server for both roles, in place of writer and ranker
     llm_model: str = ""
     llm_key: str = ""

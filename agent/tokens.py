@@ -1,4 +1,5 @@
-"""Byte-level byte pair encoding (Sennrich et al. 2016; Radford et al. 2019), as a GGUF file of SmolLM describes it.
+"""Byte-level byte pair encoding (Sennrich et al. 2016; Radford et al. 2019), as GGUF files of SmolLM and Qwen2
+describe it.
 
 llama.cpp splits text only behind a loaded model, and the library of Hugging Face comes with the extra `train`.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
@@ -22,8 +24,12 @@ class Tokenizer:
 
     def __init__(self, file: GgufFile) -> None:
         kind = file.fields.get("tokenizer.ggml.model"), file.fields.get("tokenizer.ggml.pre")
-        if kind != ("gpt2", "smollm"):
-            raise ModelError(f"{str(file.path)!r} splits text by {kind}; the encoder reads gpt2, smollm: use SmolLM2")
+        splits = {("gpt2", "smollm"): _split_smollm, ("gpt2", "qwen2"): _split_qwen}
+        if kind not in splits:
+            raise ModelError(
+                f"{str(file.path)!r} splits text by {kind}; the encoder reads gpt2 with smollm or qwen2: use SmolLM2"
+            )
+        self._split = splits[kind]
         self._ids = {token: id for id, token in enumerate(file.fields["tokenizer.ggml.tokens"])}
         merges = (pair.split(" ", 1) for pair in file.fields["tokenizer.ggml.merges"])
         self._ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
@@ -31,12 +37,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without anything before or after it."""
-        ids: list[int] = []
-        # Digits stand alone before all else, so that what is left holds no number.
-        for part in _numbers().split(text.encode("utf-8", "replace").decode()):
-            for word in _WORDS.findall(part) if not part.isnumeric() or len(part) > 1 else (part,):
-                ids += self._word(word)
-        return ids
+        words = self._split(text.encode("utf-8", "replace").decode())
+        return [id for word in words for id in self._word(word)]
 
     def _merge(self, word: str) -> tuple[int, ...]:
         parts = [_BYTES[byte] for byte in word.encode()]
@@ -61,11 +63,37 @@ class Tokenizer:
 _WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W_]+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 
 
+def _split_smollm(text: str) -> Iterator[str]:
+    """Digits stand alone before all else, so that what is left holds no number."""
+    for part in _number().split(text):
+        yield from _WORDS.findall(part) if not part.isnumeric() or len(part) > 1 else (part,)
+
+
+def _split_qwen(text: str) -> Iterator[str]:
+    """Digits stand alone; a letter's word takes one sign before it with it, line breaks those after it."""
+    return iter(_qwen_words().findall(unicodedata.normalize("NFC", text)))
+
+
 @lru_cache(1)
-def _numbers() -> re.Pattern[str]:
-    """One character of the Unicode categories Nd, Nl, No; `re` has no \\p{N}."""
+def _qwen_words() -> re.Pattern[str]:
+    number = _numbers()
+    letter, sign = f"[^\\W_{number}]", f"(?:[^\\s\\w{number}]|_)"
+    return re.compile(
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|(?:(?![\r\n]|{letter}|[{number}])(?:.|\s))?{letter}+|[{number}]"
+        rf"| ?{sign}+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+@lru_cache(1)
+def _number() -> re.Pattern[str]:
+    return re.compile(f"([{_numbers()}])")
+
+
+@lru_cache(1)
+def _numbers() -> str:
+    """Every character of the Unicode categories Nd, Nl, No, for a class of `re`, which has no \\p{N}."""
     found = [chr(code) for code in range(0x20000) if unicodedata.category(chr(code)).startswith("N")]
-    return re.compile(f"([{re.escape(''.join(found))}])")
+    return re.escape("".join(found))
 
 
 def _byte_letters() -> list[str]:

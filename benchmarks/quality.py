@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.encoder import MEASURED_TOKENS, open_encoder
+from agent.encoder import opener
 from agent.settings import Settings
 from finetune.measure import OURS, measure
 from retrieval.embedder import open_embedder
@@ -29,7 +29,8 @@ AIMS: tuple[tuple[str, int | None, dict[str, tuple[str, float] | None]], ...] = 
     ("movielens-like", None, {"auc": ("BinLLM-7B .7425", 0.76), "uauc": ("BinLLM-7B .6956", 0.715)}),
 )
 UNSEEN: tuple[tuple[str, int | None, dict[str, tuple[str, float] | None]], ...] = tuple(
-    (name, None, {"ndcg@10": None, "recall@20": None}) for name in ("amazon-games", "citeulike-a", "movielens-kg")
+    (name, None, {"ndcg@10": None, "recall@20": None})
+    for name in ("amazon-games", "citeulike-a", "lastfm-social", "movielens-kg")
 )
 BASELINES = ("popularity", "text", "item-knn", "user-mean")
 
@@ -43,10 +44,11 @@ def main() -> None:
     parser.add_argument("--unseen", action="store_true", help="posts that nobody has seen")
     parser.add_argument("--rankers", default=",".join((*BASELINES, *OURS)), help="separated by commas")
     parser.add_argument("--no-llm", action="store_true", help="without the language model that reads posts")
+    parser.add_argument("--encoder", default="", help="the language model that reads posts, as in `whyfeed evaluate`")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rankers = [name for name in args.rankers.split(",") if not (args.no_llm and name == "whyfeed")]
-    encoder = None if args.no_llm else open_encoder(max_tokens=MEASURED_TOKENS)
+    encoder = None if args.no_llm else opener(args.encoder)
     embedder = open_embedder(Settings().embedder)
     for name, negatives, aims in UNSEEN if args.unseen else AIMS:
         if args.only not in ("", name):

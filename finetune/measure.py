@@ -47,6 +47,7 @@ from retrieval.arrays import Floats, Rows
 from retrieval.embedder import Embedder, PostEncoder
 from retrieval.errors import DataError, ModelError, WhyfeedError
 
+Opener = Callable[[Sequence[str]], PostEncoder]
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
 RANKING_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {
@@ -68,6 +69,7 @@ class Measurement:
 
     `gate` is the decision between both of ours, by length of history; None unless both were measured.
     `skipped` rows of the folder and the test were none; `left_out` says why a ranker could not take part.
+    `reader` is the language model that read the posts, None where none would have been of use.
     """
 
     data: str
@@ -77,13 +79,14 @@ class Measurement:
     gate: dict[str, Any] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
+    reader: str | None = None
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As in the contract, with more beside it."""
         return {
             "data": self.data, "protocol": self.protocol, "rows": self.rows, "gate": self.gate,
-            "left_out": self.left_out,
+            "left_out": self.left_out, "reader": self.reader,
             "skipped": self.skipped, "seconds": round(self.seconds, 1),
         }  # fmt: skip
 
@@ -105,11 +108,11 @@ class Answers:
 def measure(
     folder: Path, embedder: Embedder, test: Path | None = None, rankers: Sequence[str] = (),
     candidates: int | None = None, progress: Progress | None = None, seed: int = 0,
-    encoder: PostEncoder | None = None, unseen: bool = False,
+    encoder: Opener | None = None, unseen: bool = False,
 ) -> Measurement:  # fmt: skip
     """Fit each ranker on a folder and ask it the test. DataError when there is nothing to test on.
 
-    `encoder` is the language model that reads posts for "whyfeed"; without one both of ours are the same.
+    `encoder` opens the language model that reads such posts for "whyfeed"; without one both of ours are the same.
     `candidates`, `unseen`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; ModelError
     when one that is named needs a library that is not there.
     """
@@ -125,20 +128,23 @@ def measure(
 
 def _measured(
     folder: Path, embedder: Embedder, test: Path | None, rankers: Sequence[str], candidates: int | None,
-    progress: Progress | None, seed: int, encoder: PostEncoder | None, unseen: bool,
+    progress: Progress | None, seed: int, encoder: Opener | None, unseen: bool,
 ) -> Measurement:  # fmt: skip
     begun = time.perf_counter()
     whole = read_histories(folder, progress)
     train, asked = prepare(whole, folder, test, candidates, seed, unseen=unseen)
-    tools = Tools(embedder, train.texts, progress, seed, encoder)
     names = tuple(dict.fromkeys(rankers)) or RANKERS
+    # A language model has no place among clicks (LOG.md), nor where there are too few likes to learn from.
+    useful = "whyfeed" in names and isinstance(asked, RankingTest) and enough(train)
+    reader = encoder(train.texts) if encoder is not None and useful else None
+    tools = Tools(embedder, train.texts, progress, seed, reader)
     bench = Bench(train, asked, tools)
-    if encoder is not None and "whyfeed" in names and isinstance(asked, RankingTest) and enough(train):
+    if reader is not None:
         tools.read_ahead()
     found = Measurement(whole.name, asked.protocol, SHORT[type(asked)])
     found.skipped = whole.skipped + asked.skipped
-    # A language model has no place among clicks yet, and none without an encoder.
-    same = encoder is None or isinstance(asked, ClickTest)
+    found.reader = None if reader is None else reader.name
+    same = reader is None
     done: dict[str, Answers | WhyfeedError] = {}
     for place, name in enumerate(names):
         if progress:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from agent import weights
-from agent.encoder import CausalEncoder, RemoteEncoder, open_encoder
+from agent import Agent, weights
+from agent.encoder import LARGE, LARGE_POSTS, CausalEncoder, RemoteEncoder, open_encoder, opener
 from agent.gguf_file import GgufFile
 from agent.remote import OpenAIEngine
 from agent.tokens import Tokenizer
@@ -41,18 +41,20 @@ def by_hand(path: Path, ids: list[int], depth: int) -> npt.NDArray[np.float64]:
     """The states after `depth` layers, one token and one head at a time, in float64."""
     file = GgufFile(path)
     size = WIDTH // HEADS
+    qwen = file.fields["general.architecture"] == "qwen2"
 
     def normed(state: Any, name: str) -> Any:
         return state / np.sqrt((state**2).mean() + 1e-5) * file.tensor(name).astype(np.float64)
 
     def turned(head: Any, place: int) -> Any:
-        """Neighbours turn together, the first pair fastest."""
+        """Neighbours turn together, in Qwen those half a head apart, the first pair fastest."""
         out = head.copy()
         for pair in range(size // 2):
             angle = place * 10_000.0 ** (-2 * pair / size)
-            one, other = head[2 * pair], head[2 * pair + 1]
-            out[2 * pair] = one * np.cos(angle) - other * np.sin(angle)
-            out[2 * pair + 1] = one * np.sin(angle) + other * np.cos(angle)
+            left, right = (pair, pair + size // 2) if qwen else (2 * pair, 2 * pair + 1)
+            one, other = head[left], head[right]
+            out[left] = one * np.cos(angle) - other * np.sin(angle)
+            out[right] = one * np.sin(angle) + other * np.cos(angle)
         return out
 
     states = [file.tensor("token_embd.weight")[id].astype(np.float64) for id in ids]
@@ -61,15 +63,19 @@ def by_hand(path: Path, ids: list[int], depth: int) -> npt.NDArray[np.float64]:
         def weight(name: str, layer: int = layer) -> Any:
             return file.tensor(f"blk.{layer}.{name}.weight").astype(np.float64)
 
+        def shifted(name: str, read: Any, layer: int = layer) -> Any:
+            found = weight(name, layer) @ read
+            return found + file.tensor(f"blk.{layer}.{name}.bias") if qwen else found
+
         read = [normed(state, f"blk.{layer}.attn_norm.weight") for state in states]
         keys = [
-            [turned(head, place) for head in (weight("attn_k") @ each).reshape(SHARED, size)]
+            [turned(head, place) for head in shifted("attn_k", each).reshape(SHARED, size)]
             for place, each in enumerate(read)
         ]
-        values = [(weight("attn_v") @ each).reshape(SHARED, size) for each in read]
+        values = [shifted("attn_v", each).reshape(SHARED, size) for each in read]
         for place, each in enumerate(read):
             found = []
-            for number, head in enumerate((weight("attn_q") @ each).reshape(HEADS, size)):
+            for number, head in enumerate(shifted("attn_q", each).reshape(HEADS, size)):
                 shared = number // (HEADS // SHARED)
                 asked = turned(head, place)
                 scores = np.exp([asked @ keys[seen][shared] / size**0.5 for seen in range(place + 1)])
@@ -98,12 +104,41 @@ def test_a_text_that_spells_a_special_token_is_only_text_and_every_byte_has_a_to
     assert len(tokenizer.encode("水²\x00\ud800")) == 3 + 2 + 1 + 1
 
 
+# ---- tensors
+
+
+def test_a_quantised_tensor_is_unpacked_whole_or_by_rows(tmp_path: Path) -> None:
+    import gguf
+
+    plain = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
+    q8, nowhere = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.I8
+    writer = gguf.GGUFWriter(tmp_path / "packed.gguf", "llama")
+    writer.add_tensor("packed", gguf.quantize(plain, q8), raw_dtype=q8)
+    writer.add_tensor("bytes", plain.astype(np.int8), raw_dtype=nowhere)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = GgufFile(tmp_path / "packed.gguf")
+    whole = file.tensor("packed")
+    assert whole.dtype == np.float32
+    np.testing.assert_allclose(whole, plain, atol=0.02)
+    assert np.array_equal(file.rows("packed", np.array([4, 1])), whole[[4, 1]])
+    with pytest.raises(ModelError, match="unpacks"):
+        file.tensor("bytes")
+    with pytest.raises(ModelError, match="no tensor 'other'"):
+        file.tensor("other")
+
+
 # ---- vectors
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_a_vector_is_the_mean_of_the_normed_states_of_the_texts_own_tokens(write: Write, dtype: Any) -> None:
-    path = write(dtype=dtype)
+@pytest.mark.parametrize("kind", [("llama", "smollm"), ("qwen2", "qwen2")])
+def test_a_vector_is_the_mean_of_the_normed_states_of_the_texts_own_tokens(
+    write: Write, dtype: Any, kind: tuple[str, str]
+) -> None:
+    path = write(dtype=dtype, architecture=kind[0], pre=kind[1])
     tokenizer = Tokenizer(GgufFile(path))
     before, own = tokenizer.encode("Post:"), tokenizer.encode(" the tide")
     states = [by_hand(path, before + own, depth)[len(before) :] for depth in (1, 3)]
@@ -150,7 +185,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(write: Write, tmp_pat
     refused = {
         tmp_path / "none.gguf": "check the path", tmp_path / "empty.gguf": "check the path",
         tmp_path / "short.gguf": "ends within", tmp_path / "shorter.gguf": "not a whole GGUF",
-        tmp_path / "other.gguf": "not a whole GGUF", write("pre", pre="qwen2"): "smollm",
+        tmp_path / "other.gguf": "not a whole GGUF", write("pre", pre="llama-bpe"): "smollm",
         write("arch", architecture="phi3"): "architecture 'phi3'",
     }  # fmt: skip
     for path, why in refused.items():
@@ -313,3 +348,35 @@ def test_the_real_model_is_the_one_that_transformers_runs_and_opens_at_once() ->
     assert time.process_time() - start < 3  # twelve layers, .4 s on a machine that does nothing else
     (vector,) = encoder.encode(["Fire Emblem: The Sacred Stones (2004)"])
     assert vector[[0, 1, 2, 573, 574, 575]] == pytest.approx(PINNED, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_larger_model_is_the_one_that_transformers_runs() -> None:
+    """Tokens and numbers are those of transformers 5.24 in float32, on the same weights unpacked."""
+    path = weights.check(weights.find(LARGE))
+    tokenizer = Tokenizer(GgufFile(path))
+    assert tokenizer.encode("Fire Emblem: The Sacred Stones 2²½ (2004) 中文 don't DON'T\n\n x_y") == [
+        16697, 93136, 25, 576, 60018, 56100, 220, 17, 29456, 26062, 320, 17, 15, 15, 19, 8, 72858, 16744, 1513, 944,
+        44273, 17323, 271, 856, 4178,
+    ]  # fmt: skip
+    assert tokenizer.encode("e\u0301tude") == tokenizer.encode("étude")
+    (vector,) = CausalEncoder(path, (2,)).encode(["Fire Emblem: The Sacred Stones (2004)"])
+    assert vector[[0, 1, 2, 1533, 1534, 1535]] == pytest.approx(
+        [-0.2205, -0.2040, -0.1928, -0.2403, 0.4009, -0.2692], abs=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_few_posts_are_read_by_the_larger_model_many_by_the_smaller_and_all_by_one_that_is_named(write: Write) -> None:
+    few, many = ["a title"] * LARGE_POSTS, ["a title"] * (LARGE_POSTS + 1)
+    assert [opener()(texts).name.split("-")[0] for texts in (few, many)] == ["qwen2.5", "smollm2"]
+    assert opener(str(write()))(few).name.startswith("tiny/")
+    with pytest.raises(ModelError, match="unknown encoder 'nothing'"):
+        opener("nothing")
+
+
+def test_a_home_may_name_what_reads_its_posts(write: Write, tmp_path: Path) -> None:
+    with Agent.open(tmp_path / "home", embedder="hash-64", encoder=str(write())) as agent:
+        encoder = agent.encoder
+        assert encoder is not None
+        assert encoder.name.startswith("tiny/4+12/")

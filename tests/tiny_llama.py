@@ -24,7 +24,7 @@ def byte_letters() -> list[str]:
 
 
 def tiny_llama(path: Path, *, dtype: Any = np.float32, architecture: str = "llama", pre: str = "smollm") -> Path:
-    """Write it; every byte is a token, and a few merges make words of them."""
+    """Write it; every byte is a token, and a few merges make words of them. A qwen2 has shifts."""
     import gguf
 
     rng = np.random.default_rng(5)
@@ -59,6 +59,9 @@ def tiny_llama(path: Path, *, dtype: Any = np.float32, architecture: str = "llam
         put(f"blk.{layer}.attn_k", SHARED * size, WIDTH)
         put(f"blk.{layer}.attn_v", SHARED * size, WIDTH)
         put(f"blk.{layer}.attn_output", WIDTH, WIDTH)
+        for name, count in (("q", HEADS), ("k", SHARED), ("v", SHARED)) if architecture == "qwen2" else ():
+            shift = np.random.default_rng(count).standard_normal(count * size).astype(np.float32)
+            writer.add_tensor(f"blk.{layer}.attn_{name}.bias", shift)
         put(f"blk.{layer}.ffn_gate", WIDE, WIDTH)
         put(f"blk.{layer}.ffn_up", WIDE, WIDTH)
         put(f"blk.{layer}.ffn_down", WIDTH, WIDE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -263,6 +263,14 @@ def evaluate(
     unseen: Annotated[
         bool, typer.Option(help="Ask about posts that nobody has seen: a tenth of all is taken out of everything.")
     ] = False,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="The language model that reads posts: a name of `whyfeed models`, a GGUF file or an address of vLLM; "
+            "default: the larger one of ours for up to 4,000 posts, else the smaller.",
+        ),
+    ] = "",
     html: Annotated[Path | None, typer.Option(help="Write a page with plots (posts only).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -279,9 +287,9 @@ def evaluate(
         if html is not None and not html.parent.is_dir():
             # Said before minutes of work rather than after them.
             raise ValueError(f"--html: {str(html.parent)!r} is not a folder; make it, or name another")
-        encoder = _encoder(chosen)
+        reader = _encoder(chosen, encoder)
         with bars() as progress:
-            measured = measure(folder, embedder, test, chosen, candidates, progress, encoder=encoder, unseen=unseen)
+            measured = measure(folder, embedder, test, chosen, candidates, progress, encoder=reader, unseen=unseen)
         if html is not None:
             from finetune.report import page
             from retrieval.files import write_whole
@@ -294,8 +302,10 @@ def evaluate(
         for name, why in measured.left_out.items():
             typer.echo(f"{name} was left out: {why}", err=True)
         return
-    if html is not None or candidates is not None or unseen:
-        raise ValueError("--html, --candidates and --unseen are for tests about posts; leave them out for replies")
+    if html is not None or candidates is not None or unseen or encoder:
+        raise ValueError(
+            "--html, --candidates, --unseen and --encoder are for tests about posts; leave them out for replies"
+        )
     from finetune.evaluate import RANKERS, evaluate_replies
 
     with bars() as progress:
@@ -305,16 +315,18 @@ def evaluate(
         typer.echo(found.outcome.why)
 
 
-def _encoder(rankers: Sequence[str]) -> PostEncoder | None:
-    """The language model that reads posts, where the ranker `whyfeed` is asked for and the weights are here."""
-    from agent.encoder import MEASURED_TOKENS, open_encoder
+def _encoder(rankers: Sequence[str], spec: str) -> Callable[[Sequence[str]], PostEncoder] | None:
+    """Opens the language model that reads posts, where the ranker `whyfeed` is asked for and the weights are here."""
+    from agent.encoder import opener
     from retrieval.errors import WeightsError
 
     if rankers and "whyfeed" not in rankers:
         return None
     try:
-        return open_encoder(max_tokens=MEASURED_TOKENS)
+        return opener(spec)
     except WeightsError as exc:
+        if spec:
+            raise
         typer.echo(f"whyfeed is measured without a language model: {exc}", err=True)
         return None
 
