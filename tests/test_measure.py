@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from finetune.measure import OURS, RANKERS, measure
 from finetune.metrics import CLICK, RANKING
 from finetune.report import page
+from retrieval.arrays import Floats
+from retrieval.embedder import HashEmbedder
 from retrieval.errors import DataError, ModelError
 from tests.conftest import RunCli
 from tests.ranking_world import EMBED, bought, event, judged, write_folder
@@ -52,8 +54,8 @@ def without_times(found: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("candidates", [None, 10])
 def test_a_ranking_document_is_that_of_the_contract(ring: Path, candidates: int | None) -> None:
     found = document(ring, candidates=candidates)
-    assert set(found) == {"data", "protocol", "rows", "gate", "left_out", "skipped", "seconds"}
-    assert found["data"] == "ring"
+    assert set(found) == {"data", "protocol", "rows", "gate", "left_out", "reader", "skipped", "seconds"}
+    assert (found["data"], found["reader"]) == ("ring", None)
     gate = found["gate"]
     assert (gate["in_place"], gate["challenger"], gate["metric"]) == ("whyfeed-no-llm", "whyfeed", "nDCG@10")
     assert (gate["live"], gate["verdict"]) == (False, "same")  # both are one model so far
@@ -247,6 +249,7 @@ def test_the_command_prints_a_table_and_writes_a_page(ring: Path, tmp_path: Path
     [
         (["--rankers", "best"], 2, "best"),
         (["--candidates", "0"], 2, "candidates"),
+        (["--encoder", "nothing"], 1, "unknown encoder 'nothing'"),
         (["--html", "/no/such/place/page.html"], 2, "/no/such/place"),
         (["--test", "/no/such/test.jsonl"], 1, "/no/such/test.jsonl"),
     ],
@@ -257,6 +260,41 @@ def test_failures_are_one_clear_line(run_cli: RunCli, ring: Path, arguments: lis
     assert text in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("which", ["ring", "clicks"])
+def test_no_language_model_is_opened_where_it_has_nothing_to_do(which: str, request: pytest.FixtureRequest) -> None:
+    def opened(texts: Sequence[str]) -> NoReturn:
+        raise AssertionError
+
+    found = measure(request.getfixturevalue(which), EMBED, None, ["popularity", "whyfeed"], encoder=opened)
+    assert found.reader is None
+
+
+@pytest.mark.slow
+def test_the_language_model_that_read_is_named(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    liked = [(u, [n * 3 + u % 3 for n in rng.sample(range(40), 13)]) for u in range(900)]
+    rows = [event(f"u{u}", f"p{post}", at) for u, posts in liked for at, post in enumerate(posts)]
+    folder = write_folder(tmp_path / "f", rows, [{"id": f"p{at}", "title": f"thing {at}"} for at in range(120)])
+    asked: list[int] = []
+
+    def opened(texts: Sequence[str]) -> HashReader:
+        asked.append(len(texts))
+        return HashReader()
+
+    found = measure(folder, EMBED, None, ["whyfeed-no-llm", "whyfeed"], 10, encoder=opened)
+    assert (found.reader, asked) == ("hash reader", [120])
+    assert found.rows[1]["parts"]["left_out"] or "next llm" in found.rows[1]["parts"]["blend"]
+
+
+class HashReader:
+    """A post encoder that has a word's hash for its meaning."""
+
+    name, dimension = "hash reader", 32
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        return HashEmbedder(self.dimension).encode(texts)
 
 
 def test_candidates_are_for_rankings(clicks: Path) -> None:
