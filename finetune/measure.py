@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,8 +135,8 @@ def _measured(
     whole = read_histories(folder, progress)
     train, asked = prepare(whole, folder, test, candidates, seed, unseen=unseen)
     names = tuple(dict.fromkeys(rankers)) or RANKERS
-    # A language model has no place among clicks (LOG.md), nor where there are too few likes to learn from.
-    useful = "whyfeed" in names and isinstance(asked, RankingTest) and enough(train)
+    # A language model has no place among clicks (LOG.md), nor where no transformer learns to use what it reads.
+    useful = "whyfeed" in names and isinstance(asked, RankingTest) and enough(train) and find_spec("torch") is not None
     reader = encoder(train.texts) if encoder is not None and useful else None
     tools = Tools(embedder, train.texts, progress, seed, reader)
     bench = Bench(train, asked, tools)
