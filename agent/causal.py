@@ -34,10 +34,7 @@ class _Layer:
 
 
 class CausalModel:
-    """Layers 1 to `depth` of the model in a GGUF file, also a quantised one. ModelError for a file of another kind.
-
-    `fixed` are token ids that stand before every text; their keys and values are computed once.
-    """
+    """Layers 1 to `depth` of the model in a GGUF file, also a quantised one. ModelError for a file of another kind."""
 
     def __init__(self, path: Path, depth: int) -> None:
         file = GgufFile(path)

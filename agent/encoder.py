@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +21,7 @@ from agent.embedded import free_cores
 from agent.registry import Registry
 from agent.remote import OpenAIEngine
 from retrieval.arrays import Floats
-from retrieval.embedder import PostEncoder
+from retrieval.embedder import Opener, PostEncoder
 from retrieval.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ MAX_TOKENS = 256
 MEASURED_TOKENS = 16  # of each post of a whole catalogue that is read to measure rankers: minutes, not an hour
 LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"  # the writer; it knows more of the world, and reads ten times as slowly
 LARGE_LAYERS = (8, 16)  # the best on films that nobody has seen of the few that were tried (LOG.md)
-LARGE_POSTS = 4000  # so many titles it reads in minutes
+LARGE_POSTS = 2000  # so many titles it reads in five minutes
 BEFORE = "Post:"  # what stands before every text
 _TOKENS_AT_ONCE = 512  # more do not fit into a core's cache
 
@@ -176,7 +176,7 @@ def open_encoder(
         raise ModelError(f"unknown encoder {spec!r}: not a GGUF file, not an http(s) address, and {exc}") from None
 
 
-def opener(spec: str = "") -> Callable[[Sequence[str]], PostEncoder]:
+def opener(spec: str = "") -> Opener:
     """What opens an encoder for a whole catalogue of these texts, of which it reads the first tokens, in minutes.
 
     The one of `spec`, see `open_encoder`; without it the larger model where the posts are few and its weights are

@@ -70,7 +70,10 @@ def _split_smollm(text: str) -> Iterator[str]:
 
 
 def _split_qwen(text: str) -> Iterator[str]:
-    """Digits stand alone; a letter's word takes one sign before it with it, line breaks those after it."""
+    """Digits stand alone; a letter's word takes one sign before it with it, signs the line breaks after them.
+
+    Letters and their marks are first composed, as Qwen's own tokenizer does and llama.cpp does not.
+    """
     return iter(_qwen_words().findall(unicodedata.normalize("NFC", text)))
 
 

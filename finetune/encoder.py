@@ -191,7 +191,10 @@ class _Run:
         self._digest, self._out, self._checkpoint = digest, out, Checkpoint(out, digest)
         self._settings: dict[str, Any] = card["settings"]
         self._cancel = cancel or threading.Event()
-        self._tokenizer = Tokenizer(GgufFile(path))
+        file = GgufFile(path)
+        if file.fields.get("general.architecture") != "llama":
+            raise ValueError(f"{path.name!r} is no Llama, and no other is tuned to read posts; name an F16 file of one")
+        self._tokenizer = Tokenizer(file)
         self._before = self._tokenizer.encode(BEFORE)
         self._depth = max(self._settings["layers"])
         self._frozen = self._depth - self._settings["tuned"]

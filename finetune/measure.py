@@ -45,10 +45,9 @@ from finetune.metrics import (
 from finetune.parts import enough
 from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from retrieval.arrays import Floats, Rows
-from retrieval.embedder import Embedder, PostEncoder
+from retrieval.embedder import Embedder, Opener
 from retrieval.errors import DataError, ModelError, WhyfeedError
 
-Opener = Callable[[Sequence[str]], PostEncoder]
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
 RANKING_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {

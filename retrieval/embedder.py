@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,9 @@ class PostEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Float32 array (len(texts), dimension); zero for an empty text."""
         ...
+
+
+Opener = Callable[[Sequence[str]], PostEncoder]  # the encoder for a whole catalogue of these texts
 
 
 class UseEmbedder:

@@ -86,6 +86,12 @@ def test_bad_arguments_are_named_before_anything_is_loaded(
         train(planted, tmp_path / "out", base="none.gguf", layers=(3,), **wrong)
 
 
+def test_only_a_llama_is_tuned(planted: Histories, tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "qwen.gguf", architecture="qwen2", pre="qwen2")
+    with pytest.raises(ValueError, match=r"'qwen.gguf' is no Llama"):
+        train(planted, tmp_path / "out", base=base, layers=(3,), tuned=1)
+
+
 class StopAt:
     """An event that is set once the training has come to a step."""
 

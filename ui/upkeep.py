@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent import Agent
     from finetune.histories import Histories
     from finetune.shown import Shown
-    from retrieval.embedder import PostEncoder
+    from retrieval.embedder import Opener
 
 DataDir = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="An exchange folder, not the home.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")]
@@ -268,7 +268,7 @@ def evaluate(
         typer.Option(
             metavar="SPEC",
             help="The language model that reads posts: a name of `whyfeed models`, a GGUF file or an address of vLLM; "
-            "default: the larger one of ours for up to 4,000 posts, else the smaller.",
+            "default: the larger one of ours for up to 2,000 posts, else the smaller.",
         ),
     ] = "",
     html: Annotated[Path | None, typer.Option(help="Write a page with plots (posts only).")] = None,
@@ -315,7 +315,7 @@ def evaluate(
         typer.echo(found.outcome.why)
 
 
-def _encoder(rankers: Sequence[str], spec: str) -> Callable[[Sequence[str]], PostEncoder] | None:
+def _encoder(rankers: Sequence[str], spec: str) -> Opener | None:
     """Opens the language model that reads posts, where the ranker `whyfeed` is asked for and the weights are here."""
     from agent.encoder import opener
     from retrieval.errors import WeightsError
