@@ -14,7 +14,7 @@ from retrieval.post import Post
 
 def post_json(post: Post) -> dict[str, Any]:
     """A post as every answer names it."""
-    return {"id": post.id, "kind": post.kind, "title": post.label, "url": post.url}
+    return {"id": post.id, "kind": post.kind, "title": post.title or post.label, "url": post.url}
 
 
 @dataclass(frozen=True, slots=True)

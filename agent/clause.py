@@ -36,6 +36,7 @@ from agent.faithfulness import (
 )
 from retrieval.embedder import Embedder
 from retrieval.errors import ModelError
+from retrieval.formula import readable
 from retrieval.post import Post
 from retrieval.words import content_words, words
 
@@ -150,8 +151,8 @@ class ClauseBook:
             text = f"{noun}还没有文字可以引用" if language == "zh" else f"{noun} has no words of its own to quote"
             return Clause(post.id, language, text, "extract", ())
         field, start, end = found or ("title", 0, len(post.title))
-        quote = shorten(" ".join((post.text if field == "text" else post.title)[start:end].split()), QUOTE[language])
-        quote = quote.translate(_INNER)
+        quoted = readable(" ".join(post.words_of(field)[start:end].split()))
+        quote = shorten(quoted, QUOTE[language]).translate(_INNER)
         question = quote.rstrip("”\"')").endswith(("?", "？"))
         if field == "title":
             text = f"{noun}叫“{quote}”" if language == "zh" else f"{noun} is called “{quote}”"

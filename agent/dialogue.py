@@ -27,6 +27,7 @@ from agent.view import View
 from retrieval.conversation import Turn
 from retrieval.errors import ModelError, UnknownPost
 from retrieval.event import Event
+from retrieval.formula import readable
 from retrieval.post import Post
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ class Dialogue:
                 for name, value in better["signals"].items()
             })  # fmt: skip
             signal = signal_word(gain.most_common(1)[0][0], language)
-            lines.append(say("compare.closer", language, title=better["post"]["title"], signal=signal))
+            lines.append(say("compare.closer", language, title=self._title(better["post"]["id"]), signal=signal))
         yield from self._say(request, "\n".join(lines))
 
     def _summarise(self, request: Request) -> Iterator[ChatEvent]:
@@ -332,8 +333,9 @@ class Dialogue:
         for id in posts:
             post = self._view.store.post(id)
             sentences = central_sentences(post, self._view.embedder)
+            quoted = " ".join(f"“{readable(sentence)}”" for sentence in sentences)
             key = "summary" if sentences else "summary.none"
-            told.append(say(key, request.language, title=post.label, sentences=" ".join(f"“{s}”" for s in sentences)))
+            told.append(say(key, request.language, title=post.label, sentences=quoted))
         yield from self._say(request, "\n\n".join(told))
 
     # ---- talking about the reader and others ----

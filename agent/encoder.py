@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +49,8 @@ LARGE_LAYERS = (8, 16)  # the best on films that nobody has seen of the few that
 LARGE_POSTS = 2000  # so many titles it reads in five minutes
 BEFORE = "Post:"  # what stands before every text
 _TOKENS_AT_ONCE = 512  # more do not fit into a core's cache
+
+Get = Callable[[weights.Weights], Path]
 
 
 class CausalEncoder:
@@ -158,12 +160,13 @@ class RemoteEncoder:
 
 
 def open_encoder(
-    spec: str = DEFAULT, layers: Sequence[int] = (), max_tokens: int = MAX_TOKENS
-) -> PostEncoder:  # fmt: skip
+    spec: str = DEFAULT, layers: Sequence[int] = (), max_tokens: int = MAX_TOKENS, get: Get = weights.check
+) -> PostEncoder:
     """The encoder of a GGUF file's path, a name of the manifest, or the http(s) address of a server.
 
-    `layers` are by default those that were measured with the model. WeightsError when the weights are missing or
-    wrong, ModelError when the spec is none of these.
+    `layers` are by default those that were measured with the model. `get` gives the path of weights of the manifest;
+    by default they must be here. WeightsError when they are missing or wrong, ModelError when the spec is none of
+    these.
     """
     if spec.startswith(("http://", "https://")):
         return RemoteEncoder(OpenAIEngine(spec))
@@ -171,24 +174,25 @@ def open_encoder(
     if Path(spec).expanduser().suffix == ".gguf":
         return CausalEncoder(Path(spec).expanduser(), layers, max_tokens=max_tokens)
     try:
-        return CausalEncoder(weights.check(weights.find(spec)), layers, max_tokens=max_tokens)
+        return CausalEncoder(get(weights.find(spec)), layers, max_tokens=max_tokens)
     except ValueError as exc:
         raise ModelError(f"unknown encoder {spec!r}: not a GGUF file, not an http(s) address, and {exc}") from None
 
 
-def opener(spec: str = "") -> Opener:
+def opener(spec: str = "", get: Get = weights.check) -> Opener:
     """What opens an encoder for a whole catalogue of these texts, of which it reads the first tokens, in minutes.
 
-    The one of `spec`, see `open_encoder`; without it the larger model where the posts are few and its weights are
-    here, else the default. WeightsError and ModelError at once, not when it is called.
+    The one of `spec`, see `open_encoder`; without it the larger model where the posts are few and `get` has its
+    weights, else the default. ModelError at once where the spec is none, WeightsError when it is called.
     """
-    named = open_encoder(spec or DEFAULT, max_tokens=MEASURED_TOKENS)
+    if spec:
+        open_encoder(spec, get=lambda named: named.path)
 
     def opened(texts: Sequence[str]) -> PostEncoder:
         if not spec and len(texts) <= LARGE_POSTS:
             with suppress(WeightsError):
-                return open_encoder(LARGE, max_tokens=MEASURED_TOKENS)
-        return named
+                return open_encoder(LARGE, max_tokens=MEASURED_TOKENS, get=get)
+        return open_encoder(spec or DEFAULT, max_tokens=MEASURED_TOKENS, get=get)
 
     return opened
 

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from retrieval import formula
 from retrieval.embedder import Embedder
 from retrieval.post import Post
 from retrieval.words import STOPWORDS, content_words
@@ -32,7 +33,6 @@ _LATIN = re.compile(r"[0-9]*[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ0-9+#'�
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _URL = re.compile(r"(?:https?://|www\.)\S+")
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?post>|<<<\w*>>>", re.IGNORECASE)
-_MATH = re.compile(r"\$+([^$\n]{1,300}?)\$+")
 _MARKUP = re.compile(r"[<>{}\\`*|_^~\[\]=]|://|www\.|(?<!\w)#|\$\$")
 # Where a formula was left out: "vectors are written as instead of as".
 _GAP = re.compile(r"\b(?:as|of|with|by|than|into)\s+(?:instead of|rather than|and not)\b|\b(?:the|an?)$")
@@ -111,7 +111,7 @@ class Fault:
 def plain(text: str) -> str:
     """A text as the writer may see it: one line, without links, formulae, chat markers and orders to a model."""
     text = "\n".join("" if _instructs(line) else line for line in _SPECIAL.sub(" ", text).split("\n"))
-    return " ".join(_MATH.sub(_formula, _URL.sub(" ", text)).split())
+    return " ".join(formula.replace(_URL.sub(" ", text), _left_out).split())
 
 
 def tidy(text: str, post: Post, language: str) -> str:
@@ -119,7 +119,7 @@ def tidy(text: str, post: Post, language: str) -> str:
 
     Where the post asks, a small writer likes to say that it answers too; that much is mended here.
     """
-    text = _MATH.sub(_formula, " ".join(text.split()))
+    text = formula.replace(" ".join(text.split()), _left_out)
     if re.fullmatch(r"([\"'`“]).*[\"'`”]", text):
         text = text[1:-1]
     text = re.sub(r"[.。!！?？;；]+([\"”’']?)$", r"\1", text).strip()
@@ -258,11 +258,9 @@ def _instructs(line: str) -> bool:
     return _INSTRUCTION.search(line) is not None
 
 
-def _formula(match: re.Match[str]) -> str:
-    inside = match[1].strip()
-    if re.fullmatch(r"[\w+\-/(), ]{1,12}", inside) and (len(inside) <= 3 or " " not in inside):
-        return inside  # $n$-qubit
-    return " … " if re.search(r"[\\^_{}]", inside) else match[0]  # the latter is money, not mathematics
+def _left_out(formula: str) -> str:
+    """What the writer sees of a formula, which it could not tell about."""
+    return " … "
 
 
 def _squeezed(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.encoder import opener
 from agent.settings import Settings
+from agent.weights import pull
 from finetune.measure import OURS, measure
 from retrieval.embedder import open_embedder
 from retrieval.errors import WhyfeedError
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rankers = [name for name in args.rankers.split(",") if not (args.no_llm and name == "whyfeed")]
-    encoder = None if args.no_llm else opener(args.encoder)
+    encoder = None if args.no_llm else opener(args.encoder, pull)
     embedder = open_embedder(Settings().embedder)
     for name, negatives, aims in UNSEEN if args.unseen else AIMS:
         if args.only not in ("", name):

@@ -46,7 +46,7 @@ from finetune.parts import enough
 from finetune.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from retrieval.arrays import Floats, Rows
 from retrieval.embedder import Embedder, Opener
-from retrieval.errors import DataError, ModelError, WhyfeedError
+from retrieval.errors import DataError, ModelError, WeightsError, WhyfeedError
 
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
@@ -136,14 +136,19 @@ def _measured(
     names = tuple(dict.fromkeys(rankers)) or RANKERS
     # A language model has no place among clicks (LOG.md), nor where no transformer learns to use what it reads.
     useful = "whyfeed" in names and isinstance(asked, RankingTest) and enough(train) and find_spec("torch") is not None
-    reader = encoder(train.texts) if encoder is not None and useful else None
+    found = Measurement(whole.name, asked.protocol, SHORT[type(asked)])
+    found.skipped = whole.skipped + asked.skipped
+    reader = None
+    if encoder is not None and useful:
+        try:
+            reader = encoder(train.texts)
+            found.reader = reader.name
+        except WeightsError as exc:
+            found.left_out["reading of whyfeed"] = str(exc)
     tools = Tools(embedder, train.texts, progress, seed, reader)
     bench = Bench(train, asked, tools)
     if reader is not None:
         tools.read_ahead()
-    found = Measurement(whole.name, asked.protocol, SHORT[type(asked)])
-    found.skipped = whole.skipped + asked.skipped
-    found.reader = None if reader is None else reader.name
     same = reader is None
     done: dict[str, Answers | WhyfeedError] = {}
     for place, name in enumerate(names):

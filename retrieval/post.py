@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retrieval.clock import format_time, parse_time
+from retrieval.formula import readable
 
 KINDS = ("post", "article", "video", "product", "artist", "person", "group", "ad")
 _READ = 2000  # characters: more than the 256 tokens that a post encoder reads
@@ -89,10 +90,10 @@ class Post:
 
     @property
     def label(self) -> str:
-        """What to call the post on one line: its title, else the start of its text, else its id."""
+        """What to call the post: its title, else the start of its text, else its id; formulae in Unicode."""
         if self.title:
-            return self.title
-        words = " ".join(self.text.split())
+            return readable(self.title)
+        words = " ".join(readable(self.text[:1000]).split())
         return (words[:77] + "…" if len(words) > 78 else words) or self.id
 
 

@@ -18,7 +18,7 @@ from finetune.metrics import CLICK, RANKING
 from finetune.report import page
 from retrieval.arrays import Floats
 from retrieval.embedder import HashEmbedder
-from retrieval.errors import DataError, ModelError
+from retrieval.errors import DataError, ModelError, WeightsError
 from tests.conftest import RunCli
 from tests.ranking_world import EMBED, bought, event, judged, write_folder
 from tests.world import Row, write_rows
@@ -250,6 +250,7 @@ def test_the_command_prints_a_table_and_writes_a_page(ring: Path, tmp_path: Path
         (["--rankers", "best"], 2, "best"),
         (["--candidates", "0"], 2, "candidates"),
         (["--encoder", "nothing"], 1, "unknown encoder 'nothing'"),
+        (["--encoder", "x.gguf", "--no-llm"], 2, "--no-llm and --encoder exclude each other"),
         (["--html", "/no/such/place/page.html"], 2, "/no/such/place"),
         (["--test", "/no/such/test.jsonl"], 1, "/no/such/test.jsonl"),
     ],
@@ -271,21 +272,38 @@ def test_no_language_model_is_opened_where_it_has_nothing_to_do(which: str, requ
     assert found.reader is None
 
 
-@pytest.mark.slow
-def test_the_language_model_that_read_is_named(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def liked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough likes for a transformer that a language model's readings go into."""
     rng = random.Random(0)
     liked = [(u, [n * 3 + u % 3 for n in rng.sample(range(40), 13)]) for u in range(900)]
     rows = [event(f"u{u}", f"p{post}", at) for u, posts in liked for at, post in enumerate(posts)]
-    folder = write_folder(tmp_path / "f", rows, [{"id": f"p{at}", "title": f"thing {at}"} for at in range(120)])
+    posts = [{"id": f"p{at}", "title": f"thing {at}"} for at in range(120)]
+    return write_folder(tmp_path_factory.mktemp("liked") / "f", rows, posts)
+
+
+@pytest.mark.slow
+def test_the_language_model_that_read_is_named(liked: Path) -> None:
     asked: list[int] = []
 
     def opened(texts: Sequence[str]) -> HashReader:
         asked.append(len(texts))
         return HashReader()
 
-    found = measure(folder, EMBED, None, ["whyfeed-no-llm", "whyfeed"], 10, encoder=opened)
+    found = measure(liked, EMBED, None, ["whyfeed-no-llm", "whyfeed"], 10, encoder=opened)
     assert (found.reader, asked) == ("hash reader", [120])
     assert found.rows[1]["parts"]["left_out"] or "next llm" in found.rows[1]["parts"]["blend"]
+
+
+@pytest.mark.slow
+def test_without_weights_that_read_the_rest_is_measured_and_it_is_said_why(liked: Path) -> None:
+    def opened(texts: Sequence[str]) -> NoReturn:
+        raise WeightsError("cannot get 'the-weights'; pull again")
+
+    found = measure(liked, EMBED, None, list(OURS), 10, encoder=opened)
+    assert (found.reader, found.left_out) == (None, {"reading of whyfeed": "cannot get 'the-weights'; pull again"})
+    first, second = (row["metrics"] for row in found.rows)
+    assert first == second
 
 
 class HashReader:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from agent.answer import Explanation
 from retrieval.errors import DataError
 from retrieval.event import Event
+from retrieval.formula import readable
 from retrieval.post import Post
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Cards:
             post = self._post(evidence["post"])
             field = evidence.get("field", "text")
             quote = "" if post is None else post.words_of(field)[evidence["start"] : evidence["end"]]
-            return {"type": "span", "quote": short(quote, _QUOTE), "field": field}
+            return {"type": "span", "quote": short(readable(quote), _QUOTE), "field": field}
         if evidence["type"] == "signal":
             return {"type": "signal", "signal": evidence["id"], "value": evidence.get("value")}
         return {"type": "link", "text": short(str(evidence["id"]))}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ui.terminal import Home, Json, bars, open_agent, print_json
+from ui.terminal import Home, Json, NoLlm, bars, open_agent, print_json
 
 if TYPE_CHECKING:
     from agent import Agent
     from finetune.histories import Histories
     from finetune.shown import Shown
-    from retrieval.embedder import Opener
 
 DataDir = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="An exchange folder, not the home.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")]
@@ -271,10 +271,14 @@ def evaluate(
             "default: the larger one of ours for up to 2,000 posts, else the smaller.",
         ),
     ] = "",
+    no_llm: NoLlm = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots (posts only).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure whyfeed on a folder's posts or replies, beside baselines on the same rows."""
+    """Measure whyfeed on a folder's posts or replies, beside baselines on the same rows.
+
+    The language model that reads posts is fetched when it is not here.
+    """
     from agent.models import embedder_of
     from agent.settings import Settings
     from finetune.protocol import about_posts
@@ -282,13 +286,18 @@ def evaluate(
     chosen = [name.strip() for name in rankers.split(",") if name.strip()]
     embedder = embedder_of(Settings())
     if about_posts(folder, test):
+        from agent.encoder import opener
+        from agent.weights import pull
         from finetune.measure import measure
 
         if html is not None and not html.parent.is_dir():
             # Said before minutes of work rather than after them.
             raise ValueError(f"--html: {str(html.parent)!r} is not a folder; make it, or name another")
-        reader = _encoder(chosen, encoder)
-        with bars() as progress:
+        if no_llm and encoder:
+            raise ValueError("--no-llm and --encoder exclude each other; leave one out")
+        with bars() as progress, bars(unit="bytes") as fetched:
+            silent = not encoder and (no_llm or Settings().no_llm)
+            reader = None if silent else opener(encoder, partial(pull, progress=fetched))
             measured = measure(folder, embedder, test, chosen, candidates, progress, encoder=reader, unseen=unseen)
         if html is not None:
             from finetune.report import page
@@ -313,22 +322,6 @@ def evaluate(
     _print_rows(found, as_json)
     if not as_json and found.outcome is not None:
         typer.echo(found.outcome.why)
-
-
-def _encoder(rankers: Sequence[str], spec: str) -> Opener | None:
-    """Opens the language model that reads posts, where the ranker `whyfeed` is asked for and the weights are here."""
-    from agent.encoder import opener
-    from retrieval.errors import WeightsError
-
-    if rankers and "whyfeed" not in rankers:
-        return None
-    try:
-        return opener(spec)
-    except WeightsError as exc:
-        if spec:
-            raise
-        typer.echo(f"whyfeed is measured without a language model: {exc}", err=True)
-        return None
 
 
 def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
