@@ -108,6 +108,7 @@ _TOPICS = (
     (", also on {}", ", also about {}", ", which is about {} as well"),
     ("，也和{}有关", "，也讲到{}", "，同样谈{}"),
 )
+_TAGGED = (", also tagged “{}”", ", which has the tag “{}” too", ", with the same tag “{}”")
 _AUTHORS = ((", also by {}", ", from {} as well"), ("，作者也是{}", "，同样出自{}"))
 _QUERIES = (
     ("You asked for {}: {c}.", "You asked about {}; {c}.", "{C}, which is near your words {}.", "For {}: {c}."),
@@ -284,7 +285,8 @@ def _shared(facts: Facts, own: Own, zh: bool, key: str) -> Part:
         return "", ()
     words, span = topic
     spaced = f" {words} " if zh and words.isascii() else words
-    return _pick(_TOPICS[zh], key + "|topic").replace("{}", spaced).rstrip(), (act, span)
+    forms = _TAGGED if span.field == "tags" and not zh else _TOPICS[zh]
+    return _pick(forms, key + "|topic").replace("{}", spaced).rstrip(), (act, span)
 
 
 def _topic(past: Post, post: Post) -> tuple[str, Evidence] | None:
@@ -294,11 +296,16 @@ def _topic(past: Post, post: Post) -> tuple[str, Evidence] | None:
     common.sort(key=lambda tag: tag.replace("-", " ").casefold() in past.title.casefold())
     for tag in common:
         words = _line(tag.replace("-", " "))
+        # A text may be about "quantum gates", not about "quantum gate".
+        if words.isascii() and not re.search(r"[^s]s$|ing$", words):
+            words += "s"
         for name, text in (("title", post.title), ("text", post.text)):
             if match := re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE):
                 return words, Evidence("span", post=post.id, field=name, start=match.start(), end=match.end())
         start = len(", ".join((*post.tags[: post.tags.index(tag)], "")))
-        return words, Evidence("span", post=post.id, field="tags", start=start, end=start + len(tag))
+        return _line(tag.replace("-", " ")), Evidence(
+            "span", post=post.id, field="tags", start=start, end=start + len(tag)
+        )
     # A word of both titles is a topic when it is a tag too ("state" is none for "quantum-state"), or nobody gave tags.
     tags = [content_words(tag) for tag in post.tags + past.tags]
     topical = {tag[0] for tag in tags if len(tag) == 1}

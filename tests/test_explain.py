@@ -62,7 +62,7 @@ def test_a_reason_names_the_own_act_the_shared_topic_and_what_the_post_says() ->
     assert Evidence("span", post="bars", field="text", start=0, end=42) in evidence(reason)
     shared = next(claim for claim in reason.claims if "taste" in claim.text)
     span = next(item for item in shared.evidence if item.type == "span")
-    assert getattr(BARS, span.field)[span.start : span.end] == "taste"
+    assert BARS.words_of(span.field)[span.start : span.end] == "taste"
 
 
 def test_the_same_in_chinese() -> None:
@@ -143,6 +143,25 @@ def test_a_word_of_both_titles_is_a_topic_where_it_is_a_tag_of_its_own(tags: tup
     clause = Clause("new", "en", "this post asks what a mixed one is", "llm", (("title", 0, 22),))
     for reason in reasons(Facts(post, (act(past, "answer"),)), clause, "en"):
         assert any(words in reason.text for words in ("also on state", "also about state", "about state")) == named
+
+
+@pytest.mark.parametrize(
+    ("tag", "title", "said", "field"),
+    [
+        ("quantum-gate", "Which quantum gates are universal?", "quantum gates", "title"),
+        ("quantum-gate", "What is a quantum gate?", "“quantum gate”", "tags"),
+        ("home-brewing", "Is home brewing hard?", "home brewing", "title"),
+        ("chemistry", "Is chemistry hard?", "“chemistry”", "tags"),
+    ],
+)
+def test_a_topic_is_said_in_words_that_a_sentence_can_hold_else_as_the_tag_it_is(
+    tag: str, title: str, said: str, field: str
+) -> None:
+    past = Post("past", title="Something else", tags=(tag,), community="qc")
+    clause = Clause("new", "en", "this post asks a question", "llm", (("title", 0, 5),))
+    for reason in reasons(Facts(Post("new", title=title, tags=("x", tag)), (act(past, "answer"),)), clause, "en"):
+        assert said in reason.text
+        assert {item.field for item in evidence(reason) if item.type == "span"} == {"title", field}
 
 
 def test_the_name_of_the_community_is_no_topic() -> None:
