@@ -258,7 +258,7 @@ def _instructs(line: str) -> bool:
     return _INSTRUCTION.search(line) is not None
 
 
-def _left_out(formula: str) -> str:
+def _left_out(tex: str) -> str:
     """What the writer sees of a formula, which it could not tell about."""
     return " … "
 

@@ -107,10 +107,10 @@ def ui(
     name, _, password = (login or "").partition(":")
     if login is not None and not (name and password):
         raise ValueError("--login must be NAME:PASSWORD")
-    with open_agent(home, no_llm=no_llm) as agent, bars() as progress, bars(unit="bytes") as fetched:
+    with open_agent(home, no_llm=no_llm) as agent, bars() as progress:
         agent.build(progress)
         agent.desk.build(progress)
-        agent.models.fetch(fetched)
+        agent.models.fetch(progress.bytes)
 
         stopping = threading.Event()
         learning = threading.Thread(target=_learn, args=(agent, stopping), name="whyfeed-learning", daemon=True)

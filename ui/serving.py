@@ -47,8 +47,8 @@ def serve(
         return
     from ui import service
 
-    with open_agent(home, no_llm=no_llm) as agent, bars() as progress, bars(unit="bytes") as fetched:
-        agent.models.fetch(fetched)
+    with open_agent(home, no_llm=no_llm) as agent, bars() as progress:
+        agent.models.fetch(progress.bytes)
         service.serve(
             agent, host, port, _serves, page=not no_page, login=visitor, on_first_key=tell_first_key, progress=progress
         )

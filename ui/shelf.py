@@ -49,9 +49,9 @@ def models_pull(
 
     chosen = [find(name) for name in names] if names else list(WEIGHTS)
     paths = {}
-    with bars(unit="bytes") as progress:
+    with bars() as progress:
         for weights in chosen:
-            paths[weights.name] = str(pull(weights, progress))
+            paths[weights.name] = str(pull(weights, progress.bytes))
     if as_json:
         print_json(paths)
     else:

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from agent import Agent
 
 Home = Annotated[
@@ -77,31 +79,44 @@ def imported(name: str, rows: int) -> None:
         typer.echo("", err=True) if rows % 1000 else None
 
 
+class Bars:
+    """Progress on standard error: call it with what is counted; `bytes` for what is measured in them."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, int] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """So many of `total` are done."""
+        self._show(what, done, total, f"{done}/{total}")
+
+    def bytes(self, what: str, done: int, total: int) -> None:
+        """So many bytes of `total` are here."""
+        self._show(what, done, total, f"{done / 1e6:.0f}/{total / 1e6:.0f} MB")
+
+    def _show(self, what: str, done: int, total: int, amount: str) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._shown.add_task(what, total=total, amount=amount)
+        self._shown.update(self._tasks[what], completed=done, total=total, amount=amount)
+        tenth = 10 * done // total if total else 10
+        if not self._shown.console.is_terminal and tenth > self._said.get(what, 0):
+            self._said[what] = tenth
+            typer.echo(f"{what}: {10 * tenth} %", err=True)
+
+
 @contextmanager
-def bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on standard error; a line a tenth of the way where it is not a terminal."""
+def bars() -> Iterator[Bars]:
+    """Progress bars, one display for all of them; a line a tenth of the way where nobody watches."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
     ) as shown:  # fmt: skip
-        tasks: dict[str, Any] = {}
-        said: dict[str, int] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(what, total=total)
-            shown.update(tasks[what], completed=done, total=total)
-            tenth = 10 * done // total if total else 10
-            if not console.is_terminal and tenth > said.get(what, 0):
-                said[what] = tenth
-                typer.echo(f"{what}: {10 * tenth} %", err=True)
-
-        yield progress
+        yield Bars(shown)
 
 
 def tell_first_key(secret: str) -> None:

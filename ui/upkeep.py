@@ -295,9 +295,9 @@ def evaluate(
             raise ValueError(f"--html: {str(html.parent)!r} is not a folder; make it, or name another")
         if no_llm and encoder:
             raise ValueError("--no-llm and --encoder exclude each other; leave one out")
-        with bars() as progress, bars(unit="bytes") as fetched:
+        with bars() as progress:
             silent = not encoder and (no_llm or Settings().no_llm)
-            reader = None if silent else opener(encoder, partial(pull, progress=fetched))
+            reader = None if silent else opener(encoder, partial(pull, progress=progress.bytes))
             measured = measure(folder, embedder, test, chosen, candidates, progress, encoder=reader, unseen=unseen)
         if html is not None:
             from finetune.report import page
