@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pylatexenc.latex2text import LatexNodes2Text
 
-_FORMULA = re.compile(r"\$+([^$\n]{1,300}?)\$+(?!\d)")  # "$5-$10" is none
+# Blanks inside at both ends or at neither, so that "$5 and $10", "$5-$10", "$HOME_A or $HOME_B", "${a} ${b}" are none.
+_FORMULA = re.compile(r"\$+(?!\{)(?:(?!\s)[^$\n]{1,300}?(?<!\s)|\s[^$\n]{1,300}?\s)\$+(?![\d{])")
 _TEX = re.compile(r"[\\^_{}|=\[\]]")
 _NAME = re.compile(r"[\w+\-/(), ]{0,11}[\w)]")
 _SPACES = re.compile(r" (?=[⟩)\]])|(?<=⟨\w) (?=\|)")  # "⟨0 |" is ⟨0|
@@ -26,7 +27,7 @@ def replace(text: str, write: Callable[[str], str]) -> str:
     """
 
     def one(match: re.Match[str]) -> str:
-        inside = match[1].strip()
+        inside = match[0].strip("$").strip()
         if _NAME.fullmatch(inside) and (len(inside) <= 3 or " " not in inside):
             return inside  # $n$-qubit
         return write(inside) if _TEX.search(inside) else match[0]

@@ -19,6 +19,7 @@ from retrieval.post import Post
         (r"$\frac{a+b}{c}$ of $\frac12$ and $\frac{1}{\sqrt{2}}$", "(a+b)/c of 1/2 and 1/√(2)"),
         (r"$\operatorname{Tr}(\rho)$ in $\mathbb{C}^2\otimes\mathcal{H}_A$", "Tr(ρ) in ℂ^2⊗ℋ_A"),
         (r"$\vert 0 \rangle \langle 0 \vert + \vert 1 \rangle$", "|0⟩⟨0| + |1⟩"),
+        (r"$ |0\rangle $ costs $5 and $n$ more", "|0⟩ costs $5 and n more"),
         (r"$\{a, b\}$ and $[[n, k, d]]$", "{a, b} and [[n, k, d]]"),
     ],
 )
@@ -32,6 +33,8 @@ def test_formulae_are_shown_in_unicode(text: str, shown: str) -> None:
         "a $1,000 bottle of wine",
         "costs $5 and $10, or $5-$10, or $5k-$10k",
         "~$500, $",
+        "${HOME} and ${PATH}, `${window.x=1}`",
+        "echo $HOME_DIR and $PATH_X",
         "no dollar at all: x^{2}",
         r"broken: $\frac{1$ and " + "$" + "{" * 250 + "$",
         "$" + r"\sqrt" * 50 + "$",
