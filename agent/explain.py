@@ -297,15 +297,12 @@ def _topic(past: Post, post: Post) -> tuple[str, Evidence] | None:
     for tag in common:
         words = _line(tag.replace("-", " "))
         # A text may be about "quantum gates", not about "quantum gate".
-        if words.isascii() and not re.search(r"[^s]s$|ing$", words):
-            words += "s"
+        spoken = words if not words.isascii() or re.search(r"[^s]s$|ing$", words) else f"{words}s"
         for name, text in (("title", post.title), ("text", post.text)):
-            if match := re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE):
-                return words, Evidence("span", post=post.id, field=name, start=match.start(), end=match.end())
+            if match := re.search(rf"(?<!\w){re.escape(spoken)}(?!\w)", text, re.IGNORECASE):
+                return spoken, Evidence("span", post=post.id, field=name, start=match.start(), end=match.end())
         start = len(", ".join((*post.tags[: post.tags.index(tag)], "")))
-        return _line(tag.replace("-", " ")), Evidence(
-            "span", post=post.id, field="tags", start=start, end=start + len(tag)
-        )
+        return words, Evidence("span", post=post.id, field="tags", start=start, end=start + len(tag))
     # A word of both titles is a topic when it is a tag too ("state" is none for "quantum-state"), or nobody gave tags.
     tags = [content_words(tag) for tag in post.tags + past.tags]
     topical = {tag[0] for tag in tags if len(tag) == 1}

@@ -59,6 +59,8 @@ def main() -> None:
         )
         print(f"\n## {name}, {f'{negatives} negatives' if negatives else found.protocol.split(':')[0]}\n")
         print(table(found.rows, aims))
+        for left, why in found.left_out.items():
+            print(f"\n{left} was left out: {why}")
         if found.gate:
             print("\nWhat the language model adds, " + found.gate["metric"] + ":")
             for part in ({"history": "any", **found.gate}, *found.gate["buckets"]):

@@ -112,7 +112,8 @@ def measure(
 ) -> Measurement:  # fmt: skip
     """Fit each ranker on a folder and ask it the test. DataError when there is nothing to test on.
 
-    `encoder` opens the language model that reads such posts for "whyfeed"; without one both of ours are the same.
+    `encoder` opens the language model that reads such posts for "whyfeed"; without one both of ours are the same,
+    also when its weights cannot be had, which `left_out` then says.
     `candidates`, `unseen`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; ModelError
     when one that is named needs a library that is not there.
     """
