@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,7 +36,43 @@ _PLACES = {"near": "near the top", "far": "from anywhere"}
 _LIFT = 1000.0  # no correction of a forest is nearly as large
 
 
-@dataclass
+class _Cut:
+    """What combining is learnt from: `histories` without what was taken out of them, and chance for what is drawn.
+
+    Cores of the same parts draw the same lists, whatever else they know: so they can be compared.
+    """
+
+    def __init__(self, histories: Histories, inner: Histories, test: RankingTest, seed: int) -> None:
+        self.histories, self.inner, self.test = histories, inner, test
+        self._rng, self.hard = np.random.default_rng([seed, 3]), np.random.default_rng([seed, 4])
+        self.order = self._rng.permutation(len(test.user))
+        self.groups, self.fresh, self._asked = test.user, inner.fresh, inner.asked
+        if inner.fresh is not None and histories.fresh is not None:
+            # Posts that nobody liked even before the cut are no choice that anybody did not take; and trees, which
+            # can tell each post from all others, must not be praised for knowing who liked the very post before.
+            self.fresh, self.groups = inner.fresh & ~histories.fresh, np.concatenate(test.relevant)
+            self._asked = np.flatnonzero(self.fresh)
+
+    def own(self, user: int) -> Rows:
+        """What a user has seen, with what was taken out."""
+        seen = self.histories.seen
+        return np.asarray(seen.indices[slice(*seen.indptr[user : user + 2])])
+
+    def target(self, row: int) -> int:
+        """What was taken out."""
+        return int(self.test.relevant[row][0])
+
+    def uniform(self, rows: Rows) -> Rows:
+        """(len(rows), length) what was taken out, and posts of anywhere."""
+
+        def drawn(row: int) -> Rows:
+            own = self.own(int(self.test.user[row]))
+            return stack.uniform_posts(self.target(row), own, self._asked, stack.UNIFORM, self._rng)
+
+        return np.stack([drawn(row) for row in rows])
+
+
+@dataclass(eq=False)
 class CoreRanker:
     """Blend and forests over `parts`, and those of `more` that gain beside what is chosen of them; see the module."""
 
@@ -57,9 +92,15 @@ class CoreRanker:
         self.far: Forest | None = None
         if len(test.user) < _ENOUGH:
             self.blend = stack.plain_blend(list(self.parts))
+            self.fitted = self._fit_parts(list(self.blend.weights), histories)
         else:
-            self._learn(histories, inner, test)
-        self.fitted = self._fit_parts(list(self.blend.weights), histories)
+            held_out = _Cut(histories, inner, test, self.tools.seed)
+            base = self._choose(held_out)
+            # What is fitted on everything and the forests do not ask for each other.
+            with ThreadPoolExecutor(1) as pool:
+                fitted = pool.submit(self._fit_parts, list(self.blend.weights), histories)
+                self._grow(held_out, base)
+                self.fitted = fitted.result()
         self._context = Context.of(histories)
         self._lengths, self._fresh = histories.lengths, histories.fresh
 
@@ -145,60 +186,52 @@ class CoreRanker:
             found = zip(names, pool.map(fitted, names), strict=True)
             return {name: ranker for name, ranker in found if ranker is not None}
 
-    def _learn(self, histories: Histories, inner: Histories, test: RankingTest) -> None:
-        # Cores of the same parts draw the same lists, whatever else they know: so they can be compared.
-        rng, hard_rng = np.random.default_rng([self.tools.seed, 3]), np.random.default_rng([self.tools.seed, 4])
-        order = rng.permutation(len(test.user))
-        asked, groups, fresh = inner.asked, test.user, inner.fresh
-        if fresh is not None and histories.fresh is not None:
-            # Posts that nobody liked even before the cut are no choice that anybody did not take; and trees, which
-            # can tell each post from all others, must not be praised for knowing who liked the very post before.
-            fresh, groups = fresh & ~histories.fresh, np.concatenate(test.relevant)
-            asked = np.flatnonzero(fresh)
-        uniform = partial(self._uniform, histories, asked, test, rng)
-        first = order[: stack.FIRST]
-        drawn = [(block, np.stack([uniform(int(row)) for row in block])) for block in _blocks(first)]
+    def _choose(self, cut: _Cut) -> Blend:
+        """Choose `blend`; that of a core of the same parts and no `more` is returned."""
+        drawn = [(block, cut.uniform(block)) for block in _blocks(cut.order[: stack.FIRST])]
+        users = cut.test.user[cut.order[: stack.FIRST]]
 
         def chosen(names: Sequence[str], start: Blend | None = None) -> Blend:
-            scorers = {name: part.score for name, part in self._fit_parts(names, inner).items()}
+            scorers = {name: part.score for name, part in self._fit_parts(names, cut.inner).items()}
             values = []
             for block, posts in drawn:
-                scores = Scores.of(scorers, test.user[block])
+                scores = Scores.of(scorers, cut.test.user[block])
                 values.append(scores.of_pairs(list(scorers), np.arange(len(block)), posts)[:, :, len(scorers) :])
-            return stack.choose_blend(
-                _lists(test.user[first], test.user[first], values), list(scorers), self.tools.seed, start
-            )
+            return stack.choose_blend(_lists(users, users, values), list(scorers), self.tools.seed, start)
 
-        self._fit_parts(list(self.more), inner)  # while another core fits the others
-        what = ("blend", tuple(self.parts.values()), histories)
+        self._fit_parts(list(self.more), cut.inner)  # while another core fits the others
+        what = ("blend", tuple(self.parts.values()), cut.histories)
         base: Blend = self.tools.made(what, lambda: chosen(list(self.parts)))
         self.blend = chosen([*base.weights, *self.more], base) if self.more else base
+        return base
 
-        context = Context.of(inner)
+    def _grow(self, cut: _Cut, base: Blend) -> None:
+        """Grow `near` and `far` on lists of what `base` puts near the top, and of posts from anywhere."""
+        context = Context.of(cut.inner)
         names = list(self.blend.weights)
-        scorers = {name: part.score for name, part in self._fit_parts(names, inner).items()}
+        scorers = {name: part.score for name, part in self._fit_parts(names, cut.inner).items()}
         near: list[Floats] = []
         far: list[Floats] = []
         near_rows: list[Rows] = []
-        for done, block in enumerate(_blocks(order)):
+        for done, block in enumerate(_blocks(cut.order)):
             if self.tools.progress:
-                self.tools.progress("learning to combine", done * _BLOCK, len(order))
-            users = test.user[block]
+                self.tools.progress("learning to combine", done * _BLOCK, len(cut.order))
+            users = cut.test.user[block]
             scores = Scores.of(scorers, users)
-            blended = _blended(base, scores, fresh)
+            blended = _blended(base, scores, cut.fresh)
             lines = np.arange(len(block))
-            posts = np.stack([uniform(int(row)) for row in block])
+            posts = cut.uniform(block)
             far.append(_values(scores, context, names, users, lines, posts))
             hard = []
             for line, row in enumerate(block):
-                target = int(test.relevant[row][0])
-                own = _own(histories, int(users[line]))
+                target = cut.target(row)
+                own = cut.own(int(users[line]))
                 if blended[line, target] < _edge(blended[line]):
                     continue
                 top = np.argpartition(-blended[line], min(stack.TOP, blended.shape[1] - 1))[: stack.TOP]
                 top = top[~np.isin(top, own) & (top != target) & np.isfinite(blended[line, top])]
                 if len(top):
-                    others = hard_rng.choice(top, stack.HARD, replace=len(top) < stack.HARD)
+                    others = cut.hard.choice(top, stack.HARD, replace=len(top) < stack.HARD)
                     hard.append((line, np.concatenate([[target], others])))
             if hard:
                 lines = np.array([line for line, _ in hard])
@@ -209,10 +242,11 @@ class CoreRanker:
             self.missing["forests"] = "lightgbm is not installed: pip install 'whyfeed[eval]'"
             return
         with ThreadPoolExecutor(THREADS) as pool:
-            grown = pool.submit(self._earned, "far", _lists(test.user[order], groups[order], far, weights))
+            lists = _lists(cut.test.user[cut.order], cut.groups[cut.order], far, weights)
+            grown = pool.submit(self._earned, "far", lists)
             if near:
                 rows = np.concatenate(near_rows)
-                self.near = self._earned("near", _lists(test.user[rows], groups[rows], near, weights))
+                self.near = self._earned("near", _lists(cut.test.user[rows], cut.groups[rows], near, weights))
             self.far = grown.result()
 
     def _earned(self, name: str, lists: Lists) -> Forest | None:
@@ -232,10 +266,6 @@ class CoreRanker:
         won = float(np.mean(after)) > float(np.mean(before))
         self.held[name] = dict(zip(users, after if won else before, strict=True))
         return Forest(lists, seed=self.tools.seed) if won else None
-
-    def _uniform(self, histories: Histories, pool: Rows, test: RankingTest, rng: np.random.Generator, row: int) -> Rows:
-        user, target = int(test.user[row]), int(test.relevant[row][0])
-        return stack.uniform_posts(target, _own(histories, user), pool, stack.UNIFORM, rng)
 
 
 @dataclass
@@ -258,7 +288,7 @@ class CorePair:
             plain: CoreRanker = self.tools.made((CoreRanker, histories), lambda: make({}))
             self._second: CoreRanker = other.result()
         self.left_out = _no_better(plain, self._second)
-        self._live = plain if self.left_out else self._second
+        self.live = plain if self.left_out else self._second
 
     @property
     def card(self) -> dict[str, Any]:
@@ -267,11 +297,11 @@ class CorePair:
 
     def score(self, users: Rows) -> Floats:
         """See `Ranker.score`."""
-        return self._live.score(users)
+        return self.live.score(users)
 
     def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
         """See `Reranker.rerank`."""
-        return self._live.rerank(users, eligible)
+        return self.live.rerank(users, eligible)
 
 
 def _no_better(plain: CoreRanker, other: CoreRanker) -> str:
@@ -297,10 +327,6 @@ def _blended(blend: Blend, scores: Scores, fresh: Flags | None) -> Floats:
     if fresh is not None:
         found[:, ~fresh] = -np.inf  # what is near the top is so among the posts that are asked about
     return found
-
-
-def _own(histories: Histories, user: int) -> Rows:
-    return np.asarray(histories.seen.indices[slice(*histories.seen.indptr[user : user + 2])])
 
 
 def _edge(blended: Floats) -> float:

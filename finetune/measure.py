@@ -152,15 +152,16 @@ def _measured(
         tools.read_ahead()
     same = reader is None
     done: dict[str, Answers | WhyfeedError] = {}
-    for place, name in enumerate(names):
-        if progress:
-            progress("measuring rankers", place, len(names))
-        if name not in OURS:
-            done[name] = bench.attempt(name)
     ours = [name for name in names if name in OURS]
-    # Most of what ours are made of is fitted on one thread: both of them side by side.
+    # Most of what ours are made of is fitted on one thread: both of them side by side, and beside the baselines.
     with ThreadPoolExecutor(len(OURS)) as pool:
-        done |= zip(ours, pool.map(bench.attempt, ours[:1] if same else ours), strict=False)
+        running = {name: pool.submit(bench.attempt, name) for name in (ours[:1] if same else ours)}
+        for place, name in enumerate(names):
+            if progress:
+                progress("measuring rankers", place, len(names))
+            if name not in OURS:
+                done[name] = bench.attempt(name)
+        done |= {name: each.result() for name, each in running.items()}
     if same and ours:
         done |= dict.fromkeys(ours, done[ours[0]])
     if progress:
@@ -269,16 +270,10 @@ class Bench:
 
     def _ranked(self, name: str, test: RankingTest) -> Answers:
         ranker, fit_seconds = self._fitted(name, RANKING_MODELS[name], self.train)
-        ranked: list[Rows] = []
-        seconds = 0.0
-        for begin in range(0, len(test.user), _BLOCK):
-            if self.tools.progress:
-                self.tools.progress(f"ranking by {name}", begin, len(test.user))
-            users = test.user[begin : begin + _BLOCK]
-            now = time.perf_counter()
-            lists = self._lists(ranker, users, partial(self._eligible, test, begin))
-            seconds += time.perf_counter() - now
-            ranked += [self._ordered(user, *each) for user, each in zip(users, lists, strict=True)]
+        core = ranker.live if isinstance(ranker, CorePair) else ranker
+        ask = partial(self._orders, name, core, test)
+        # Where the core without the language model has the say, it need not be asked twice.
+        ranked, seconds = self.tools.made(("ranked", core), ask) if isinstance(core, CoreRanker) else ask()
         values = ranking_values(ranked, test.relevant)
         table = np.column_stack([values[metric] for metric in RANKING])
         draws = self.resampling.means(table)
@@ -295,6 +290,20 @@ class Bench:
             values["ndcg@10"],
             ranker.card if isinstance(ranker, CoreRanker | CorePair) else None,
         )
+
+    def _orders(self, name: str, ranker: Ranker, test: RankingTest) -> tuple[list[Rows], float]:
+        """What a ranker makes of each row, best first, and the seconds that it took."""
+        ranked: list[Rows] = []
+        seconds = 0.0
+        for begin in range(0, len(test.user), _BLOCK):
+            if self.tools.progress:
+                self.tools.progress(f"ranking by {name}", begin, len(test.user))
+            users = test.user[begin : begin + _BLOCK]
+            now = time.perf_counter()
+            lists = self._lists(ranker, users, partial(self._eligible, test, begin))
+            seconds += time.perf_counter() - now
+            ranked += [self._ordered(user, *each) for user, each in zip(users, lists, strict=True)]
+        return ranked, seconds
 
     def _lists(self, ranker: Ranker, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
         """Posts and scores of each user's list, in any order."""

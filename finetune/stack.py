@@ -11,12 +11,13 @@ whole catalogue, never over a list, so that no candidate moves another.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from finetune.baselines import needs
+from finetune.baselines import THREADS, needs
 from finetune.histories import Histories
 from finetune.parts import COUNTED
 from finetune.rank import conditional_logit
@@ -170,7 +171,9 @@ def choose_blend(lists: Lists, names: Sequence[str], seed: int, start: Blend | N
     gains = dict(start.gains) if start else {}
     best = found(kept)
     while len(kept) < len(names):
-        tried = {place: found([*kept, place]) for place in range(len(names)) if place not in kept}
+        left = [place for place in range(len(names)) if place not in kept]
+        with ThreadPoolExecutor(THREADS) as pool:
+            tried = dict(zip(left, pool.map(found, [[*kept, place] for place in left]), strict=True))
         place = max(tried, key=lambda each: (float(tried[each].mean()), -each))
         if not better(tried[place], best) or (tried[place] - best).mean() < _LEAST:
             break
