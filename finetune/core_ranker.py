@@ -72,7 +72,7 @@ class _Cut:
         return np.stack([drawn(row) for row in rows])
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # one that was fitted is the key of what it ranked
 class CoreRanker:
     """Blend and forests over `parts`, and those of `more` that gain beside what is chosen of them; see the module."""
 
@@ -94,12 +94,12 @@ class CoreRanker:
             self.blend = stack.plain_blend(list(self.parts))
             self.fitted = self._fit_parts(list(self.blend.weights), histories)
         else:
-            held_out = _Cut(histories, inner, test, self.tools.seed)
-            base = self._choose(held_out)
+            taken_out = _Cut(histories, inner, test, self.tools.seed)
+            base = self._choose(taken_out)
             # What is fitted on everything and the forests do not ask for each other.
             with ThreadPoolExecutor(1) as pool:
                 fitted = pool.submit(self._fit_parts, list(self.blend.weights), histories)
-                self._grow(held_out, base)
+                self._grow(taken_out, base)
                 self.fitted = fitted.result()
         self._context = Context.of(histories)
         self._lengths, self._fresh = histories.lengths, histories.fresh
