@@ -181,6 +181,7 @@ def test_without_the_extra_it_is_said_what_to_install(
 
 
 def test_without_the_extra_what_needs_it_is_left_out(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure(ring, EMBED, rankers=["popularity"])  # scipy cannot be loaded where torch is there and is nothing
     for module in ("bm25s", "implicit", "lightgbm", "torch"):
         monkeypatch.setitem(sys.modules, module, None)
     found = measure(ring, EMBED)
@@ -188,6 +189,17 @@ def test_without_the_extra_what_needs_it_is_left_out(ring: Path, monkeypatch: py
     for why in found.left_out.values():
         assert re.fullmatch(r"\w+ is not installed: pip install 'whyfeed\[eval\]'", why)
     assert [row["ranker"] for row in found.rows] == [name for name in RANKERS if name not in found.left_out]
+
+
+def test_the_command_says_in_one_line_what_is_missing(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("bm25s", "implicit"):
+        monkeypatch.setitem(sys.modules, module, None)
+    done = CliRunner().invoke(app, ["evaluate", str(ring)])
+    assert done.exit_code == 0, done.stderr
+    install = "is not installed: pip install 'whyfeed[eval]'"
+    assert [line for line in done.stderr.splitlines() if "installed" in line] == [
+        f"left out: bm25 (bm25s {install}); als, bpr (implicit {install})"
+    ]
 
 
 def test_who_cannot_take_part_is_left_out_unless_asked_for(tmp_path: Path) -> None:

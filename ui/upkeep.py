@@ -308,8 +308,8 @@ def evaluate(
         if measured.gate is not None and not as_json:
             parts = ", ".join(f"{each['history']} {each['verdict']}" for each in measured.gate["buckets"])
             typer.echo(f"gate: {measured.gate['why']}; by length of history: {parts}")
-        for name, why in measured.left_out.items():
-            typer.echo(f"{name} was left out: {why}", err=True)
+        if measured.left_out:
+            typer.echo(f"left out: {_left_out(measured.left_out)}", err=True)
         return
     if html is not None or candidates is not None or unseen or encoder:
         raise ValueError(
@@ -343,6 +343,14 @@ def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
     if found.skipped:
         where = "the test or of the folder" if metrics else "the test"
         typer.echo(f"{found.skipped} rows of {where} are none and were left out", err=True)
+
+
+def _left_out(reasons: Mapping[str, str]) -> str:
+    """What was left out, by reason, on one line."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(each)} ({why})" for why, each in names.items())
 
 
 def _made_of(parts: Mapping[str, Any]) -> str:
