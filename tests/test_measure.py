@@ -181,7 +181,7 @@ def test_without_the_extra_it_is_said_what_to_install(
 
 
 def test_without_the_extra_what_needs_it_is_left_out(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure(ring, EMBED, rankers=["popularity"])  # scipy cannot be loaded where torch is there and is nothing
+    measure(ring, EMBED, rankers=["popularity"])  # loads scipy, which it cannot once torch is None
     for module in ("bm25s", "implicit", "lightgbm", "torch"):
         monkeypatch.setitem(sys.modules, module, None)
     found = measure(ring, EMBED)
