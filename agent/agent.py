@@ -11,37 +11,36 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from agent.answer import Answer, ChatEvent, Explanation, Found, Member, Profile
-from agent.batch import BatchReport, Hands, LocalHands, Wanted
-from agent.batch import run as run_batch
-from agent.core import Core
-from agent.desk import Ask, Desk
-from agent.dialogue import Dialogue
-from agent.ledger import Send
-from agent.pipeline import Task, run
-from agent.profile import describe
-from agent.reply import ReplySuggestion
-from agent.request import Horizon, Language, Request
-from agent.settings import Settings
-from agent.topics import detect_language
-from agent.view import Progress
-from agent.why import explain_absence, explain_presence
-from retrieval import exchange
-from retrieval.conversation import Turn
-from retrieval.embedder import Embedder, PostEncoder
-from retrieval.errors import HomeError, UnknownEvent, UnknownUser
-from retrieval.event import INTEREST, Event
-from retrieval.post import Post, clean_text
-from retrieval.store import Store
-from retrieval.user import User
+from whyfeed.agent import checkpoints
+from whyfeed.agent.answer import Answer, ChatEvent, Explanation, Found, Member, Profile
+from whyfeed.agent.batch.runner import BatchReport, Hands, LocalHands, Wanted
+from whyfeed.agent.batch.runner import run as run_batch
+from whyfeed.agent.chat.choice import PlannerChoice
+from whyfeed.agent.chat.dialogue import Dialogue
+from whyfeed.agent.desk.desk import Ask, Desk
+from whyfeed.agent.desk.suggestion import ReplySuggestion
+from whyfeed.agent.recommend.pipeline import Task, run
+from whyfeed.agent.recommend.profile import describe
+from whyfeed.agent.recommend.service import MOST, Direction
+from whyfeed.agent.recommend.snapshot import Progress
+from whyfeed.agent.request import Horizon, Language, Request
+from whyfeed.agent.runtime import Runtime
+from whyfeed.agent.settings import Settings
+from whyfeed.agent.single_writer import Send
+from whyfeed.agent.understanding.topics import detect_language
+from whyfeed.retrieval.community.embedder import Embedder, PostEncoder
+from whyfeed.retrieval.errors import HomeError, UnknownUser
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.post import Post, clean_text
+from whyfeed.retrieval.store import exchange
+from whyfeed.retrieval.store.conversations import Turn
+from whyfeed.retrieval.store.store import Store
+from whyfeed.retrieval.user import User
 
-MOST = 50  # posts in one answer
 MESSAGE = 2000  # characters of a message that are read
 SEARCHED = 500  # posts that a search looks through for those of a kind
-Direction = Literal["more", "less"]
-FEEDBACK = tuple(kind for kind in INTEREST if kind not in ("ask", "answer", "comment", "reply", "rate"))
 
 
 class Agent:
@@ -52,16 +51,18 @@ class Agent:
 
     One agent may be used from many threads. It belongs to one home; nothing about a user or a
     conversation is kept in it, only in the home's store. `clock` gives the time of new events; with
-    `send` another process writes (`agent.ledger`).
+    `send` another process writes (`agent.single_writer`).
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time, send: Send | None = None) -> None:
         self.settings = settings
         self.home = settings.home.expanduser()
-        self._core = Core(settings, clock, send)
-        self._store = self._core.store
-        self.models = self._core.models
-        self.desk = Desk(self._core)
+        self._runtime = Runtime(settings, clock, send)
+        self._recommender = self._runtime.recommender
+        self._store = self._runtime.store
+        self.models = self._runtime.models
+        self.desk = Desk(self._runtime)
+        self._choice = PlannerChoice(self.models, settings, self._store.home)
 
     @classmethod
     def open(cls, home: Path | str | None = None, **settings: Any) -> Agent:
@@ -77,7 +78,8 @@ class Agent:
     def close(self) -> None:
         """Stop what runs in the background and close the store."""
         self.desk.shut()
-        self._core.close()
+        self._choice.close()
+        self._runtime.close()
 
     def __enter__(self) -> Agent:
         return self
@@ -105,21 +107,12 @@ class Agent:
         LLM's P(engage); without `write` nothing is written now, and what is not kept yet is quoted.
         Raises UnknownUser, and ValueError when k is not between 1 and 50.
         """
-        if not 1 <= k <= MOST:
-            raise ValueError(f"k={k!r} is not between 1 and {MOST}")
-        view = self._core.view(as_of)
         query = clean_text(query, MESSAGE) or None
-        spoken = language or _language(query)
         request = Request(
-            "search" if query else "recommend", query=query, kinds=tuple(kinds or ()), k=k, language=spoken
-        )
-        now = self._core.clock() if as_of is None else as_of
-        ranking = self._core.rank(view, user, Task(request, k, now=now), llm_rank=llm_rank)
-        items = self._core.explainer.items(view, ranking, request, write=write)
-        answer = Answer(user, "", items, request, ranking.trace)
-        if as_of is None:
-            self._core.remember(view, ranking, answer)
-        return answer
+            "search" if query else "recommend", query=query, kinds=tuple(kinds or ()), k=k,
+            language=language or _language(query),
+        )  # fmt: skip
+        return self._recommender.recommend(user, request, as_of=as_of, llm_rank=llm_rank, write=write)
 
     def chat(
         self,
@@ -137,10 +130,12 @@ class Agent:
         """
         self._store.user(user)
         if conversation is None:
-            conversation = self._core.conversations.start(user, self._core.clock())
+            conversation = self._runtime.conversations.start(user, self._runtime.clock())
         else:
-            self._core.conversations.check(conversation, user)
-        dialogue = Dialogue(self, self._core, user, conversation, cancel or threading.Event(), llm_rank)
+            self._runtime.conversations.check(conversation, user)
+        dialogue = Dialogue(
+            self._runtime, self._choice.planner(), user, conversation, cancel or threading.Event(), llm_rank=llm_rank
+        )  # fmt: skip
         return dialogue.answer(clean_text(text, MESSAGE))
 
     def search(self, query: str, k: int = 5, kinds: Sequence[str] = ()) -> list[Found]:
@@ -148,7 +143,7 @@ class Agent:
         if not 1 <= k <= MOST:
             raise ValueError(f"k={k!r} is not between 1 and {MOST}")
         query = clean_text(query, MESSAGE)
-        view = self._core.view()
+        view = self._recommender.view()
         rows = view.topics.search(query, SEARCHED) if query else {}
         ids = {view.community.ids[row]: relevance for row, relevance in rows.items()}
         posts = self._store.posts(list(ids))
@@ -160,48 +155,26 @@ class Agent:
 
         `horizon` is day, week, month or always. Raises UnknownUser, and ValueError for anything else.
         """
-        self._store.user(user)
-        topic = clean_text(topic, 200)
-        if not topic or direction not in ("more", "less") or horizon not in ("day", "week", "month", "always"):
-            raise ValueError(f"cannot steer to {direction!r} of {topic!r} for {horizon!r}; name a topic, more or less")
-        return self._core.add_rule(user, "include" if direction == "more" else "exclude", topic, horizon)
+        return self._recommender.steer(user, topic, direction, horizon)
 
     def about(self, topic: str) -> int:
         """How many posts are about a topic, as a steering rule sees it."""
-        return len(self._core.view().topics.match(clean_text(topic, 200)))
+        return len(self._recommender.view().topics.match(clean_text(topic, 200)))
 
     def feedback(self, user: str, post: str, kind: str) -> Event:
         """Write what a user did with a post into the ledger; the very next list obeys.
 
         `kind` is one of like, dislike, hide, save, open, click, share, buy, listen, read, view.
         """
-        if kind not in FEEDBACK:
-            raise ValueError(f"feedback {kind!r} is none of {', '.join(FEEDBACK)}")
-        self._store.user(user)
-        self._store.post(post)
-        return self._core.append(Event("", user, post, kind))
+        return self._recommender.feedback(user, post, kind)
 
     def why(self, user: str, post: str, language: Language | None = None) -> Explanation:
         """Why the post was shown, read from the trace of the user's last answer that had it."""
-        found = self._store.post(post)
-        self._store.user(user)
-        for document in self._core.conversations.traces(user):
-            if any(shown["id"] == post for shown in document["shown"]):
-                return explain_presence(user, found, document, language)
-        return self.why_not(user, post, language)
+        return self._recommender.why(user, post, language)
 
     def why_not(self, user: str, post: str, language: Language | None = None) -> Explanation:
         """Why the post is not in the user's list, and what would bring it in; from the last trace."""
-        view = self._core.view()
-        found = self._store.post(post)
-        view.store.user(user)
-        traces = self._core.conversations.traces(user, 1)
-        if not traces or traces[0]["last_event"] != view.community.last_event:
-            self.recommend(user)  # what was true before the last event is not what is true now
-            traces = self._core.conversations.traces(user, 1)
-        if any(shown["id"] == post for shown in traces[0]["shown"]):
-            return explain_presence(user, found, traces[0], language)
-        return explain_absence(user, found, traces[0], language)
+        return self._recommender.why_not(user, post, language)
 
     def suggest_replies(
         self, conversation: Ask, k: int = 3, *, draft: str = "", wanted: str = ""
@@ -232,18 +205,18 @@ class Agent:
     ) -> BatchReport:
         """Explained recommendations for these users (None: everybody), to JSON Lines or Parquet by the name of `out`.
 
-        It can be stopped at any moment and goes on when it is called again; see `agent.batch`. Without `write` the
+        It can be stopped at any moment; the next call resumes it (see `agent.batch.runner`). Without `write` the
         language model is not asked; `ray` spreads the work over a Ray cluster. Raises ValueError for a bad k,
         DataError when another run was begun or is running in that place.
         """
         wanted = Wanted(None if users is None else tuple(users), k, language, write, min_events)
-        hands: Callable[[Core, Wanted, float], Hands] = LocalHands
+        hands: Callable[[Runtime, Wanted, float], Hands] = LocalHands
         if ray:
-            from agent.rayhands import RayHands
+            from whyfeed.agent.batch.ray_workers import RayHands
 
             hands = RayHands
         return run_batch(
-            self._core, Path(out), wanted, progress=progress, cancel=cancel, restart=restart, hands=hands
+            self._runtime, Path(out), wanted, progress=progress, cancel=cancel, restart=restart, hands=hands
         )  # fmt: skip
 
     # ---- the same without blocking an event loop ----
@@ -277,7 +250,7 @@ class Agent:
 
     def members(self, text: str = "", limit: int = 50) -> list[Member]:
         """Users whose name or id contains the text, the most active first."""
-        view = self._core.view()
+        view = self._recommender.view()
         wanted = text.strip().casefold()
         active = dict(view.community.active_users())
         users = [
@@ -296,17 +269,17 @@ class Agent:
         with self._store.database.write():
             self._store.put_users([user])
             for topic in topics[:12]:
-                self._core.append(Event("", user.id, "", "interest", text=topic))
+                self._recommender.append(Event("", user.id, "", "interest", text=topic))
         return user.id
 
     def profile(self, user: str) -> Profile:
         """What whyfeed believes about a user."""
-        view = self._core.view()
-        return describe(view, view.reader(user), self._core.clock())
+        view = self._recommender.view()
+        return describe(view, view.reader(user), self._runtime.clock())
 
     def topics(self, limit: int = 24, community: str | None = None) -> list[str]:
         """Common topics of the home (or of one community), as suggestions for somebody new."""
-        view = self._core.view().community
+        view = self._recommender.view().community
         if community is not None:
             pairs = zip(view.communities, view.tags, strict=True)
             counts = Counter(tag for name, tags in pairs if name == community for tag in tags)
@@ -318,23 +291,16 @@ class Agent:
 
     def set_rule(self, user: str, rule_id: str, active: bool) -> None:
         """Switch a steering rule on or off."""
-        reader = self._core.view().reader(user)
-        if rule_id not in {rule.id for rule in reader.rules}:
-            raise UnknownEvent(rule_id, user)
-        self._core.append(Event("", user, "", "rule-on" if active else "rule-off", text=rule_id))
+        self._recommender.set_rule(user, rule_id, active)
 
     def events(self, user: str, limit: int = 100) -> list[Event]:
         """A user's latest events, the newest first."""
-        self._store.user(user)
-        return [event for _, event in self._store.events(user=user)][::-1][:limit]
+        return self._recommender.events(user, limit)
 
     def forget(self, user: str, event_id: str) -> None:
         """Delete one event; everything computed is then as if it had never happened."""
-        self._store.user(user)
-        if self._store.event(user, event_id) is None:
-            raise UnknownEvent(event_id, user)
-        self._core.forget(user, [event_id])
-        self._core.views.current()
+        self._recommender.forget(user, [event_id])
+        self._recommender.views.current()
 
     def export(self, user: str, out: Path | None = None) -> Path:
         """Write a user's own folder in the exchange format; returns the folder."""
@@ -347,7 +313,7 @@ class Agent:
         for conversation in self.desk.store.of_customer(user):
             self.desk.forget(conversation)
         self._store.erase(user)
-        self._core.forget_said(user)
+        checkpoints.forget(self._store.home, user)
 
     def post(self, id: str) -> Post:
         """One post; UnknownPost when there is none."""
@@ -365,20 +331,20 @@ class Agent:
 
     def conversations(self, user: str) -> list[tuple[str, str, float]]:
         """(id, first words, time) of a user's conversations, the newest first."""
-        return self._core.conversations.of(user)
+        return self._runtime.conversations.of(user)
 
     def turns(self, conversation: str) -> list[Turn]:
         """What was said in a conversation, oldest first."""
-        return self._core.conversations.turns(conversation)
+        return self._runtime.conversations.turns(conversation)
 
     def traces(self, user: str) -> list[dict[str, Any]]:
         """The traces of a user's last answers, the newest first."""
-        return self._core.conversations.traces(user)
+        return self._runtime.conversations.traces(user)
 
     # ---- the home ----
 
     def import_folder(self, folder: Path, progress: Callable[[str, int], None] | None = None) -> exchange.ImportReport:
-        """Import an exchange folder, whole or not at all; see `retrieval.exchange`."""
+        """Import an exchange folder, whole or not at all; see `retrieval.store.exchange`."""
         try:
             free = shutil.disk_usage(self.home).free
         except OSError:
@@ -398,41 +364,41 @@ class Agent:
 
     def build(self, progress: Progress | None = None) -> None:
         """Bring vectors, index and everything in memory up to date now rather than at the first request."""
-        self._core.views.current(progress)
+        self._recommender.views.current(progress)
 
     @property
     def store(self) -> Store:
         """The home's store, for training."""
-        return self._core.store
+        return self._runtime.store
 
     @property
     def embedder(self) -> Embedder:
         """The home's embedder, for training."""
-        return self._core.embedder
+        return self._runtime.embedder
 
     @property
     def encoder(self) -> PostEncoder | None:
         """The language model that reads the home's posts, for training; None without LLMs. May raise WeightsError."""
-        return self._core.encoder()
+        return self._runtime.encoder()
 
     def warm(self, user: str, language: Language = "en", *, llm_rank: bool = False) -> None:
         """Do ahead what a first request would wait for: models, the clauses of the list, the judge's prefix."""
-        view = self._core.view()
+        view = self._recommender.view()
         try:
             reader = view.reader(user)
         except UnknownUser:
             return
-        ranking = run(view, reader, Task(Request(), 10, now=self._core.clock()))
+        ranking = run(view, reader, Task(Request(), 10, now=self._runtime.clock()))
         posts = self._store.posts([candidate.post for candidate in ranking.chosen])
-        self._core.explainer.ahead([posts[candidate.post] for candidate in ranking.chosen], language)
-        self._core.understander().prepare()
-        judge = self._core.judge(view, llm_rank)
+        self._runtime.explainer.ahead([posts[candidate.post] for candidate in ranking.chosen], language)
+        self._runtime.understander().prepare()
+        judge = self._recommender.judge(view, llm_rank)
         if judge is not None:
             judge.warm(reader, self._store.posts([event.post for event in reader.events]))
 
     def status(self) -> dict[str, Any]:
         """State of the models, and how much the home holds."""
-        community = self._core.view().community
+        community = self._recommender.view().community
         return {
             **self.models.status(),
             "embedder": {"name": self.settings.embedder, "state": "ready"},

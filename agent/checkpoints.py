@@ -1,16 +1,22 @@
-"""What LangGraph keeps of its agents, in an SQLite file of a home."""
+"""What LangGraph keeps of its agents, in SQLite files of a home, and how it is deleted."""
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import threading
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.errors import HomeError
+from whyfeed.retrieval.errors import HomeError
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.sqlite import SqliteSaver
+
+CHAT = "agent.db"  # in a home: what the planner of conversations said and heard
+_CONVERSATIONS = 20  # of a user, whose state is kept
+_TABLES = ("checkpoints", "writes")
 
 
 class Checkpoints:
@@ -57,3 +63,40 @@ class Checkpoints:
                 with self._saver.lock:
                     self._saver.conn.close()
                 self._saver = None
+
+
+def thread_of(user: str, conversation: str) -> str:
+    """LangGraph's name of a conversation: two hashes, so that no user's name stands in the file."""
+    return ".".join(hashlib.sha256(part.encode()).hexdigest()[:24] for part in (user, conversation))
+
+
+def tidy(path: Path, thread: str) -> None:
+    """Keep the latest checkpoint of a conversation, and the latest conversations of its user."""
+    own = thread.split(".", 1)[0] + ".%"
+    with closing(sqlite3.connect(path, timeout=30)) as db:
+        db.execute("PRAGMA secure_delete = ON")
+        latest = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ?"
+        for table in _TABLES:
+            db.execute(f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id < ({latest})", [thread, thread])
+        old = db.execute(
+            "SELECT thread_id FROM checkpoints WHERE thread_id LIKE ? GROUP BY thread_id "
+            "ORDER BY max(checkpoint_id) DESC LIMIT -1 OFFSET ?",
+            [own, _CONVERSATIONS],
+        ).fetchall()
+        for table in _TABLES:
+            db.executemany(f"DELETE FROM {table} WHERE thread_id = ?", old)
+        db.commit()
+
+
+def forget(home: Path, user: str) -> None:
+    """Delete all that the planner's state in a home holds of a user."""
+    if not (home / CHAT).exists():
+        return
+    own = thread_of(user, "").split(".", 1)[0] + ".%"
+    with closing(sqlite3.connect(home / CHAT, timeout=30)) as db:
+        db.execute("PRAGMA secure_delete = ON")
+        for table in _TABLES:
+            with suppress(sqlite3.OperationalError):  # no turn was planned yet, so there is no table
+                db.execute(f"DELETE FROM {table} WHERE thread_id LIKE ?", [own])
+        db.commit()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

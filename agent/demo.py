@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
-import retrieval
-from agent.agent import Agent
-from retrieval.exchange import ImportReport
+from whyfeed.agent.agent import Agent
+from whyfeed.retrieval.store.exchange import ImportReport
 
-FOLDER = Path(retrieval.__file__).parent / "demo"
-DESK_FOLDER = Path(retrieval.__file__).parent / "demo_desk"
+FOLDER = Path(str(files("whyfeed.retrieval"))) / "demo"
+DESK_FOLDER = FOLDER.with_name("demo_desk")
 
 
 def import_demo(agent: Agent, progress: Callable[[str, int], None] | None = None) -> ImportReport | None:

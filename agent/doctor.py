@@ -6,10 +6,10 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from agent.agent import Agent
-from agent.registry import Registry
-from agent.weights import WEIGHTS
-from retrieval.errors import WhyfeedError
+from whyfeed.agent.agent import Agent
+from whyfeed.agent.llm.weights import WEIGHTS
+from whyfeed.agent.registry import Registry
+from whyfeed.retrieval.errors import WhyfeedError
 
 
 @dataclass(frozen=True, slots=True)

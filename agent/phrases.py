@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.request import Language
+from whyfeed.agent.request import Language
 
 PHRASES: dict[str, tuple[str, str]] = {
     # lists

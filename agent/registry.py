@@ -27,10 +27,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from retrieval.errors import DataError, HomeError
-from retrieval.files import write_whole
+from whyfeed.retrieval.errors import DataError, HomeError
+from whyfeed.retrieval.files import write_whole
 
 CARD, POINTER = "card.json", "live.json"
+JUDGE = "judge"  # the name of the trained LLM judge; see `finetune.llm.judge`
 KEPT = 5  # versions that were live before, and as many of the newest
 OLD_FILES: Mapping[str, str] = {"ranker": "ranker.json", "replies": "replies.json"}  # of version 0, in the home
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")

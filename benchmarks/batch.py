@@ -25,13 +25,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from agent import Agent
-from agent.batch import BatchReport
-from agent.completion import Completion, Engine, Message
-from agent.demo import FOLDER
-from agent.engine import ScriptedEngine, open_engine
-from agent.settings import Settings
 from benchmarks.synthetic import write_community
+from whyfeed import Agent
+from whyfeed.agent.batch.runner import BatchReport
+from whyfeed.agent.demo import FOLDER
+from whyfeed.agent.llm.engine import Completion, Engine, Message
+from whyfeed.agent.llm.open import open_engine
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.agent.settings import Settings
 
 IN_FLIGHT = (1, 4, 16)
 SIZES = (1_000, 10_000, 100_000)
@@ -47,7 +48,7 @@ class Recorder:
         self.calls: list[tuple[Sequence[Message], dict[str, Any]]] = []
 
     def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        """See `agent.completion.Engine.complete`."""
+        """See `agent.llm.engine.Engine.complete`."""
         self.calls.append((messages, {**options, "cancel": None}))
         return self._engine.complete(messages, **options)
 

@@ -12,12 +12,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from agent.clause import ClauseBook
-from agent.engine import Engine, open_engine
-from agent.settings import Settings
-from retrieval.embedder import open_embedder
-from retrieval.exchange import find_file, read_rows
-from retrieval.post import Post
+from whyfeed.agent.llm.engine import Engine
+from whyfeed.agent.llm.open import open_engine
+from whyfeed.agent.reasons.clauses import ClauseBook
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.community.embedder import open_embedder
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.exchange import find_file, read_rows
 
 
 class Shelf:
@@ -27,11 +28,11 @@ class Shelf:
         self.documents: dict[tuple[str, str], dict[str, Any]] = {}
 
     def kept(self, kind: str, key: str) -> dict[str, Any] | None:
-        """See `agent.clause.Shelf`."""
+        """See `agent.reasons.clauses.Shelf`."""
         return self.documents.get((kind, key))
 
     def keep(self, kind: str, key: str, document: dict[str, Any]) -> None:
-        """See `agent.clause.Shelf`."""
+        """See `agent.reasons.clauses.Shelf`."""
         self.documents[kind, key] = document
 
 

@@ -24,9 +24,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from retrieval.exchange import read_rows
-from retrieval.post import Post
-from retrieval.support import DeskConversation, DeskTurn, SavedReply
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.exchange import read_rows
 
 STAR, CROSSWOZ, QUESTIONS = 1_200, 400, 25  # conversations, conversations, questions of one intent
 WAITING_KNOWN, WAITING_ASKED, WAITING_ZH = 4, 4, 6

@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.settings import Settings
-from finetune.evaluate import RANKERS, opened, read_trials
-from retrieval.embedder import open_embedder
+from whyfeed.agent.settings import Settings
+from whyfeed.finetune.desk.reply_measure import RANKERS, opened, read_trials
+from whyfeed.retrieval.community.embedder import open_embedder
 
 Row = dict[str, Any]
 AIMS: Mapping[str, Mapping[str, float]] = {

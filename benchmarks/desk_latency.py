@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from agent import Agent
-from agent.demo import DESK_FOLDER, FOLDER
-from retrieval.exchange import read_rows
+from whyfeed import Agent
+from whyfeed.agent.demo import DESK_FOLDER, FOLDER
+from whyfeed.retrieval.store.exchange import read_rows
 
 TOPICS = 150
 SAVED = 300

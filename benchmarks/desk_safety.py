@@ -19,14 +19,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent import Agent
-from agent.demo import import_demo
-from agent.reply import Citation, ReplySuggestion
 from benchmarks.planted import Planted, ordinary, planted, share, survives
-from finetune.replies import fit_agent
-from retrieval.desk import masked
-from retrieval.privacy import CHIP, Vault
-from retrieval.support import PLACEHOLDER, DeskConversation
+from whyfeed import Agent
+from whyfeed.agent.demo import import_demo
+from whyfeed.agent.desk.suggestion import Citation, ReplySuggestion
+from whyfeed.finetune.desk.fit import fit_agent
+from whyfeed.retrieval.desk.store import masked
+from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation
+from whyfeed.retrieval.privacy.vault import CHIP, Vault
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _DATE = re.compile(

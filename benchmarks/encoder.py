@@ -2,7 +2,8 @@
 
     python -m benchmarks.encoder DIR... [--users 120] [--tokens 64]
 
-For each exchange folder some users are asked for their held-back last post among 19 random ones (`finetune.protocol`);
+For each exchange folder some users are asked for their held-back last post among 19 random ones
+(`finetune.evaluation.protocol`);
 a post scores the cosine with the decayed mean of the user's last five. Only what these users need is read, so a folder
 of any size takes minutes. Intervals are 95 % bootstraps over users; the last column is paired, over the sentence
 vectors of the default embedder. Vectors are centred on the mean of what was read.
@@ -16,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from agent import weights
-from agent.causal import CausalModel
-from agent.encoder import BEFORE, tokens_of
-from finetune.histories import read_histories
-from finetune.metrics import Resampling, bounds
-from finetune.protocol import RankingTest, leave_one_out, with_negatives
-from retrieval.embedder import open_embedder
+from whyfeed.agent.encoder.post_encoder import BEFORE, tokens_of
+from whyfeed.agent.encoder.transformer import CausalModel
+from whyfeed.agent.llm import weights
+from whyfeed.finetune.evaluation.histories import read_histories
+from whyfeed.finetune.evaluation.metrics import Resampling, bounds
+from whyfeed.finetune.evaluation.protocol import RankingTest, leave_one_out, with_negatives
+from whyfeed.retrieval.community.embedder import open_embedder
 
 LAYERS = (1, 4, 8, 12)
 _LAST = 5  # posts of a history that are read

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from agent import weights
-from agent.causal import CausalModel
-from agent.encoder import BEFORE, LAYERS, MAX_TOKENS, CausalEncoder, tokens_of
-from agent.gguf_file import GgufFile
-from agent.tokens import Tokenizer
-from retrieval.exchange import find_file, read_rows
+from whyfeed.agent.encoder.gguf import GgufFile
+from whyfeed.agent.encoder.post_encoder import BEFORE, LAYERS, MAX_TOKENS, CausalEncoder, tokens_of
+from whyfeed.agent.encoder.tokenizer import Tokenizer
+from whyfeed.agent.encoder.transformer import CausalModel
+from whyfeed.agent.llm import weights
+from whyfeed.retrieval.store.exchange import find_file, read_rows
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "retrieval" / "demo"

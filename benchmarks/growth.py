@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from agent import Agent
 from benchmarks.synthetic import write_community
-from finetune.rank import fit_agent
+from whyfeed import Agent
+from whyfeed.finetune.ranking.fit import fit_agent
 
 POSTS, USERS, EVENTS = 1_275, 1_336, 8_013
 REQUESTS = 20

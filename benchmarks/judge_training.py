@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from agent.settings import Settings
-from finetune import click
-from finetune.baselines import Tools
-from finetune.clicks import CoreClicks
-from finetune.histories import read_histories
-from finetune.judge import ranked, some, train
-from finetune.protocol import prepare
-from finetune.shown import Shown, from_folder
-from finetune.training import DEFAULT_BASE
-from retrieval.embedder import open_embedder
+from whyfeed.agent.settings import Settings
+from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.histories import read_histories
+from whyfeed.finetune.evaluation.protocol import prepare
+from whyfeed.finetune.llm import classifier as click
+from whyfeed.finetune.llm.judge import ranked, some, train
+from whyfeed.finetune.llm.judge_examples import Shown, from_folder
+from whyfeed.finetune.ranking.click_model import CoreClicks
+from whyfeed.finetune.training import DEFAULT_BASE
+from whyfeed.retrieval.community.embedder import open_embedder
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
             return
         card = train(learn, held, out, **options, **common, serve=False).card
     _row("untuned", card["metrics"]["untuned"])
-    for point in card["curve"]:  # on fewer posts: see `finetune.judge`
+    for point in card["curve"]:  # on fewer posts: see `finetune.llm.judge`
         _row(f"judge, step {point['step']}*", point)
     _row("judge", {**card["metrics"]["judge"], **_spent(card)})
     _row("judge, calibrated", {"ece": card["metrics"]["judge"]["ece calibrated"]})

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from agent import Agent
-from agent.answer import ItemsReady, ReasonReady
-from agent.demo import FOLDER
 from benchmarks.synthetic import write_community
+from whyfeed import Agent
+from whyfeed.agent.answer import ItemsReady, ReasonReady
+from whyfeed.agent.demo import FOLDER
 
 REAL, HASHED = "use-multilingual-v3", "hash-512"
 

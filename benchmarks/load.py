@@ -33,8 +33,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from agent import Agent
-from agent.demo import import_demo
+from whyfeed import Agent
+from whyfeed.agent.demo import import_demo
 
 ACTS = ("open", "open", "open", "like", "save", "hide")
 PER_PROCESS = 25  # clients, with --processes
@@ -98,7 +98,18 @@ def main() -> None:
 @contextmanager
 def service(home: Path, key: str) -> Iterator[str]:
     """The service over a home in a process of its own, once it is ready; gives its address."""
-    command = [sys.executable, "-m", "ui.cli", "serve", "--home", str(home), "--no-llm", "--no-page", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "whyfeed.ui.cli",
+        "serve",
+        "--home",
+        str(home),
+        "--no-llm",
+        "--no-page",
+        "--port",
+        "0",
+    ]
     environment = {**os.environ, "WHYFEED_API_KEY": key}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:

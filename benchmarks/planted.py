@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from retrieval.privacy import CHIP, Vault
-from retrieval.support import DeskConversation, DeskTurn
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn
+from whyfeed.retrieval.privacy.vault import CHIP, Vault
 
 Trap = Literal["none", "refund", "injection", "other_order", "no_answer", "policy"]
 _SHARES: dict[Trap, float] = {"no_answer": 0.2, "refund": 0.12, "injection": 0.1, "other_order": 0.1, "policy": 0.06}

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.encoder import opener
-from agent.settings import Settings
-from agent.weights import pull
-from finetune.measure import OURS, measure
-from retrieval.embedder import open_embedder
-from retrieval.errors import WhyfeedError
+from whyfeed.agent.encoder.post_encoder import opener
+from whyfeed.agent.llm.weights import pull
+from whyfeed.agent.settings import Settings
+from whyfeed.finetune.evaluation.measure import OURS, measure
+from whyfeed.retrieval.community.embedder import open_embedder
+from whyfeed.retrieval.errors import WhyfeedError
 
 # data, negatives (None: the whole catalogue), {metric: (published, aim)}
 AIMS: tuple[tuple[str, int | None, dict[str, tuple[str, float] | None]], ...] = (

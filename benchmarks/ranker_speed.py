@@ -24,22 +24,25 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from agent import Agent, weights
-from agent.causal import CausalModel
-from agent.demo import FOLDER
-from agent.engine import Engine, OpenAIEngine, open_engine
-from agent.gguf_file import GgufFile
-from agent.judge import Judge, post_line
-from agent.ranker import Ranker
-from finetune import training
-from finetune.baselines import Tools
-from finetune.core_ranker import CoreRanker
-from finetune.histories import read_histories
-from finetune.packed import Prompts, pack, yes_minus_no
-from retrieval import signals
-from retrieval.arrays import Floats
-from retrieval.community import Community
-from retrieval.reader import read
+from whyfeed import Agent
+from whyfeed.agent.demo import FOLDER
+from whyfeed.agent.encoder.gguf import GgufFile
+from whyfeed.agent.encoder.transformer import CausalModel
+from whyfeed.agent.llm import weights
+from whyfeed.agent.llm.engine import Engine
+from whyfeed.agent.llm.open import open_engine
+from whyfeed.agent.llm.openai_server import OpenAIEngine
+from whyfeed.agent.recommend.judge import Judge, post_line
+from whyfeed.agent.recommend.ranker import Ranker
+from whyfeed.finetune import training
+from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.histories import read_histories
+from whyfeed.finetune.llm.packed import Prompts, pack, yes_minus_no
+from whyfeed.finetune.ranking.core_ranker import CoreRanker
+from whyfeed.retrieval.arrays import Floats
+from whyfeed.retrieval.community import signals
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.reader import read
 
 THREADS = 2
 

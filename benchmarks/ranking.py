@@ -4,7 +4,7 @@
 
 Readers of the last two of eight windows, statistics of the time before; per reader nDCG@10 of the
 posts that they acted on among sampled others, with 95 % bootstrap intervals over users. `--negatives
-any` draws them whatever their age, which rewards "new" (see finetune/examples.py).
+any` draws them whatever their age, which rewards "new" (see finetune/ranking/examples.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from agent import Agent
-from agent.ranker import HAND_SET
-from finetune import examples
-from finetune.metrics import Resampling, bounds
-from finetune.rank import FITTED, PENALTIES, ndcg, solve
-from retrieval.signals import CORE
+from whyfeed import Agent
+from whyfeed.agent.recommend.ranker import HAND_SET
+from whyfeed.finetune.evaluation.metrics import Resampling, bounds
+from whyfeed.finetune.ranking import examples
+from whyfeed.finetune.ranking.fit import FITTED, PENALTIES, ndcg, solve
+from whyfeed.retrieval.community.signals import CORE
 
 
 def main() -> None:

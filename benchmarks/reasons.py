@@ -21,7 +21,7 @@ from typing import Any
 
 import jsonschema
 
-from agent import Agent
+from whyfeed import Agent
 
 SCHEMA = Path(__file__).parent.parent / "tests" / "schemas" / "recommend.json"
 

@@ -7,80 +7,15 @@ Starts whyfeed on a home, drives headless Chromium through Playwright, asks, and
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-if TYPE_CHECKING:
-    from agent import Agent
+from tests.page_driver import NoBrowser, ask, choose, chromium, served
 
-_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 WIDTHS = {1280: 860, 390: 844}
 QUESTION = {"en": "What should I read?", "zh": "我该读什么?"}
-NO_BROWSER = "no Chromium: run `playwright install chromium`, or install Debian's package chromium"
-
-
-class NoBrowser(RuntimeError):
-    """There is no Chromium to drive; the message says what to install."""
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """A headless Chromium: Playwright's own, else one on PATH. NoBrowser when there is neither."""
-    with sync_playwright() as play:
-        own = play.chromium.executable_path
-        path = own if os.path.exists(own) else shutil.which("chromium") or shutil.which("chromium-browser")
-        if path is None:
-            raise NoBrowser(NO_BROWSER)
-        try:
-            browser = play.chromium.launch(executable_path=path, args=list(_FLAGS))
-        except Error as exc:
-            raise NoBrowser(f"{path} does not start ({str(exc).splitlines()[0]}); {NO_BROWSER}") from exc
-        try:
-            yield browser
-        finally:
-            browser.close()
-
-
-@contextmanager
-def served(agent: Agent, port: int | None = None) -> Iterator[str]:
-    """The page of an agent on a port of this machine, else on a free one; gives its address."""
-    from ui.page import build, launch
-
-    page = build(agent)
-    try:
-        yield launch(page, "127.0.0.1", port)
-    finally:
-        page.close(verbose=False)
-
-
-def choose(page: Page, member: int = 0) -> None:
-    """Choose the member in that place of the list, the most active first."""
-    page.locator(".members [role=option]").nth(member).click()
-    page.locator(".hello h1").wait_for()
-
-
-def ask(page: Page, text: str, seconds: float = 120) -> None:
-    """Send a message and wait for its answer with all its reasons."""
-    before = page.locator(".answer").count()
-    page.locator("#wf-ask").fill(text)
-    page.locator("#wf-ask").press("Enter")
-    page.locator(".answer").nth(before).wait_for()
-    page.locator(".answer[aria-busy=false]").nth(before).wait_for(timeout=seconds * 1000)
 
 
 def take(browser: Browser, url: str, out: Path, *, wait: float = 120, member: int = 0) -> list[Path]:
@@ -149,7 +84,7 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=120, help="seconds that one answer may take")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    from agent import Agent
+    from whyfeed import Agent
 
     try:
         with chromium() as browser, Agent.open(options.home) as agent, served(agent) as url:

@@ -32,18 +32,19 @@ from typing import Any
 
 import numpy as np
 
-import prompts
-from agent import vllm, weights
-from agent.clause import TOKENS, asks, plain, shorten
-from agent.completion import Engine
-from agent.demo import FOLDER
-from agent.embedded import EmbeddedEngine
-from agent.judge import around, post_line
-from agent.registry import Registry
-from agent.remote import OpenAIEngine
-from finetune.served import served_model
-from finetune.shown import read_posts
-from retrieval.post import Post
+from whyfeed import prompts
+from whyfeed.agent.demo import FOLDER
+from whyfeed.agent.llm import vllm_server as vllm
+from whyfeed.agent.llm import weights
+from whyfeed.agent.llm.engine import Engine
+from whyfeed.agent.llm.llamacpp import EmbeddedEngine
+from whyfeed.agent.llm.openai_server import OpenAIEngine
+from whyfeed.agent.reasons.clauses import TOKENS, asks, plain, shorten
+from whyfeed.agent.recommend.judge import around, post_line
+from whyfeed.agent.registry import Registry
+from whyfeed.finetune.llm.judge_examples import read_posts
+from whyfeed.finetune.llm.served import served_model
+from whyfeed.retrieval.post import Post
 
 BASE = "smollm2-135m-instruct-f16"
 Work = Callable[[int], Any]  # by the number of the reader
@@ -286,7 +287,7 @@ def in_transformers(world: World, pairs: Sequence[tuple[int, list[str]]]) -> np.
     """P of the pairs from full prompts, one by one, in float32."""
     import torch
 
-    from finetune import training
+    from whyfeed.finetune import training
 
     tokenizer, model = training.load(*training.base_files(BASE))
     yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))

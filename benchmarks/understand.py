@@ -13,52 +13,18 @@ include, exclude and posts to be exactly right.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from agent.intents import INTENTS, IntentClassifier, load_utterances
-from agent.request import Request
-from agent.understand import Context, Understander
-from retrieval.embedder import open_embedder
-
-HELD_OUT = Path("tests/data/utterances-heldout.jsonl")
-CONTEXT = Context(
-    shown=("p1", "p2", "p3", "p4", "p5"),
-    titles={
-        "p1": "Can I keep an opened bottle of port in the fridge?",
-        "p2": "How does the surface code correct errors?",
-        "p3": "Which yeast suits a dry mead?",
-        "p4": "Is quantum annealing faster than simulated annealing?",
-        "p5": "What glass should a stout be served in?",
-    },
-    focus="p2",
-)
-Row = dict[str, Any]
-
-
-def load(path: Path = HELD_OUT) -> list[Row]:
-    """The held-out sentences with the request that each asks for."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def topics_right(request: Request, row: Row) -> bool:
-    """Query, include, exclude and posts are as expected, upper and lower case aside."""
-
-    def lower(values: Any) -> list[str]:
-        return [value.lower() for value in values]
-
-    return (
-        (request.query or "").lower() == row.get("query", "").lower()
-        and lower(request.include) == lower(row.get("include", []))
-        and lower(request.exclude) == lower(row.get("exclude", []))
-        and list(request.posts) == row.get("posts", [])
-    )
+from tests.understanding_world import CONTEXT, HELD_OUT, load, topics_right
+from whyfeed.agent.request import Request
+from whyfeed.agent.understanding.classifier import INTENTS, IntentClassifier, load_utterances
+from whyfeed.agent.understanding.understander import Understander
+from whyfeed.retrieval.community.embedder import open_embedder
 
 
 def interval(right: list[bool]) -> str:

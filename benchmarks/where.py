@@ -25,21 +25,21 @@ from typing import Any
 
 import numpy as np
 
-from agent import weights
-from agent.demo import FOLDER
-from agent.encoder import MEASURED_TOKENS, open_encoder
-from agent.engine import open_engine
-from agent.judge import around
-from agent.settings import Settings
-from finetune.baselines import Tools
-from finetune.histories import Histories, read_histories
-from finetune.metrics import Resampling, Values, bounds
-from finetune.parts import sequences
-from finetune.protocol import leave_one_out, user_keys
-from finetune.sequence import train_sequence
-from retrieval.arrays import Condenser, Floats, Rows, Vectors
-from retrieval.embedder import Embedder, PostEncoder, open_embedder
-from retrieval.sequence import NextItem
+from whyfeed.agent.demo import FOLDER
+from whyfeed.agent.encoder.post_encoder import MEASURED_TOKENS, open_encoder
+from whyfeed.agent.llm import weights
+from whyfeed.agent.llm.open import open_engine
+from whyfeed.agent.recommend.judge import around
+from whyfeed.agent.settings import Settings
+from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.histories import Histories, read_histories
+from whyfeed.finetune.evaluation.metrics import Resampling, Values, bounds
+from whyfeed.finetune.evaluation.protocol import leave_one_out, user_keys
+from whyfeed.finetune.ranking.next_item import train_sequence
+from whyfeed.finetune.ranking.parts import sequences
+from whyfeed.retrieval.arrays import Condenser, Floats, Rows, Vectors
+from whyfeed.retrieval.community.embedder import Embedder, PostEncoder, open_embedder
+from whyfeed.retrieval.community.next_item import NextItem
 
 OTHERS, LEAST = 50, 2
 SENTENCE = re.compile(r"(?<=[.!?])\s+")

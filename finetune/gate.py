@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune.metrics import HISTORY, Resampling, Values, buckets
-from retrieval.arrays import Floats, Rows
+from whyfeed.finetune.evaluation.metrics import HISTORY, Resampling, Values, buckets
+from whyfeed.retrieval.arrays import Floats, Rows
 
 Verdict = Literal["better", "worse", "same", "unsure", "few"]
 ENOUGH = 10  # users; the bootstrap of fewer says more than they know

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from agent.registry import Registry
-from agent.weights import WEIGHTS, cache_folder, check, unpacked
-from finetune import merge
-from finetune.gate import Outcome
-from retrieval.errors import HomeError, ModelError
-from retrieval.files import beside, new_folder, write_whole
+from whyfeed.agent.llm.weights import WEIGHTS, cache_folder, check, unpacked
+from whyfeed.agent.registry import Registry
+from whyfeed.finetune.gate import Outcome
+from whyfeed.retrieval.errors import HomeError, ModelError
+from whyfeed.retrieval.files import beside, new_folder, write_whole
 
 Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
 
@@ -116,13 +115,35 @@ def unquantised(file: Path) -> Path:
                     return target
             tokenizer, model = _from(str(file.parent), gguf_file=file.name)
             with new_folder(target) as new:
-                merge.write_folder(model, tokenizer, new, half=False)
+                write_folder(model, tokenizer, new, half=False)
                 (new / "of").write_text(seal, encoding="utf-8")
     except OSError as exc:
         raise HomeError(
             f"cannot read {str(file)!r} into {str(target.parent)!r} ({exc.strerror or exc}); check both"
         ) from exc
     return target
+
+
+def write_folder(model: Any, tokenizer: Any, folder: Path, half: bool = True) -> None:
+    """Write a model as vLLM and transformers load it, with tokeniser and chat template; `half`: in float16."""
+    import torch
+    import transformers
+
+    # What was read from GGUF still says so, and refuses to be written.
+    said = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    config = type(model.config).from_dict(said)
+    kind = torch.float16 if half else torch.float32
+    config.dtype = kind
+    with torch.device("meta"):
+        copy: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=kind)  # type: ignore[no-untyped-call]
+    state = {name: weight.detach().to("cpu", kind) for name, weight in model.state_dict().items()}
+    copy.load_state_dict(state, assign=True, strict=False)
+    copy.tie_weights()
+    try:
+        copy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as exc:
+        raise HomeError(f"cannot write {str(folder)!r} ({exc.strerror or exc}); free some space and try again") from exc
 
 
 # ---- steps

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.clock import format_time, parse_time
-from retrieval.post import clean_text, row_id
+from whyfeed.retrieval.clock import format_time, parse_time
+from whyfeed.retrieval.post import clean_text, row_id
 
 # How much an act says about interest. Writing costs more than a click; what was pushed away is negative.
 # `rate` is read from its value (stars) by `Event.weight`.

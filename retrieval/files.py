@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrieval.errors import HomeError
+from whyfeed.retrieval.errors import HomeError
 
 if TYPE_CHECKING:
     import numpy.typing as npt

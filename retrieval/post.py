@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from retrieval.clock import format_time, parse_time
-from retrieval.formula import readable
+from whyfeed.retrieval.clock import format_time, parse_time
+from whyfeed.retrieval.formula import readable
 
 KINDS = ("post", "article", "video", "product", "artist", "person", "group", "ad")
 _READ = 2000  # characters: more than the 256 tokens that a post encoder reads

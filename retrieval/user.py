@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from retrieval.post import clean_text, row_id
+from whyfeed.retrieval.post import clean_text, row_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from agent.agent import Agent
-from agent.engine import Completion, Message, ScriptedEngine
-from agent.settings import Settings
 from tests.conftest import EMBEDDER
 from tests.world import NOW
+from whyfeed.agent.agent import Agent
+from whyfeed.agent.llm.engine import Completion, Message
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.agent.settings import Settings
 
 READERS = 24  # of the world who have done something
 FEW = ("u3", "u1", "u20", "u2", "u9", "u15")

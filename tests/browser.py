@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-from benchmarks.screenshot import NoBrowser, chromium
+from tests.page_driver import NoBrowser, chromium
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 
 if TYPE_CHECKING:
-    from agent import Agent
+    from whyfeed import Agent
 
 SCHEMAS = Path(__file__).parent / "schemas"
 

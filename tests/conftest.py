@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from agent.ranker import Ranker
-from agent.view import View
-from retrieval import exchange
-from retrieval.community import Community
-from retrieval.embedder import HashEmbedder
-from retrieval.reader import Reader, read
-from retrieval.store import Store
-from retrieval.topic import Topics
 from tests.world import NOW, World, make_world
+from whyfeed.agent.recommend.ranker import Ranker
+from whyfeed.agent.recommend.snapshot import View
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.community.reader import Reader, read
+from whyfeed.retrieval.community.topics import Topics
+from whyfeed.retrieval.store import exchange
+from whyfeed.retrieval.store.store import Store
 
 if TYPE_CHECKING:
-    from agent import Agent
     from tests.vllm_world import VllmServer
+    from whyfeed import Agent
 
 EMBEDDER = "hash-64"
 ROOT = Path(__file__).parent.parent
@@ -47,7 +47,14 @@ def processes() -> BaseContext:
     """Starts processes within milliseconds: forks of a server that has imported things once and has no threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["tests.test_kill", "tests.test_store", "agent.agent", "scipy.sparse", "scipy.cluster.hierarchy", "faiss"]
+        [
+            "tests.test_kill",
+            "tests.test_store",
+            "whyfeed.agent.agent",
+            "scipy.sparse",
+            "scipy.cluster.hierarchy",
+            "faiss",
+        ]
     )
     return context
 
@@ -67,7 +74,7 @@ def vllm_server(_imported: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium for tests of the page."""
-    from benchmarks.screenshot import NoBrowser, chromium
+    from tests.page_driver import NoBrowser, chromium
 
     try:
         with chromium() as found:
@@ -163,8 +170,8 @@ def view(store: Store, embedder: HashEmbedder, community: Community) -> View:
 @pytest.fixture
 def agent(home: Path) -> Iterator[Agent]:
     """An agent over the world, without language models, whose clock stands still."""
-    from agent.agent import Agent
-    from agent.settings import Settings
+    from whyfeed.agent.agent import Agent
+    from whyfeed.agent.settings import Settings
 
     with Agent(Settings(home=home, embedder=EMBEDDER, no_llm=True), clock=lambda: NOW) as opened:
         yield opened
@@ -189,7 +196,7 @@ def run_cli(home: Path) -> RunCli:
 
     def run(*arguments: str, input: str | None = None, **environment: str) -> Any:
         return subprocess.run(
-            [sys.executable, "-m", "ui.cli", *arguments],
+            [sys.executable, "-m", "whyfeed", *arguments],
             input=input, capture_output=True, text=True, cwd=ROOT, timeout=120,
             env={
                 **os.environ, "WHYFEED_HOME": str(home), "WHYFEED_EMBEDDER": EMBEDDER, "WHYFEED_NO_LLM": "1",

@@ -16,17 +16,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.models import Models
 from tests.world import Row, write_rows
+from whyfeed.agent.llm.roles import Models
 
 if TYPE_CHECKING:
     import pytest
 
-    from agent import Agent
-    from agent.desk import Ask, Desk
-    from agent.engine import Engine
-    from agent.reply import ReplySuggestion, Suggestions
-    from finetune.gate import Outcome
+    from whyfeed import Agent
+    from whyfeed.agent.desk.desk import Ask, Desk
+    from whyfeed.agent.desk.suggestion import ReplySuggestion, Suggestions
+    from whyfeed.agent.llm.engine import Engine
+    from whyfeed.finetune.gate import Outcome
 
 EMBEDDER = "hash-64"
 PER_TOPIC = 34
@@ -265,7 +265,7 @@ def check_citations(desk: Desk, turns: Sequence[Row], suggestion: ReplySuggestio
 
 def home_of(factory: pytest.TempPathFactory, to: Path) -> Path:
     """A copy of a home that holds the desk, imported once a session, with its vectors made."""
-    from agent import Agent
+    from whyfeed import Agent
 
     kept = factory.getbasetemp() / "desk-home"
     if not kept.exists():
@@ -284,8 +284,8 @@ def folder_of(factory: pytest.TempPathFactory) -> Path:
 
 def fitted_of(factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """The desk's home with a ranker fitted on it, and what the fit found; made once a session, tests copy it."""
-    from agent import Agent
-    from finetune.replies import fit_agent
+    from whyfeed import Agent
+    from whyfeed.finetune.desk.fit import fit_agent
 
     kept = factory.getbasetemp() / "desk-fitted"
     if kept not in _FITTED:
@@ -307,12 +307,12 @@ def one_core() -> AbstractContextManager[Any]:
 @contextmanager
 def desk_of(home: Path, engine: Engine | None = None) -> Iterator[Desk]:
     """The desk of a home whose writer is the one that is given."""
-    from agent.core import Core
-    from agent.desk import Desk
-    from agent.settings import Settings
+    from whyfeed.agent.desk.desk import Desk
+    from whyfeed.agent.runtime import Runtime
+    from whyfeed.agent.settings import Settings
 
     settings = Settings(home=home, embedder=EMBEDDER, no_llm=True)
-    core = Core(settings, lambda: NOW)
+    core = Runtime(settings, lambda: NOW)
     core.models = Written(settings, engine)
     desk = Desk(core)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from agent import weights
+from whyfeed.agent.llm import weights
 
 _PROGRAM = """
 import sys, xllamacpp

@@ -12,16 +12,29 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from agent.answer import Answer, ChatEvent, Explanation, Interest, Item, ItemsReady, Profile, ReasonReady, Receipt, Rule
-from agent.answer import StageStarted as Started
-from agent.reason import Claim, Evidence, Reason
-from agent.request import Request
-from agent.trace import Trace
-from retrieval.conversation import Turn
-from retrieval.errors import DataError, UnknownPost, UnknownUser
-from retrieval.event import Event
-from retrieval.post import Post
-from retrieval.user import User
+from whyfeed.agent.answer import (
+    Answer,
+    ChatEvent,
+    Claim,
+    Evidence,
+    Explanation,
+    Interest,
+    Item,
+    ItemsReady,
+    Profile,
+    Reason,
+    ReasonReady,
+    Receipt,
+    Rule,
+)
+from whyfeed.agent.answer import StageStarted as Started
+from whyfeed.agent.request import Request
+from whyfeed.agent.trace import Trace
+from whyfeed.retrieval.errors import DataError, UnknownPost, UnknownUser
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.conversations import Turn
+from whyfeed.retrieval.user import User
 
 _TOPICS = {
     "error-correction": (
@@ -325,7 +338,7 @@ class World:
 if __name__ == "__main__":
     import sys
 
-    from ui.page import serve
+    from whyfeed.ui.page.page import serve
 
     serve(
         World(pause=0.6, hostile="hostile" in sys.argv),  # type: ignore[arg-type]

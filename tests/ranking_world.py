@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.baselines import Tools
-from finetune.histories import Histories, read_histories
-from retrieval.embedder import HashEmbedder
 from tests.world import Row, write_rows
+from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.histories import Histories, read_histories
+from whyfeed.retrieval.community.embedder import HashEmbedder
 
 EMBED = HashEmbedder(64)
 TOPICS = ("tomato soil compost seedling", "keel mast rudder halyard")

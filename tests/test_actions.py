@@ -16,12 +16,12 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from agent.actions import ACTIONS, Actions, propose
-from agent.reply import Citation, Proposal
-from retrieval.errors import DataError
-from retrieval.post import Post
-from retrieval.support import DeskTurn
 from tests.conftest import ROOT
+from whyfeed.agent.desk.actions import ACTIONS, Actions, propose
+from whyfeed.agent.desk.suggestion import Citation, Proposal
+from whyfeed.retrieval.desk.types import DeskTurn
+from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.post import Post
 
 POLICY = Post(
     "returns", kind="article", title="Returns",
@@ -437,7 +437,8 @@ def test_a_forgotten_conversation_leaves_nothing_and_others_stay(actions: Action
 
 def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from agent.actions import Actions, propose; propose([], [], 'en'); "
+        "import sys; from pathlib import Path; from whyfeed.agent.desk.actions import Actions, propose; "
+        "propose([], [], 'en'); "
         "Actions(Path(sys.argv[1]), lambda *_: '').pending('c'); "
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'langchain', 'langchain_core', 'langgraph'}))"
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.agent import Agent
-from agent.settings import Settings
-from retrieval.errors import DataError, HomeError, UnknownEvent, UnknownPost, UnknownUser
 from tests.checks import check_items, check_shape
 from tests.world import NOW, World, write_rows
+from whyfeed.agent.agent import Agent
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.errors import DataError, HomeError, UnknownEvent, UnknownPost, UnknownUser
 
 
 def ids(agent: Agent, user: str, k: int = 5, query: str | None = None) -> list[str]:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finetune.ask import choose, questions
-from finetune.baselines import Tools
-from finetune.clicks import NOISE, CoreClicks
-from finetune.histories import Histories
-from retrieval.embedder import HashEmbedder
-from retrieval.errors import DataError
+from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.histories import Histories
+from whyfeed.finetune.ranking.click_model import NOISE, CoreClicks
+from whyfeed.finetune.ranking.questions import choose, questions
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.errors import DataError
 
 TOPICS = ("tomato soil compost", "keel mast rudder", "sonata violin tempo", "glacier ridge summit", "yeast rye crust")
 SIZE = 12  # posts of a topic

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.baselines import BASELINES, Ease, ItemKnn, Means, Rp3Beta, Tools, UserKnn
-from finetune.clicks import CoreClicks
-from finetune.core_ranker import CoreRanker
-from finetune.histories import Histories, read_histories
-from finetune.parts import WITHOUT_LLM, Friends, Linked, Smoothed, sequences, word_neighbours
-from finetune.protocol import leave_one_out, with_negatives
-from retrieval.arrays import Condenser, unit
-from retrieval.cooccurrence import Cooccurrence, text_neighbours
-from retrieval.errors import DataError
 from tests.ranking_world import EMBED, bought, event, every, judged, read, tools, write_folder
 from tests.world import Row
+from whyfeed.finetune.evaluation.baselines import BASELINES, Ease, ItemKnn, Means, Rp3Beta, Tools, UserKnn
+from whyfeed.finetune.evaluation.histories import Histories, read_histories
+from whyfeed.finetune.evaluation.protocol import leave_one_out, with_negatives
+from whyfeed.finetune.ranking.click_model import CoreClicks
+from whyfeed.finetune.ranking.core_ranker import CoreRanker
+from whyfeed.finetune.ranking.parts import WITHOUT_LLM, Friends, Linked, Smoothed, sequences, word_neighbours
+from whyfeed.retrieval.arrays import Condenser, unit
+from whyfeed.retrieval.community.cooccurrence import Cooccurrence, text_neighbours
+from whyfeed.retrieval.errors import DataError
 
 LIKED = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), ("b", "z"), ("c", "z"), ("c", "w")]
 
@@ -93,7 +93,7 @@ def test_rp3beta_walks_as_its_formula(small: Histories) -> None:
 def test_bm25_is_that_of_its_library(ring: Histories) -> None:
     import bm25s
 
-    from retrieval.words import content_words
+    from whyfeed.retrieval.words import content_words
 
     ranker = BASELINES["bm25"](tools(ring))
     ranker.fit(ring)

@@ -17,12 +17,6 @@ from typing import Any
 
 import pytest
 
-from agent import batch
-from agent.agent import Agent
-from agent.core import Core
-from agent.engine import ScriptedEngine
-from agent.explaining import Prepared
-from agent.settings import Settings
 from tests.batch_world import (
     FEW,
     READERS,
@@ -38,6 +32,12 @@ from tests.batch_world import (
 from tests.checks import check_items, check_shape
 from tests.conftest import EMBEDDER, ROOT, RunCli
 from tests.world import NOW, World
+from whyfeed.agent.agent import Agent
+from whyfeed.agent.batch import runner as batch
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.agent.reasons.explainer import Prepared
+from whyfeed.agent.runtime import Runtime
+from whyfeed.agent.settings import Settings
 
 # ---- what is in the file ----
 
@@ -159,8 +159,8 @@ def test_as_many_calls_run_at_once_as_the_writer_serves(home: Path, out: Path, i
     assert engine.most == in_flight
 
 
-def core_of(home: Path, engine: ScriptedEngine | None = None) -> Core:
-    core = Core(Settings(home=home, embedder=EMBEDDER, no_llm=engine is None), lambda: NOW)
+def core_of(home: Path, engine: ScriptedEngine | None = None) -> Runtime:
+    core = Runtime(Settings(home=home, embedder=EMBEDDER, no_llm=engine is None), lambda: NOW)
     if engine is not None:
         core.models.put("writer", engine)
     return core
@@ -273,7 +273,10 @@ def test_wrong_commands_are_one_clear_line(
 
 def start(home: Path, out: Path, server: WriterServer) -> subprocess.Popen[str]:
     """The command with a writer behind a server, whose SIGINT is heard however the tests were started."""
-    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ui.cli import main; main()"
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from whyfeed.ui.cli.main import main; main()"
+    )
     environment = {
         **os.environ, "WHYFEED_HOME": str(home), "WHYFEED_EMBEDDER": EMBEDDER, "WHYFEED_LLM_URL": server.url,
         "WHYFEED_LLM_MODEL": "small", "WHYFEED_LLM_IN_FLIGHT": "1",

@@ -19,10 +19,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.agent import Agent
-from agent.answer import Answer, ItemsReady
-from agent.settings import Settings
-from retrieval.errors import DataError, HomeError
 from tests.batch_world import (
     FEW,
     READERS,
@@ -39,6 +35,10 @@ from tests.batch_world import (
 from tests.conftest import EMBEDDER
 from tests.test_kill import Killable, confirm
 from tests.world import NOW
+from whyfeed.agent.agent import Agent
+from whyfeed.agent.answer import Answer, ItemsReady
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.errors import DataError, HomeError
 
 # ---- stopped, and gone on with ----
 

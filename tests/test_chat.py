@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.agent import Agent
-from agent.answer import Answer, ItemsReady, StageStarted
-from agent.settings import Settings
-from retrieval.errors import DataError
 from tests.checks import check_items, check_shape
 from tests.tool_caller import ToolCaller
 from tests.world import World
+from whyfeed.agent.agent import Agent
+from whyfeed.agent.answer import Answer, ItemsReady, StageStarted
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.errors import DataError
 
 
 class Talk:

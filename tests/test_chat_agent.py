@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 from langchain_core.messages import BaseMessage, ToolMessage
 
-from agent import Agent
-from agent.answer import Answer
-from agent.chat_agent import ChatAgent
-from agent.references import Context
-from agent.settings import Settings
-from agent.tool_exam import SENTENCES, Exam, examine
-from agent.turns import TURNS, request_of
 from tests.conftest import EMBEDDER
 from tests.test_chat import Talk, posts
 from tests.tool_caller import Call, ToolCaller
 from tests.world import NOW, World
+from whyfeed import Agent
+from whyfeed.agent.answer import Answer
+from whyfeed.agent.chat.exam import SENTENCES, Exam, examine
+from whyfeed.agent.chat.planner import Planner
+from whyfeed.agent.chat.tools import TURNS, request_of
+from whyfeed.agent.settings import Settings
+from whyfeed.agent.understanding.references import Context
 
 SHOWN = Context(("a", "b", "c"), {"a": "First", "b": "Second", "c": "Third"})
 
@@ -246,8 +246,8 @@ def test_what_is_forgotten_in_words_is_not_heard_again(talking: Callable[..., Ta
 
 
 def test_the_exam_tells_good_callers_from_bad_ones(tmp_path: Path) -> None:
-    assert (examine(ChatAgent(ToolCaller(), tmp_path)) or 0) >= 0.75
-    assert (examine(ChatAgent(ToolCaller(script=lambda _: "Sure!"), tmp_path)) or 0) < 0.2
+    assert (examine(Planner(ToolCaller(), tmp_path)) or 0) >= 0.75
+    assert (examine(Planner(ToolCaller(script=lambda _: "Sure!"), tmp_path)) or 0) < 0.2
     assert {wanted["intent"] for _, wanted in SENTENCES if wanted} <= {
         "recommend", "search", "more_like", "less_like", "hide", "why", "compare", "summarise", "undo", "forget",
         "profile", "people",
@@ -256,7 +256,7 @@ def test_the_exam_tells_good_callers_from_bad_ones(tmp_path: Path) -> None:
 
 def test_a_model_is_examined_once_and_the_mark_is_kept(tmp_path: Path) -> None:
     model = ToolCaller(script=lambda _: "Sure!")
-    agent = ChatAgent(model, tmp_path)
+    agent = Planner(model, tmp_path)
     exam = Exam(tmp_path / "exam.json")
     assert not exam.passed(agent)
     end = time.monotonic() + 20

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent.checkpoints import Checkpoints
-from retrieval.errors import HomeError
+from whyfeed.agent.checkpoints import Checkpoints
+from whyfeed.retrieval.errors import HomeError
 
 
 class Writer(threading.Thread):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import prompts
-from agent.clause import Clause, ClauseBook, ClauseWorker
-from agent.engine import ScriptedEngine
-from agent.faithfulness import agree, find_fault, supporting_spans
-from retrieval.arrays import Vectors
-from retrieval.embedder import HashEmbedder
-from retrieval.errors import ModelError
-from retrieval.post import Post
+from whyfeed import prompts
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.agent.reasons.checks import agree, find_fault, supporting_spans
+from whyfeed.agent.reasons.clause_worker import ClauseWorker
+from whyfeed.agent.reasons.clauses import Clause, ClauseBook
+from whyfeed.retrieval.arrays import Vectors
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.post import Post
 
 STOUT = Post(
     "p1",
@@ -417,17 +418,23 @@ def posts(*ids: str) -> list[Post]:
     return [Post(id, text="words") for id in ids]
 
 
-def test_urgent_clauses_come_before_those_made_ahead() -> None:
+def wait_for(met: Callable[[], bool]) -> None:
+    until = time.monotonic() + 5
+    while not met():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def test_clauses_are_written_in_order_and_once() -> None:
     book = SlowBook()
     worker = ClauseWorker(book)
     worker.ahead(posts("a", "b", "c"), "en")
     assert book.begun.wait(5)
-    futures = worker.urgent(posts("x", "c"), "en")
+    worker.ahead(posts("c", "d"), "en")
     book.go.set()
-    assert [future.result(5).post for future in futures] == ["x", "c"]
+    wait_for(lambda: len(book.wrote) == 4)
     worker.stop()
-    assert book.wrote[:3] == ["a", "x", "c"]
-    assert book.wrote.count("c") == 1
+    assert book.wrote == ["a", "b", "c", "d"]
 
 
 def test_the_worker_survives_errors() -> None:
@@ -435,47 +442,44 @@ def test_the_worker_survives_errors() -> None:
     book.go.set()
     book.broken = {"a"}
     worker = ClauseWorker(book)
-    first, second = worker.urgent(posts("a", "b"), "en")
-    assert first.result(5).source == "extract"
-    assert second.result(5).source == "llm"
+    worker.ahead(posts("a", "b"), "en")
+    wait_for(lambda: book.wrote == ["a", "b"])
     worker.stop()
 
 
 def test_the_worker_stands_still_while_the_writer_is_in_use() -> None:
     book = SlowBook()
     worker = ClauseWorker(book)
-    (future,) = worker.urgent(posts("a"), "en")
+    worker.ahead(posts("a"), "en")
     assert book.begun.wait(5)
     with worker.foreground():
+        time.sleep(0.05)  # what was being written has been stopped
         book.go.set()
-        time.sleep(0.05)
-        assert not future.done() or future.result().source == "llm"
-        done_before = list(book.wrote)
         worker.ahead(posts("b"), "en")
         time.sleep(0.05)
-        assert book.wrote == done_before
-    assert future.result(5).source == "llm"
+        assert not book.wrote
+    wait_for(lambda: book.wrote == ["a", "b"])
     worker.stop()
 
 
-def test_stop_ends_the_thread_and_cancels_what_was_promised() -> None:
+def test_stop_ends_the_thread_and_drops_what_is_queued() -> None:
     book = SlowBook()
     worker = ClauseWorker(book)
-    futures = worker.urgent(posts("a", "b"), "en")
+    worker.ahead(posts("a", "b"), "en")
     assert book.begun.wait(5)
     worker.stop()
-    assert all(future.done() for future in futures)
-    assert futures[1].cancelled()
+    book.go.set()
+    worker.ahead(posts("c"), "en")
     assert "whyfeed-clauses" not in [thread.name for thread in threading.enumerate()]
-    assert worker.urgent(posts("c"), "en")[0].cancelled()
+    assert not book.wrote
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_default_writer_describes_a_post(language: str) -> None:
-    from agent.engine import open_engine
-    from agent.settings import Settings
-    from retrieval.embedder import UseEmbedder
+    from whyfeed.agent.llm.open import open_engine
+    from whyfeed.agent.settings import Settings
+    from whyfeed.retrieval.community.embedder import UseEmbedder
 
     engine = open_engine(Settings().writer)
     try:

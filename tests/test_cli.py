@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tests.checks import check_shape
 from tests.conftest import RunCli
 from tests.world import World, write_rows
-from ui.cli import app
+from whyfeed.ui.cli.main import app
 
 
 def test_recommend_prints_one_document(run_cli: RunCli, world: World) -> None:

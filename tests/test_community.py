@@ -13,25 +13,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from agent.pipeline import NAMES, Ranking, Task, run
-from agent.ranker import Ranker
-from agent.request import Request
-from agent.view import View
-from retrieval import signals, source
-from retrieval.arrays import Floats, Rows, Vectors, unit
-from retrieval.candidate import Candidate
-from retrieval.community import Community
-from retrieval.cooccurrence import LONGEST_HISTORY, MIN_COSINE, NEIGHBOURS, Cooccurrence, text_neighbours
-from retrieval.embedder import Embedder, HashEmbedder
-from retrieval.event import Event
-from retrieval.exchange import import_folder
-from retrieval.post import Post
-from retrieval.reader import Reader, read
-from retrieval.store import Store
-from retrieval.topic import Topics
-from retrieval.user import User
 from tests.conftest import arrays, of_reader
 from tests.world import DAY, NOW, START, TOPICS, WORDS, World, make_world
+from whyfeed.agent.recommend.pipeline import NAMES, Ranking, Task, run
+from whyfeed.agent.recommend.ranker import Ranker
+from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.request import Request
+from whyfeed.retrieval.arrays import Floats, Rows, Vectors, unit
+from whyfeed.retrieval.community import signals
+from whyfeed.retrieval.community import sources as source
+from whyfeed.retrieval.community.candidate import Candidate
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.cooccurrence import (
+    LONGEST_HISTORY,
+    MIN_COSINE,
+    NEIGHBOURS,
+    Cooccurrence,
+    text_neighbours,
+)
+from whyfeed.retrieval.community.embedder import Embedder, HashEmbedder
+from whyfeed.retrieval.community.reader import Reader, read
+from whyfeed.retrieval.community.topics import Topics
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.exchange import import_folder
+from whyfeed.retrieval.store.store import Store
+from whyfeed.retrieval.user import User
 
 SIZE = 12
 MIDDLE = START + 50 * DAY  # some posts and half of the acts come later

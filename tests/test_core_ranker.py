@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.baselines import Ranker, Tools
-from finetune.core_ranker import CorePair, CoreRanker
-from finetune.histories import Histories, read_histories
-from finetune.parts import WITHOUT_LLM, Next
-from finetune.protocol import RankingTest, leave_one_out, pair_keys, unseen_posts
-from finetune.stack import gains_at_ten
-from retrieval.arrays import Floats, Rows
 from tests.ranking_world import bought, event, every, read, tools
+from whyfeed.finetune.evaluation.baselines import Ranker, Tools
+from whyfeed.finetune.evaluation.histories import Histories, read_histories
+from whyfeed.finetune.evaluation.protocol import RankingTest, leave_one_out, pair_keys, unseen_posts
+from whyfeed.finetune.ranking.core_ranker import CorePair, CoreRanker
+from whyfeed.finetune.ranking.parts import WITHOUT_LLM, Next
+from whyfeed.finetune.ranking.stack import gains_at_ten
+from whyfeed.retrieval.arrays import Floats, Rows
 
 USERS, POSTS, TASTES = 160, 80, 4
 Parts = Mapping[str, Callable[[Tools], Ranker]]

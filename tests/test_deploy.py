@@ -14,9 +14,9 @@ import pytest
 import typer.main
 import yaml
 
-from agent.settings import Settings
 from tests.conftest import ROOT
-from ui.cli import app
+from whyfeed.agent.settings import Settings
+from whyfeed.ui.cli.main import app
 
 DEPLOY = ROOT / "deploy"
 COMPOSE, KUBERNETES, DOCKERFILE = (DEPLOY / name for name in ("compose.yaml", "kubernetes.yaml", "Dockerfile"))

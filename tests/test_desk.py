@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from agent import Agent
-from agent.actions import Decision
-from agent.desk import Ask, Desk
-from agent.engine import ScriptedEngine
-from agent.reply import Suggestions
-from retrieval.errors import ModelError, UnknownConversation
-from retrieval.privacy import Vault
-from retrieval.support import DeskConversation, SavedReply
 from tests import desk_world as world
 from tests.checks import check_shape
 from tests.desk_world import EMBEDDER, OPENINGS, REPLIES, WAITING, last, noted, talk, texts, until
 from tests.test_desk_store import dump
+from whyfeed import Agent
+from whyfeed.agent.desk.actions import Decision
+from whyfeed.agent.desk.desk import Ask, Desk
+from whyfeed.agent.desk.suggestion import Suggestions
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.retrieval.desk.types import DeskConversation, SavedReply
+from whyfeed.retrieval.errors import ModelError, UnknownConversation
+from whyfeed.retrieval.privacy.vault import Vault
 
 EMAIL, ORDER = world.EMAIL, world.ORDER
 PERSONAL = (EMAIL, ORDER, "Emily Parker")

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-import retrieval
-from retrieval.desk import DeskStore
-from retrieval.exchange import ImportReport, import_folder
-from retrieval.store import Store
-from retrieval.support import DeskConversation, SavedReply
+from whyfeed.agent.demo import DESK_FOLDER as DEMO
+from whyfeed.retrieval.desk.store import DeskStore
+from whyfeed.retrieval.desk.types import DeskConversation, SavedReply
+from whyfeed.retrieval.store.exchange import ImportReport, import_folder
+from whyfeed.retrieval.store.store import Store
 
-DEMO = Path(retrieval.__file__).parent / "demo_desk"
 TALK: dict[str, Any] = {
     "id": "c1",
     "language": "en",

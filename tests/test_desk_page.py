@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from agent.agent import Agent
-from benchmarks.screenshot import served
+from tests.page_driver import served
 from tests.test_desk_session import EMAIL, HOSTILE, REFUND, REPLIES, events, make_desk
+from whyfeed.agent.agent import Agent
 
 pytestmark = pytest.mark.slow
 

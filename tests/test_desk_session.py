@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from agent.agent import Agent
-from agent.engine import ScriptedEngine
-from agent.reply import Citation, Proposal
-from agent.settings import Settings
-from retrieval.support import DeskConversation, SavedReply
-from ui.session import Session
+from whyfeed.agent.agent import Agent
+from whyfeed.agent.desk.suggestion import Citation, Proposal
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.desk.types import DeskConversation, SavedReply
+from whyfeed.ui.page.session import Session
 
 EMAIL = "marta.okonjo@example.com"
 HOSTILE = "<script>window.pwned=1</script> ${window.pwned=1} {{constructor}} <img src=x onerror=window.pwned=1> \\x3cb>"

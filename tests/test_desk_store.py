@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.desk import Case, DeskStore
-from retrieval.errors import DataError, UnknownConversation
-from retrieval.store import Store
-from retrieval.support import DeskConversation, DeskTurn, SavedReply
+from whyfeed.retrieval.desk.store import Case, DeskStore
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply
+from whyfeed.retrieval.errors import DataError, UnknownConversation
+from whyfeed.retrieval.store.store import Store
 
 EMAIL, PHONE, ORDER = "marta.okonjo@example.com", "+44 20 7946 0958", "DX-4827193"
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from agent.draft import Drafter
-from agent.engine import ScriptedEngine
-from agent.reply import ReplySuggestion
-from retrieval.desk import Case
-from retrieval.errors import ModelError
-from retrieval.post import Post
-from retrieval.support import DeskTurn
+from whyfeed.agent.desk.drafter import Drafter
+from whyfeed.agent.desk.suggestion import ReplySuggestion
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.retrieval.desk.store import Case
+from whyfeed.retrieval.desk.types import DeskTurn
+from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.post import Post
 
 POOL = (
     DeskTurn("customer", "Hi, I booked the Old Inn."),
@@ -149,8 +149,8 @@ def test_chinese() -> None:
 
 @pytest.mark.slow
 def test_the_default_writer_answers_from_a_look_up() -> None:
-    from agent.engine import open_engine
-    from agent.settings import Settings
+    from whyfeed.agent.llm.open import open_engine
+    from whyfeed.agent.settings import Settings
 
     engine = open_engine(Settings().writer)
     try:

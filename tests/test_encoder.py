@@ -14,17 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from agent import Agent, weights
-from agent.encoder import LARGE, LARGE_POSTS, CausalEncoder, RemoteEncoder, open_encoder, opener
-from agent.gguf_file import GgufFile
-from agent.remote import OpenAIEngine
-from agent.tokens import Tokenizer
-from retrieval.embedder import HashEmbedder
-from retrieval.errors import ModelError
-from retrieval.post import Post
-from retrieval.reading import encoded
-from retrieval.store import Store
 from tests.tiny_llama import HEADS, SHARED, WIDTH, tiny_llama
+from whyfeed import Agent
+from whyfeed.agent.encoder.gguf import GgufFile
+from whyfeed.agent.encoder.post_encoder import LARGE, LARGE_POSTS, CausalEncoder, RemoteEncoder, open_encoder, opener
+from whyfeed.agent.encoder.tokenizer import Tokenizer
+from whyfeed.agent.llm import weights
+from whyfeed.agent.llm.openai_server import OpenAIEngine
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.community.post_vectors import encoded
+from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.store import Store
 
 TEXTS = ["the tide", "", "a water clock of the Song", "ink", "the tide tables of 1842, and the moon"]
 Write = Callable[..., Path]

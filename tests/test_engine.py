@@ -22,13 +22,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import weights
-from agent.embedded import EmbeddedEngine
-from agent.engine import Engine, OpenAIEngine, ScriptedEngine, defuse, open_engine
-from retrieval.errors import ModelError, WeightsError
 from tests import llama_server
 from tests.llm_server import COUNT, FakeServer, ids_of, running
 from tests.vllm_world import WITH_VLLM
+from whyfeed.agent.llm import weights
+from whyfeed.agent.llm.engine import Engine, defuse
+from whyfeed.agent.llm.llamacpp import EmbeddedEngine
+from whyfeed.agent.llm.open import open_engine
+from whyfeed.agent.llm.openai_server import OpenAIEngine
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.retrieval.errors import ModelError, WeightsError
 
 ROOT = Path(__file__).parent.parent
 HELLO = [{"role": "user", "content": "Count from one to twenty in words."}]
@@ -474,7 +477,10 @@ def test_open_engine_knows_addresses_files_and_names(tmp_path: Path, monkeypatch
 
 
 def test_opening_an_engine_imports_nothing_heavy() -> None:
-    code = "import sys, agent.engine as e; e.open_engine('http://x'); e.open_engine('x.gguf'); print(*sys.modules)"
+    code = (
+        "import sys, whyfeed.agent.llm.open as e; e.open_engine('http://x'); e.open_engine('x.gguf'); "
+        "print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"xllamacpp", "openai", "huggingface_hub", "numpy", "gguf"} & set(done.stdout.split())
 
@@ -626,8 +632,8 @@ def test_a_truncated_model_is_one_line(
 def run_script(ranker: EmbeddedEngine, code: str) -> subprocess.CompletedProcess[str]:
     head = f"""
     import os, sys, threading, time
-    from agent.engine import open_engine
-    from retrieval.errors import ModelError
+    from whyfeed.agent.llm.open import open_engine
+    from whyfeed.retrieval.errors import ModelError
     engine = open_engine({str(ranker.path)!r}, threads=1, n_ctx=1024)
     story = [{{"role": "user", "content": "Write a very long story."}}]
     """

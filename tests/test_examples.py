@@ -15,9 +15,9 @@ from types import CodeType
 
 import pytest
 
-from agent import Agent
-from agent.demo import DESK_FOLDER, FOLDER
 from tests.conftest import EMBEDDER, ROOT
+from whyfeed import Agent
+from whyfeed.agent.demo import DESK_FOLDER, FOLDER
 
 pytestmark = pytest.mark.slow
 

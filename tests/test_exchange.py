@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.clock import format_time, parse_time
-from retrieval.conversation import Conversations
-from retrieval.errors import DataError, HomeError, UnknownUser
-from retrieval.event import STEERING, Event
-from retrieval.exchange import FILES, export_user, import_folder
-from retrieval.store import Store
 from tests.world import World
+from whyfeed.retrieval.clock import format_time, parse_time
+from whyfeed.retrieval.errors import DataError, HomeError, UnknownUser
+from whyfeed.retrieval.event import STEERING, Event
+from whyfeed.retrieval.store.conversations import Conversations
+from whyfeed.retrieval.store.exchange import FILES, export_user, import_folder
+from whyfeed.retrieval.store.store import Store
 
 DEEP = "[" * 400 + "]" * 400
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.clause import Clause
-from agent.explain import LONGEST, Facts, explain
-from agent.reason import Evidence, Reason
-from retrieval.candidate import Because
-from retrieval.event import INTEREST, Event
-from retrieval.post import Post
+from whyfeed.agent.answer import Evidence, Reason
+from whyfeed.agent.reasons.clauses import Clause
+from whyfeed.agent.reasons.reader_half import LONGEST, Facts, explain
+from whyfeed.retrieval.community.candidate import Because
+from whyfeed.retrieval.event import INTEREST, Event
+from whyfeed.retrieval.post import Post
 
 BARS = Post(
     "bars",

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.registry import Registry
-from finetune.click import MODEL, ClickModel, train, train_home
-from finetune.shown import Shown
-from retrieval.errors import DataError, HomeError, ModelError
 from tests.test_write import StopAt, make_base
 from tests.tiny_bert import tiny_bert
+from whyfeed.agent.registry import Registry
+from whyfeed.finetune.llm.classifier import MODEL, ClickModel, train, train_home
+from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 
 WORDS = ("like", "hide", "red", "blue", "car", "boat")
 QUICK: dict[str, Any] = {"batch": 16, "lr": 3e-3, "max_tokens": 32}

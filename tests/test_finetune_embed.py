@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent import Agent
-from agent.registry import Registry
-from finetune.embed import MODEL, pairs, propensity, split, train, train_home
-from finetune.histories import Histories
-from retrieval.embedder import HashEmbedder, open_embedder
-from retrieval.errors import DataError, ModelError
 from tests.test_finetune_encoder import LETTERS, histories
 from tests.test_write import StopAt
 from tests.tiny_bert import tiny_bert
+from whyfeed import Agent
+from whyfeed.agent.registry import Registry
+from whyfeed.finetune.evaluation.histories import Histories
+from whyfeed.finetune.llm.embedder import MODEL, pairs, propensity, split, train, train_home
+from whyfeed.retrieval.community.embedder import HashEmbedder, open_embedder
+from whyfeed.retrieval.errors import DataError, ModelError
 
 MIDDLES = "abcdefghijklmnop"
 QUICK: dict[str, Any] = {"batch": 32, "lr": 3e-3, "max_tokens": 8}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.encoder import CausalEncoder, encoder_of, file_of
-from agent.gguf_file import GgufFile
-from finetune.encoder import Examples, Strangers, split, train, train_home
-from finetune.histories import Histories
-from retrieval.errors import DataError
 from tests.tiny_llama import tiny_llama
+from whyfeed.agent.encoder.gguf import GgufFile
+from whyfeed.agent.encoder.post_encoder import CausalEncoder, encoder_of, file_of
+from whyfeed.finetune.evaluation.histories import Histories
+from whyfeed.finetune.llm.encoder import Examples, Strangers, split, train, train_home
+from whyfeed.retrieval.errors import DataError
 
 LETTERS = "abcdefgh"
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

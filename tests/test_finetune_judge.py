@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.embedded import EmbeddedEngine
-from agent.judge import around
-from agent.weights import find
-from finetune.adapters import MERGED, METHODS
-from finetune.judge import TunedJudge, split, train
-from finetune.shown import Shown
-from finetune.training import DEFAULT_BASE, MAX_RANK
-from retrieval.errors import DataError, HomeError, ModelError
 from tests.conftest import ROOT
 from tests.test_write import StopAt, content, make_base
+from whyfeed.agent.llm.llamacpp import EmbeddedEngine
+from whyfeed.agent.llm.weights import find
+from whyfeed.agent.recommend.judge import around
+from whyfeed.finetune.llm.adapters import MERGED, METHODS
+from whyfeed.finetune.llm.judge import TunedJudge, split, train
+from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.training import DEFAULT_BASE, MAX_RANK
+from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 
 pytestmark = [
     # peft asks transformers by names that transformers is about to drop.
@@ -118,8 +118,9 @@ def test_what_is_measured_on_is_later(tmp_path: Path) -> None:
 def test_packed_candidates_have_the_logits_that_each_has_alone(method: str, base: Path, tmp_path: Path) -> None:
     import torch
 
-    from finetune import adapters, training
-    from finetune.packed import Prompts, yes_minus_no
+    from whyfeed.finetune import training
+    from whyfeed.finetune.llm import adapters
+    from whyfeed.finetune.llm.packed import Prompts, yes_minus_no
 
     tokenizer, model = training.load(str(base), None)
     prompts = Prompts(tokenizer)
@@ -181,8 +182,8 @@ def test_every_method_learns_is_loaded_and_scores_as_it_was_measured(method: str
 def merged_scores(folder: Path, held: Sequence[Shown]) -> list[float]:
     import torch
 
-    from finetune import training
-    from finetune.packed import Prompts, yes_minus_no
+    from whyfeed.finetune import training
+    from whyfeed.finetune.llm.packed import Prompts, yes_minus_no
 
     tokenizer, model = training.load(str(folder), None)
     prompts = Prompts(tokenizer)
@@ -227,7 +228,7 @@ def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(base: Path, undisturbed: bytes, tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom finetune.judge import train\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom whyfeed.finetune.llm.judge import train\n"
         "from tests.test_finetune_judge import FULL, shown\n"
         "def kill(name, done, total):\n    if done == 22:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "train(shown(8), shown(2), Path(sys.argv[1]), base=Path(sys.argv[2]), progress=kill, **FULL)\n"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.formula import readable
-from retrieval.post import Post
+from whyfeed.retrieval.formula import readable
+from whyfeed.retrieval.post import Post
 
 
 @pytest.mark.parametrize(

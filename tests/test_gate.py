@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from finetune.gate import ENOUGH, ENOUGH_IN_BUCKET, Decision, decide
-from finetune.metrics import Values
-from retrieval.arrays import Rows
+from whyfeed.finetune.evaluation.metrics import Values
+from whyfeed.finetune.gate import ENOUGH, ENOUGH_IN_BUCKET, Decision, decide
+from whyfeed.retrieval.arrays import Rows
 
 USERS = 300
 LENGTHS = np.repeat([0, 2, 20], USERS // 3)  # three buckets

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.grounding import Evidence, classify, evidence_of, ground, split
-from agent.reply import Citation
-from retrieval.desk import Case
-from retrieval.post import Post
-from retrieval.support import DeskTurn, SavedReply
+from whyfeed.agent.desk.grounding import Evidence, classify, evidence_of, ground, split
+from whyfeed.agent.desk.suggestion import Citation
+from whyfeed.retrieval.desk.store import Case
+from whyfeed.retrieval.desk.types import DeskTurn, SavedReply
+from whyfeed.retrieval.post import Post
 
 
 def customer(text: str) -> DeskTurn:

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from agent import Agent
-from agent.answer import Answer
-from agent.guard import GuardedEngine
-from agent.models import Models
-from agent.registry import Registry
-from agent.remote import OpenAIEngine
-from agent.settings import Settings
-from retrieval.errors import ModelError, UnreachableError
 from tests.conftest import EMBEDDER
 from tests.llm_server import FakeServer, running
 from tests.test_vllm import put
 from tests.world import NOW
+from whyfeed import Agent
+from whyfeed.agent.answer import Answer
+from whyfeed.agent.llm.circuit_breaker import GuardedEngine
+from whyfeed.agent.llm.openai_server import OpenAIEngine
+from whyfeed.agent.llm.roles import Models
+from whyfeed.agent.registry import Registry
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.errors import ModelError, UnreachableError
 
 HELLO = [{"role": "user", "content": "Say something."}]
 SENTENCE = "This post explains how it is done, step by step."
@@ -164,7 +164,7 @@ def test_an_embedded_engine_serves_while_the_server_is_down(server: FakeServer, 
 def test_the_homes_judge_is_asked_by_its_name_where_the_server_has_it(
     models: Models, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.models._LOOK_AGAIN", 0.0)
+    monkeypatch.setattr("whyfeed.agent.llm.roles._LOOK_AGAIN", 0.0)
     ranker = models.ranker()
     assert ranker is not None
     assert (ranker.name, models.calibration()) == ("small", (1.0, 0.0))

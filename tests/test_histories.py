@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.histories import read_histories
-from retrieval.errors import DataError
 from tests.ranking_world import bought, event, pairs, read, write_folder
 from tests.world import Row
+from whyfeed.finetune.evaluation.histories import read_histories
+from whyfeed.retrieval.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.arrays import Vectors, unit
-from retrieval.errors import HomeError
-from retrieval.files import write_whole
-from retrieval.index import PostIndex, largest
+from whyfeed.retrieval.arrays import Vectors, unit
+from whyfeed.retrieval.community.index import PostIndex, largest
+from whyfeed.retrieval.errors import HomeError
+from whyfeed.retrieval.files import write_whole
 
 DIMENSION = 16
 FLAT, IVF, HNSW = "IDMap2,Flat", "IVF4,SQ8", "IDMap2,HNSW16"

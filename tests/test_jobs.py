@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from agent import Agent
-from agent.settings import Settings
-from retrieval.errors import DataError
 from tests.conftest import EMBEDDER
 from tests.test_service import Asking, bearer, serving
-from ui.jobs import Batch, Jobs, Unfinished, UnknownJob
+from whyfeed import Agent
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.errors import DataError
+from whyfeed.ui.http.jobs import Batch, Jobs, Unfinished, UnknownJob
 
 ADMIN = bearer("the operator's own")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from retrieval.errors import DataError
-from retrieval.keys import Keys
-from retrieval.store import Store
 from tests.conftest import EMBEDDER, ROOT, RunCli
 from tests.test_service import wait_ready
-from ui.access import Access, Refused
+from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.store.keys import Keys
+from whyfeed.retrieval.store.store import Store
+from whyfeed.ui.http.access import Access, Refused
 
 
 def test_a_key_is_found_by_its_secret_alone(store: Store) -> None:
@@ -125,7 +125,18 @@ def test_failures_of_the_commands_are_one_clear_line(
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_service_without_keys_makes_the_first_and_ends_when_told(home: Path, sign: signal.Signals) -> None:
-    command = [sys.executable, "-m", "ui.cli", "serve", "--port", "0", "--no-llm", "--no-page", "--home", str(home)]
+    command = [
+        sys.executable,
+        "-m",
+        "whyfeed",
+        "serve",
+        "--port",
+        "0",
+        "--no-llm",
+        "--no-page",
+        "--home",
+        str(home),
+    ]
     environment = {**os.environ, "WHYFEED_EMBEDDER": EMBEDDER}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

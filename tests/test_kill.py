@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from agent.answer import Answer
-from retrieval.arrays import Vectors
-from retrieval.community import Community
-from retrieval.embedder import HashEmbedder
-from retrieval.event import Event
-from retrieval.exchange import import_folder
-from retrieval.index import PostIndex
-from retrieval.post import Post
-from retrieval.store import Store
 from tests.conftest import EMBEDDER, arrays
 from tests.world import NOW, make_world
+from whyfeed.agent.answer import Answer
+from whyfeed.retrieval.arrays import Vectors
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.community.index import PostIndex
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.exchange import import_folder
+from whyfeed.retrieval.store.store import Store
 
 TIMES = 10
 POSTS = 700  # three batches of the embedder
@@ -237,8 +237,8 @@ def test_killed_while_events_are_written(killable: Killable, home: Path) -> None
 
 
 def talk(log: str, home: str) -> None:
-    from agent.agent import Agent
-    from agent.settings import Settings
+    from whyfeed.agent.agent import Agent
+    from whyfeed.agent.settings import Settings
 
     with Agent(Settings(home=Path(home), embedder=EMBEDDER, no_llm=True), clock=lambda: NOW) as agent:
         posts = [post.id for post in agent.store.all_posts()]
@@ -256,8 +256,8 @@ def talk(log: str, home: str) -> None:
 
 
 def test_killed_while_talking(killable: Killable, home: Path) -> None:
-    from agent.agent import Agent
-    from agent.settings import Settings
+    from whyfeed.agent.agent import Agent
+    from whyfeed.agent.settings import Settings
 
     confirmed: list[str] = []
     for moment in moments(1.0):

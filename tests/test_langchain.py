@@ -17,13 +17,13 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import Field, ValidationError
 
-from agent import Agent
-from agent.langchain import WhyfeedRetriever, tools
-from agent.operations import TOOLS
-from retrieval.errors import UnknownUser
 from tests.checks import check_shape
 from tests.conftest import ROOT
 from tests.world import World
+from whyfeed import Agent
+from whyfeed.agent.langchain_tools import WhyfeedRetriever, tools
+from whyfeed.agent.operations import TOOLS
+from whyfeed.retrieval.errors import UnknownUser
 
 
 class Scripted(BaseChatModel):
@@ -186,7 +186,7 @@ def test_an_agent_of_langchain_uses_them(agent: Agent, user: str) -> None:
 
 
 def test_langchain_is_loaded_only_with_this_module() -> None:
-    code = "import sys, agent.agent, agent.operations; print(*sys.modules)"
+    code = "import sys, whyfeed.agent.agent, agent.operations; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert "agent.agent" in loaded
+    assert "whyfeed.agent.agent" in loaded
     assert "langchain" not in loaded

@@ -15,14 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
-from agent import Agent
-from agent.answer import Answer
-from agent.ledger import Writer
-from agent.settings import Settings
-from retrieval.errors import DataError
-from retrieval.store import Store
 from tests.conftest import EMBEDDER, ROOT
 from tests.world import NOW
+from whyfeed import Agent
+from whyfeed.agent.answer import Answer
+from whyfeed.agent.settings import Settings
+from whyfeed.agent.single_writer import Writer
+from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.store.store import Store
 
 USER = "u0"
 
@@ -90,7 +90,18 @@ def test_only_what_requests_write_can_be_sent(wire: Wire) -> None:
 
 @contextmanager
 def served(home: Path, errors: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "ui.cli", "serve", "--ray", "--replicas", "2", "--no-llm", "--port", "8931"]
+    command = [
+        sys.executable,
+        "-m",
+        "whyfeed",
+        "serve",
+        "--ray",
+        "--replicas",
+        "2",
+        "--no-llm",
+        "--port",
+        "8931",
+    ]
     environment = {
         **os.environ, "WHYFEED_HOME": str(home), "WHYFEED_EMBEDDER": EMBEDDER, "WHYFEED_API_KEY": "the key",
     }  # fmt: skip

@@ -25,16 +25,16 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
-from agent import Agent
-from agent.operations import TOOLS
-from retrieval.keys import Keys
-from retrieval.store import Store
 from tests import desk_world
 from tests.checks import check_shape
 from tests.conftest import EMBEDDER, ROOT, RunCli
 from tests.world import World
-from ui.access import Access
-from ui.mcp_server import build, local_key
+from whyfeed import Agent
+from whyfeed.agent.operations import TOOLS
+from whyfeed.retrieval.store.keys import Keys
+from whyfeed.retrieval.store.store import Store
+from whyfeed.ui.http.access import Access
+from whyfeed.ui.mcp_server import build, local_key
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def over_stdio(home: Path, talk: Callable[[Client], Awaitable[T]], *arguments: s
 
     async def run() -> T:
         server = StdioServerParameters(
-            command=sys.executable, args=["-m", "ui.cli", "mcp", *arguments], env=environment(home), cwd=ROOT
+            command=sys.executable, args=["-m", "whyfeed", "mcp", *arguments], env=environment(home), cwd=ROOT
         )
         async with Client(server, mode=mode, read_timeout_seconds=60) as client:
             return await talk(client)
@@ -118,7 +118,7 @@ def serving(home: Path, **more: str) -> Iterator[Served]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ui.cli", "mcp", "--http", "--port", str(port)],
+        [sys.executable, "-m", "whyfeed", "mcp", "--http", "--port", str(port)],
         cwd=ROOT, env=environment(home, **more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     with process:
@@ -240,7 +240,7 @@ class Broken(Agent):
 
 
 def test_a_mistake_of_whyfeed_is_logged_and_not_shown(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from agent.settings import Settings
+    from whyfeed.agent.settings import Settings
 
     async def run(agent: Agent) -> CallToolResult:
         async with Client(build(agent, Access(agent.store), local_key())) as client:
@@ -380,7 +380,7 @@ def test_closing_the_input_ends_the_server_and_only_the_protocol_was_printed(run
 def test_what_anything_prints_does_not_reach_the_client(home: Path, tmp_path: Path) -> None:
     """A library that prints, at the start and while it works, in Python and below it."""
     (tmp_path / "noisy.py").write_text(
-        "import os\nfrom agent.agent import Agent\nimport ui.cli\n"
+        "import os\nfrom whyfeed.agent.agent import Agent\nimport whyfeed.ui.cli.main\n"
         "old_open, old_search = Agent.__init__, Agent.search\n"
         "def opening(self, *a, **k):\n    print('opening')\n    old_open(self, *a, **k)\n"
         "def search(self, *a, **k):\n    print('searching', flush=True)\n    os.write(1, b'below\\n')\n"

@@ -13,16 +13,16 @@ from typing import Any, NoReturn
 import pytest
 from typer.testing import CliRunner
 
-from finetune.measure import OURS, RANKERS, measure
-from finetune.metrics import CLICK, RANKING
-from finetune.report import page
-from retrieval.arrays import Floats
-from retrieval.embedder import HashEmbedder
-from retrieval.errors import DataError, ModelError, WeightsError
 from tests.conftest import RunCli
 from tests.ranking_world import EMBED, bought, event, judged, write_folder
 from tests.world import Row, write_rows
-from ui.cli import app
+from whyfeed.finetune.evaluation.measure import OURS, RANKERS, measure
+from whyfeed.finetune.evaluation.metrics import CLICK, RANKING
+from whyfeed.finetune.evaluation.report import page
+from whyfeed.retrieval.arrays import Floats
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.errors import DataError, ModelError, WeightsError
+from whyfeed.ui.cli.main import app
 
 QUICK = ("popularity", "text", "item-knn", "item-mean", "whyfeed-no-llm")
 ROW = {"ranker", "metrics", "ci95", "ms_per_user", "fit_seconds", "beyond", "buckets", "paired"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import log_loss, roc_auc_score
 
-from finetune.metrics import (
+from whyfeed.finetune.evaluation.metrics import (
     CUTS,
     HISTORY,
     RANKING,

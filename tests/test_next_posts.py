@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent import Agent
-from agent.ranker import HAND_SET, MODEL, NEXT_FILE, Ranker
-from agent.registry import Registry
-from retrieval.community import Community
-from retrieval.sequence import NextItem, NextPosts
+from whyfeed import Agent
+from whyfeed.agent.recommend.ranker import HAND_SET, MODEL, NEXT_FILE, Ranker
+from whyfeed.agent.registry import Registry
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.next_item import NextItem, NextPosts
 
 SIZE = 8
 

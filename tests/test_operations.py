@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import Agent
-from agent.operations import OPERATIONS, TOOLS, Operation
-from retrieval import exchange
-from retrieval.errors import UnknownEvent, UnknownPost, UnknownUser, WhyfeedError
-from retrieval.store import Store
 from tests.checks import check_items, check_shape
 from tests.world import World
+from whyfeed import Agent
+from whyfeed.agent.operations import OPERATIONS, TOOLS, Operation
+from whyfeed.retrieval.errors import UnknownEvent, UnknownPost, UnknownUser, WhyfeedError
+from whyfeed.retrieval.store import exchange
+from whyfeed.retrieval.store.store import Store
 
 NAMES = list(OPERATIONS)
 ASKING = {"turns": [{"role": "customer", "text": "Where is my order?"}]}
@@ -150,9 +150,9 @@ def test_more_of_a_topic_brings_it_in(agent: Agent, reader: str) -> None:
 
 
 def test_a_rule_ends_at_its_horizon(home: Path, reader: str) -> None:
-    from agent.settings import Settings
     from tests.conftest import EMBEDDER
     from tests.world import DAY, NOW
+    from whyfeed.agent.settings import Settings
 
     now = [NOW]
     with Agent(Settings(home=home, embedder=EMBEDDER, no_llm=True), clock=lambda: now[0]) as agent:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from benchmarks.screenshot import ask, choose, served
-from retrieval.errors import HomeError
+from tests.page_driver import ask, choose, served
 from tests.page_world import HOSTILE, World
-from ui.texts import TEXTS
+from whyfeed.retrieval.errors import HomeError
+from whyfeed.ui.page.texts import TEXTS
 
 if TYPE_CHECKING:
-    from agent import Agent
+    from whyfeed import Agent
 
-UI = Path(__file__).parent.parent / "ui"
+UI = Path(__file__).parent.parent / "ui" / "page" / "static"
 DEMO = Path(__file__).parent.parent / "retrieval" / "demo"
 
 
@@ -62,7 +62,7 @@ def test_every_word_and_button_of_the_template_is_known() -> None:
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:
-    from ui.page import build, launch
+    from whyfeed.ui.page.page import build, launch
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -72,7 +72,7 @@ def test_a_port_in_use_is_one_clear_line() -> None:
 
 
 def test_a_page_that_others_can_reach_needs_a_login() -> None:
-    from ui.page import serve
+    from whyfeed.ui.page.page import serve
 
     with pytest.raises(HomeError, match="login"):
         serve(cast("Agent", World()), host="0.0.0.0")
@@ -119,7 +119,7 @@ def hostile() -> Iterator[str]:
 @pytest.mark.slow
 def test_a_member_asks_and_not_interested_is_obeyed(tmp_path: Path, opened: Open) -> None:
     """The whole way on the demo community: no stand-in."""
-    from agent import Agent
+    from whyfeed import Agent
 
     with Agent.open(tmp_path / "home", no_llm=True) as agent:
         agent.import_folder(DEMO)

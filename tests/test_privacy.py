@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from retrieval.privacy import CHIP, KINDS, Found, Vault, find, mask
+from whyfeed.retrieval.privacy.vault import CHIP, KINDS, Found, Vault, find, mask
 
 
 def spans(text: str, asked: str = "", names: tuple[str, ...] = ()) -> list[tuple[str, str]]:

@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.histories import Histories, read_histories
-from finetune.protocol import ClickTest, RankingTest, about_posts, leave_one_out, pair_keys, prepare, unseen_posts
-from retrieval.errors import DataError
 from tests.ranking_world import bought, event, judged, pairs, read, write_folder
 from tests.world import Row, write_rows
+from whyfeed.finetune.evaluation.histories import Histories, read_histories
+from whyfeed.finetune.evaluation.protocol import (
+    ClickTest,
+    RankingTest,
+    about_posts,
+    leave_one_out,
+    pair_keys,
+    prepare,
+    unseen_posts,
+)
+from whyfeed.retrieval.errors import DataError
 
 CLOCK = 1_500_000_000
 

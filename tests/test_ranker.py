@@ -16,18 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from agent.pipeline import NAMES
-from agent.ranker import HAND_SET, MODEL, MODEL_FILE, NOT_FITTED, Ranker
-from agent.registry import Registry
-from finetune.examples import Group, groups
-from finetune.gate import Outcome
-from finetune.rank import ENOUGH, FITTED, fit
-from retrieval.embedder import HashEmbedder
-from retrieval.event import Event
-from retrieval.exchange import import_folder
-from retrieval.signals import CORE, SIGNALS
-from retrieval.store import Store
 from tests.world import DAY, START, Row, write_rows
+from whyfeed.agent.recommend.pipeline import NAMES
+from whyfeed.agent.recommend.ranker import HAND_SET, MODEL, MODEL_FILE, NOT_FITTED, Ranker
+from whyfeed.agent.registry import Registry
+from whyfeed.finetune.gate import Outcome
+from whyfeed.finetune.ranking.examples import Group, groups
+from whyfeed.finetune.ranking.fit import ENOUGH, FITTED, fit
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.community.signals import CORE, SIGNALS
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.store.exchange import import_folder
+from whyfeed.retrieval.store.store import Store
 
 # ---- scores
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.agent import Agent
-from agent.answer import Answer
-from agent.settings import Settings
-from retrieval.errors import HomeError
 from tests.batch_world import FEW, READERS, WriterServer, part, rows, served, there
 from tests.conftest import EMBEDDER, ROOT
 from tests.world import NOW
+from whyfeed.agent.agent import Agent
+from whyfeed.agent.answer import Answer
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.errors import HomeError
 
 pytestmark = [
     pytest.mark.slow,
@@ -244,7 +244,7 @@ def test_a_cluster_that_is_not_there_is_one_line(home: Path, out: Path, address:
         assert time.monotonic() < end, "a Ray cluster runs on this machine"
         time.sleep(0.2)
     done = subprocess.run(
-        [sys.executable, "-m", "ui.cli", "batch", "--all", "--no-llm", "--ray", "--out", str(out)],
+        [sys.executable, "-m", "whyfeed", "batch", "--all", "--no-llm", "--ray", "--out", str(out)],
         capture_output=True, text=True, cwd=ROOT, timeout=30,
         env={**os.environ, "WHYFEED_HOME": str(home), "WHYFEED_EMBEDDER": EMBEDDER, "RAY_ADDRESS": address},
     )  # fmt: skip

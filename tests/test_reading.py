@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.ranker import HAND_SET, Ranker
-from agent.view import Views
-from finetune.rank import fit
-from retrieval.arrays import Condenser, Vectors
-from retrieval.embedder import HashEmbedder
-from retrieval.errors import ModelError
-from retrieval.exchange import import_folder
-from retrieval.reading import readings
-from retrieval.sequence import NextItem
-from retrieval.store import Store
 from tests.test_next_posts import by_hand
 from tests.world import DAY, START, write_rows
+from whyfeed.agent.recommend.ranker import HAND_SET, Ranker
+from whyfeed.agent.recommend.snapshot import Views
+from whyfeed.finetune.ranking.fit import fit
+from whyfeed.retrieval.arrays import Condenser, Vectors
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.community.next_item import NextItem
+from whyfeed.retrieval.community.post_vectors import readings
+from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.store.exchange import import_folder
+from whyfeed.retrieval.store.store import Store
 
 WIDTH, KINDS = 12, 6
 COLOURS = ("red", "green", "blue", "grey", "pink", "gold")

@@ -25,18 +25,18 @@ from hypothesis.stateful import (
 )
 from typer.testing import CliRunner
 
-from agent import Agent
-from agent.doctor import examine
-from agent.ranker import HAND_SET, Ranker
-from agent.registry import CARD, KEPT, POINTER, Registry
-from agent.replies import ReplyRanker
-from agent.view import Views
-from retrieval.embedder import HashEmbedder
-from retrieval.errors import DataError, HomeError
-from retrieval.store import Store
 from tests import desk_world
 from tests.conftest import EMBEDDER
-from ui.cli import app
+from whyfeed import Agent
+from whyfeed.agent.desk.ranker import ReplyRanker
+from whyfeed.agent.doctor import examine
+from whyfeed.agent.recommend.ranker import HAND_SET, Ranker
+from whyfeed.agent.recommend.snapshot import Views
+from whyfeed.agent.registry import CARD, KEPT, POINTER, Registry
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.errors import DataError, HomeError
+from whyfeed.retrieval.store.store import Store
+from whyfeed.ui.cli.main import app
 
 FILES = {"a.bin": b"\x00\x01", "b.json": b"{}"}
 

@@ -14,20 +14,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import Agent
-from agent.registry import Registry
-from agent.replies import HAND_SET, MODEL, NET_FILE, RANKER_FILE, SIGNALS, ReplyCandidate, ReplyRanker, pairs
-from agent.replynet import ReplyNet, bucket
-from finetune import replies, replynet
-from finetune.evaluate import CUTS, RANKERS, Bench, Evaluation, evaluate_replies, opened, read_trials
-from retrieval.embedder import HashEmbedder
-from retrieval.errors import DataError
-from retrieval.files import keep_arrays, kept_arrays
-from retrieval.situation import features, situation
-from retrieval.support import DeskConversation, DeskTurn
 from tests import desk_world as world
 from tests.desk_world import EMBEDDER, OPENINGS, PARKING, REPLIES, customer, until
 from tests.world import Row, write_rows
+from whyfeed import Agent
+from whyfeed.agent.desk.network import ReplyNet, bucket
+from whyfeed.agent.desk.ranker import (
+    HAND_SET,
+    MODEL,
+    NET_FILE,
+    RANKER_FILE,
+    SIGNALS,
+    ReplyCandidate,
+    ReplyRanker,
+    pairs,
+)
+from whyfeed.agent.registry import Registry
+from whyfeed.finetune.desk import fit as replies
+from whyfeed.finetune.desk import network as replynet
+from whyfeed.finetune.desk.reply_measure import CUTS, RANKERS, Bench, Evaluation, evaluate_replies, opened, read_trials
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.desk.situation import features, situation
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn
+from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.files import keep_arrays, kept_arrays
 
 EMBED = HashEmbedder(64)
 FEW = 8  # conversations a topic: too few answers to fit on

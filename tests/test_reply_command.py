@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from finetune.evaluate import RANKERS
 from tests import desk_world as world
 from tests.checks import check_shape
 from tests.conftest import RunCli
 from tests.desk_world import REPLIES, WAITING, customer, until
 from tests.world import Row, write_rows
-from ui.cli import app
+from whyfeed.finetune.desk.reply_measure import RANKERS
+from whyfeed.ui.cli.main import app
 
 TALKS: list[Any] = [
     {"id": "a", "turns": until("hotel", "inform")},
@@ -172,7 +172,7 @@ def test_options_reach_the_desk(desk_home: Path) -> None:
 
 
 def test_a_given_conversation_is_kept_nowhere(desk_home: Path) -> None:
-    from agent import Agent
+    from whyfeed import Agent
 
     def counts() -> dict[str, int]:
         with Agent.open(desk_home, embedder=world.EMBEDDER, no_llm=True) as agent:

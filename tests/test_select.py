@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.pipeline import Task, run
-from agent.request import Request
-from agent.select import DUPLICATE_COSINE, PER_AUTHOR, Limits, choose, keep_allowed
-from agent.trace import StageRecord, Trace
-from agent.view import View
-from retrieval.arrays import Vectors, unit
-from retrieval.candidate import Candidate
-from retrieval.community import Community
-from retrieval.event import Event
-from retrieval.post import Post
-from retrieval.reader import Reader, read
-from retrieval.store import Store
 from tests.world import NOW
+from whyfeed.agent.recommend.pipeline import Task, run
+from whyfeed.agent.recommend.selection import DUPLICATE_COSINE, PER_AUTHOR, Limits, choose, keep_allowed
+from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.request import Request
+from whyfeed.agent.trace import StageRecord, Trace
+from whyfeed.retrieval.arrays import Vectors, unit
+from whyfeed.retrieval.community.candidate import Candidate
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.reader import Reader, read
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.store import Store
 
 DIMENSION = 40
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.sequence import Recipe, batches, chunks, network, train_sequence, weights_of
-from retrieval.arrays import Floats, Rows, Vectors, unit
-from retrieval.errors import ModelError
-from retrieval.sequence import NextItem, NextPosts
+from whyfeed.finetune.ranking.next_item import Recipe, batches, chunks, network, train_sequence, weights_of
+from whyfeed.retrieval.arrays import Floats, Rows, Vectors, unit
+from whyfeed.retrieval.community.next_item import NextItem, NextPosts
+from whyfeed.retrieval.errors import ModelError
 
 POSTS, TOPICS, WIDTH = 40, 8, 12
 SMALL = Recipe(size=16, longest=6, epochs=2, tokens=200, warm_up=10)

@@ -19,16 +19,16 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from agent import Agent
-from agent.answer import ChatEvent, StageStarted
-from agent.operations import OPERATIONS
-from agent.settings import Settings
-from retrieval.errors import HomeError, ModelError
-from retrieval.keys import Keys
 from tests.checks import check_shape
 from tests.conftest import EMBEDDER
-from ui.access import Access
-from ui.service import BODY, build, serve
+from whyfeed import Agent
+from whyfeed.agent.answer import ChatEvent, StageStarted
+from whyfeed.agent.operations import OPERATIONS
+from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.errors import HomeError, ModelError
+from whyfeed.retrieval.store.keys import Keys
+from whyfeed.ui.http.access import Access
+from whyfeed.ui.http.service import BODY, build, serve
 
 MASTER = "the operator's own"
 WHO = {"user": "u0"}

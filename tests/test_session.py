@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.page_world import World
-from ui.cards import Cards, safe_url
-from ui.session import Session
+from whyfeed.ui.page.cards import Cards, safe_url
+from whyfeed.ui.page.session import Session
 
 if TYPE_CHECKING:
-    from agent import Agent
+    from whyfeed import Agent
 
 
 def session_of(world: World) -> Session:

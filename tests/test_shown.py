@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.judge import post_line
-from agent.view import View
-from finetune.protocol import ClickTest
-from finetune.shown import MOST, from_clicks, from_home, held_clicks, read_posts
-from retrieval.errors import DataError
 from tests.ranking_world import event, read
 from tests.world import Row, World
+from whyfeed.agent.recommend.judge import post_line
+from whyfeed.agent.recommend.snapshot import View
+from whyfeed.finetune.evaluation.protocol import ClickTest
+from whyfeed.finetune.llm.judge_examples import MOST, from_clicks, from_home, held_clicks, read_posts
+from whyfeed.retrieval.errors import DataError
 
 
 def clicks(count: int) -> list[Row]:
@@ -81,7 +81,7 @@ def test_the_ledger_gives_acts_and_posts_that_were_passed_over(view: View, world
 
 
 def test_a_ledger_without_a_past_says_so(tmp_path: Path, view: View) -> None:
-    from retrieval.store import Store
+    from whyfeed.retrieval.store.store import Store
 
     store = Store(tmp_path / "other")
     with pytest.raises(DataError, match="too few acts"):

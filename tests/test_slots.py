@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from agent.slots import Filled, SlotBook, templated
-from retrieval.support import DeskConversation, DeskTurn, SavedReply
+from whyfeed.agent.desk.placeholders import Filled, SlotBook, templated
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply
 
 HOTEL = SavedReply("hotel", "The '{hotel_name}' is in the {price_range} price range")
 DOCTOR = SavedReply("doctor", "{doctor_name} is free at {time} o'clock. Shall I book it?")

@@ -18,17 +18,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlite_utils import Database as SqliteDatabase
 
-from retrieval.community import Community
-from retrieval.conversation import TRACES_KEPT, Conversations
-from retrieval.embedder import HashEmbedder
-from retrieval.errors import DataError, HomeError, UnknownPost, UnknownUser
-from retrieval.event import Event
-from retrieval.exchange import import_folder
-from retrieval.post import Post
-from retrieval.store import Store
-from retrieval.user import User
 from tests.conftest import state
 from tests.world import NOW, START, World, write_rows
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.embedder import HashEmbedder
+from whyfeed.retrieval.errors import DataError, HomeError, UnknownPost, UnknownUser
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.conversations import TRACES_KEPT, Conversations
+from whyfeed.retrieval.store.exchange import import_folder
+from whyfeed.retrieval.store.store import Store
+from whyfeed.retrieval.user import User
 
 
 def like(user: str, post: str = "sailing-0", kind: str = "like", time: float | None = NOW) -> Event:

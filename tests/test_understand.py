@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.engine import ScriptedEngine
-from agent.intents import INTENTS, load_utterances
-from agent.request import Request
-from agent.topics import detect_language, split_topics, tidy_topic
-from agent.understand import Context, Understander
-from benchmarks.understand import CONTEXT, load, topics_right
-from retrieval.arrays import Vectors
-from retrieval.embedder import HashEmbedder, UseEmbedder
-from retrieval.errors import ModelError
+from tests.understanding_world import CONTEXT, load, topics_right
+from whyfeed.agent.llm.scripted import ScriptedEngine
+from whyfeed.agent.request import Request
+from whyfeed.agent.understanding.classifier import INTENTS, load_utterances
+from whyfeed.agent.understanding.topics import detect_language, split_topics, tidy_topic
+from whyfeed.agent.understanding.understander import Context, Understander
+from whyfeed.retrieval.arrays import Vectors
+from whyfeed.retrieval.community.embedder import HashEmbedder, UseEmbedder
+from whyfeed.retrieval.errors import ModelError
 
 ROWS = load()
 

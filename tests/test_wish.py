@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent.handover import summary
-from agent.wish import Wish, apply
-from retrieval.support import DeskTurn
+from whyfeed.agent.desk.handover import summary
+from whyfeed.agent.desk.wishes import Wish, apply
+from whyfeed.retrieval.desk.types import DeskTurn
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from retrieval.words import STOPWORDS, content_words, match_query, segment, words
+from whyfeed.retrieval.words import STOPWORDS, content_words, match_query, segment, words
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from agent.registry import Registry
-from agent.weights import find
-from finetune.gate import ENOUGH
-from finetune.training import DEFAULT_BASE, MAX_RANK
-from finetune.write import MODEL, Pair, encode, log_likelihood, pairs, split, train, train_home
-from retrieval.errors import HomeError, ModelError
-from retrieval.support import DeskConversation, DeskTurn, SavedReply
 from tests.conftest import ROOT
+from whyfeed.agent.llm.weights import find
+from whyfeed.agent.registry import Registry
+from whyfeed.finetune.gate import ENOUGH
+from whyfeed.finetune.llm.writer import MODEL, Pair, encode, log_likelihood, pairs, split, train, train_home
+from whyfeed.finetune.training import DEFAULT_BASE, MAX_RANK
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply
+from whyfeed.retrieval.errors import HomeError, ModelError
 
 # peft asks transformers by a name that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -384,7 +384,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(
     base: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom finetune.write import train\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom whyfeed.finetune.llm.writer import train\n"
         "from tests.test_write import FULL, examples\n"
         "def kill(name, done, total):\n    if done == 22:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "train(examples(24), Path(sys.argv[1]), base=Path(sys.argv[2]), progress=kill, **FULL)\n"

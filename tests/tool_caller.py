@@ -11,10 +11,10 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from agent.references import Context
-from agent.request import Request
-from agent.understand import Understander
-from retrieval.embedder import HashEmbedder
+from whyfeed.agent.request import Request
+from whyfeed.agent.understanding.references import Context
+from whyfeed.agent.understanding.understander import Understander
+from whyfeed.retrieval.community.embedder import HashEmbedder
 
 Call = tuple[str, dict[str, Any]]
 USED = UsageMetadata(input_tokens=10, output_tokens=2, total_tokens=12)

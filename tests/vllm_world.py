@@ -19,13 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.judge import MODEL
-from agent.registry import Registry
-from agent.vllm import ENVIRONMENT, healthy
-from finetune.judge import train
-from finetune.shown import Shown
-from finetune.training import DEFAULT_BASE
 from tests.llm_server import free_port
+from whyfeed.agent.llm.vllm_server import ENVIRONMENT, healthy
+from whyfeed.agent.registry import JUDGE, Registry
+from whyfeed.finetune.llm.judge import train
+from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.training import DEFAULT_BASE
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,8 +71,8 @@ def add_judge(home: Path, seed: int = 0, method: str = "lora") -> Path:
             shown(8), shown(12)[8:], out, base=DEFAULT_BASE, method=method, rank=8, steps=3, batch=1, lr=0.01, seed=seed
         )
         registry = Registry(home)
-        registry.add_folder(MODEL, out, json.loads((out / "card.json").read_bytes()), live=True)
-    found = registry.live(MODEL)
+        registry.add_folder(JUDGE, out, json.loads((out / "card.json").read_bytes()), live=True)
+    found = registry.live(JUDGE)
     assert found is not None
     return found
 
@@ -115,7 +114,7 @@ def serving(home: Path) -> Iterator[VllmServer]:
     assert wanted is not None
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "ui.cli", "serve-llm", DEFAULT_BASE, "--home", str(home), "--port", str(port),
+            sys.executable, "-m", "whyfeed", "serve-llm", DEFAULT_BASE, "--home", str(home), "--port", str(port),
             "--python", str(wanted), "--context", "2048", "--rank", "16",
         ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,

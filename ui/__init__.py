@@ -1,1 +1,1 @@
-"""How people reach whyfeed: the page, the command line."""
+"""How people and programs reach whyfeed: page, command line, HTTP and MCP."""

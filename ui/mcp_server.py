@@ -1,18 +1,14 @@
-"""`whyfeed mcp`: the tools of `agent.operations` over the Model Context Protocol, on standard streams or HTTP."""
+"""The tools of `agent.operations` over the Model Context Protocol, on standard streams or HTTP."""
 
 from __future__ import annotations
 
 import json
 import logging
 import signal
-import sys
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ui.terminal import Home, NoLlm, bars, open_agent, own_version, tell_first_key, tune_for_many
+from whyfeed import __version__
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -20,10 +16,10 @@ if TYPE_CHECKING:
     from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams, Tool
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from agent import Agent
-    from agent.operations import Operation
-    from retrieval.keys import Key
-    from ui.access import Access
+    from whyfeed.agent.agent import Agent
+    from whyfeed.agent.operations import Operation
+    from whyfeed.retrieval.store.keys import Key
+    from whyfeed.ui.http.access import Access
 
 PATH = "/mcp"
 _AT_ONCE = 16  # calls that run beside each other; more wait
@@ -37,43 +33,12 @@ _INSTRUCTIONS = (
 _log = logging.getLogger(__name__)
 
 
-def mcp(
-    home: Home = None,
-    http: Annotated[bool, typer.Option("--http", help="Serve HTTP, with keys, in place of standard streams.")] = False,
-    host: Annotated[str, typer.Option(help="With --http: the address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="With --http: the port to listen on.")] = 8001,
-    user: Annotated[
-        list[str] | None,
-        typer.Option(help="Without --http: serve this user's data alone; may be given several times.", metavar="ID"),
-    ] = None,
-    no_llm: NoLlm = False,
-) -> None:
-    """Serve the tools over the Model Context Protocol; a client starts it and talks on standard input and output."""
-    from ui.access import Access
-
-    tune_for_many()
-    if http and user:
-        raise ValueError("--user is for standard streams; over HTTP a key has its users: `whyfeed keys add`")
-    with ExitStack() as stack:
-        # Standard output is the protocol's: nothing that a library says may come before it.
-        with redirect_stdout(sys.stderr):
-            agent = stack.enter_context(open_agent(home, no_llm=no_llm))
-        for id in user or ():
-            agent.user(id)
-        if not http:
-            return serve_stdio(build(agent, Access(agent.store), local_key(user)))
-        with bars() as progress:
-            agent.build(progress)
-            agent.desk.build(progress)
-        serve_http(agent, host, port, lambda url: typer.echo(f"whyfeed speaks MCP: {url}"))
-
-
 def local_key(users: list[str] | None = None) -> Key:
     """What whoever started this process may do: everything, or only what concerns these users.
 
     The desk is left out for the latter: it knows every customer's conversation.
     """
-    from retrieval.keys import Key
+    from whyfeed.retrieval.store.keys import Key
 
     if not users:
         return Key("local", frozenset({"admin"}))
@@ -88,9 +53,9 @@ def build(agent: Agent, access: Access, key: Key | None = None) -> Server[Any]:
     from mcp.server.lowlevel import Server
     from mcp.shared.exceptions import MCPError
 
-    from agent.operations import TOOLS
-    from retrieval.errors import WhyfeedError
-    from ui.access import Refused
+    from whyfeed.agent.operations import TOOLS
+    from whyfeed.retrieval.errors import WhyfeedError
+    from whyfeed.ui.http.access import Refused
 
     offered = {operation.name: (operation, _tool(operation)) for operation in TOOLS}
     slots = anyio.CapacityLimiter(_AT_ONCE)
@@ -125,7 +90,7 @@ def build(agent: Agent, access: Access, key: Key | None = None) -> Server[Any]:
         return types.CallToolResult(content=content, structured_content=document, is_error=document is None)
 
     return Server(
-        "whyfeed", version=own_version(), instructions=_INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool
+        "whyfeed", version=__version__, instructions=_INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool
     )
 
 
@@ -147,16 +112,18 @@ def serve_stdio(server: Server[Any]) -> None:
         _log.debug("the client went away while it was answered")
 
 
-def serve_http(agent: Agent, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+def serve_http(
+    agent: Agent, host: str, port: int, on_ready: Callable[[str], None], on_first_key: Callable[[str], None]
+) -> None:
     """Serve clients with keys over HTTP until interrupted; `on_ready` gets the address once it answers.
 
-    Where there is no key at all, an admin key is made and shown once on standard error. HomeError when the address
-    cannot be had.
+    Where there is no key at all, an admin key is made and given to `on_first_key`. HomeError when the address cannot be
+    had.
     """
-    from ui.listening import address, listen, open_access, run
+    from whyfeed.ui.http.server import address, listen, open_access, run
 
     with listen(host, port) as listening:
-        access = open_access(agent.store, tell_first_key)
+        access = open_access(agent.store, on_first_key)
         app = build(agent, access).streamable_http_app(
             streamable_http_path=PATH, stateless_http=True, transport_security=_security(host)
         )
@@ -177,7 +144,7 @@ class Guard:
             from starlette.datastructures import Headers
             from starlette.responses import JSONResponse
 
-            from ui.access import Refused
+            from whyfeed.ui.http.access import Refused
 
             try:
                 scope[_KEY] = self._access.authenticate(Headers(scope=scope).get("authorization"))
@@ -205,7 +172,7 @@ def _security(host: str) -> Any:
     """Which names a browser may call this server by, so that a page cannot reach it under a name of its own."""
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from ui.listening import in_url
+    from whyfeed.ui.http.server import in_url
 
     if host in ("0.0.0.0", "::"):
         # Nobody knows all names of a machine; such a page still has no key.

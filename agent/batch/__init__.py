@@ -1,0 +1,1 @@
+"""Recommendations for many users, written to a file; an interrupted run can be resumed."""

@@ -1,0 +1,50 @@
+"""Which planner takes a turn of a conversation: a server's model that calls tools, or none (rules understand it)."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from whyfeed.agent.chat.exam import Exam
+from whyfeed.agent.chat.planner import Planner
+from whyfeed.agent.llm.roles import Models
+from whyfeed.agent.settings import Settings
+
+
+class PlannerChoice:
+    """Chooses the planner at each turn, because a server's model may come, go or change. Safe for many threads."""
+
+    def __init__(self, models: Models, settings: Settings, home: Path) -> None:
+        self._models = models
+        self._settings = settings
+        self._home = home
+        self._lock = threading.Lock()
+        self._planner: Planner | None = None
+        self._exam: Exam | None = None
+
+    def planner(self) -> Planner | None:
+        """The planner of this turn; None where rules understand it.
+
+        The settings may ask for one or the other. Otherwise a model plans once it has passed the exam, which runs
+        once for each model in the background.
+        """
+        if self._settings.chat == "plan":
+            return None
+        with self._lock:
+            model = self._models.tool_caller()
+            if model is None:
+                return None
+            if self._planner is None or self._planner.model is not model:
+                self._planner = Planner(model, self._home, self._models.usage)
+            if self._settings.chat == "agent":
+                return self._planner
+            if self._exam is None:
+                self._exam = Exam(self._home / "tool-exam.json")
+            return self._planner if self._exam.passed(self._planner) else None
+
+    def close(self) -> None:
+        """Stop an exam that is being held and close the planner's file."""
+        if self._exam is not None:
+            self._exam.stop()
+        if self._planner is not None:
+            self._planner.close()

@@ -1,0 +1,491 @@
+"""One turn of a conversation: from an understood request to what is said and shown.
+
+A list is yielded as soon as it is ranked; reasons that are still being written follow. Whatever
+happens on the way, the turn is kept, so that the conversation can go on after a restart.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, Receipt, StageStarted
+from whyfeed.agent.llm.engine import Deadline
+from whyfeed.agent.phrases import listed, say, signal_word
+from whyfeed.agent.reasons.extracts import central_sentences
+from whyfeed.agent.recommend.pipeline import RELEVANT, Task
+from whyfeed.agent.recommend.profile import describe
+from whyfeed.agent.recommend.rules import in_force
+from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.request import Horizon, Language, Request
+from whyfeed.agent.trace import Trace
+from whyfeed.agent.understanding.topics import detect_language
+from whyfeed.agent.understanding.understander import Context
+from whyfeed.retrieval.errors import ModelError, UnknownPost
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.formula import readable
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.conversations import Turn
+
+if TYPE_CHECKING:
+    from whyfeed.agent.chat.planner import Planner
+    from whyfeed.agent.runtime import Runtime
+
+K = 5
+MOST = 20  # posts of one list in a conversation
+UNDOABLE = frozenset({"like", "dislike", "hide", "save", "include", "exclude", "rule-on", "rule-off", "interest"})
+
+
+class Dialogue:
+    """Answers one message of one user in one conversation."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        planner: Planner | None,
+        user: str,
+        conversation: str,
+        cancel: threading.Event,
+        *,
+        llm_rank: bool,
+    ) -> None:
+        self._runtime = runtime
+        self._recommender = runtime.recommender
+        self._planner = planner
+        self._user = user
+        self._conversation = conversation
+        self._cancel = cancel
+        self._llm_rank = llm_rank
+        self._turns: list[Turn] = runtime.conversations.turns(conversation)
+        self._last = _last(self._turns)
+        self._text = ""
+        self._trace = Trace()  # how the message was understood
+
+    def answer(self, text: str) -> Generator[ChatEvent, None, None]:
+        """Understand the message, act on it, and answer; see `Agent.chat`."""
+        yield StageStarted("understand")
+        self._text = text
+        self._runtime.conversations.add(self._conversation, "user", text, self._runtime.clock())
+        why = ""
+        if text and self._planner is not None:
+            try:
+                yield from self._planned(self._planner, text)
+                return
+            except ModelError as exc:
+                why = f"fallback: {exc}"
+                self._trace = Trace()
+                self._runtime.models.check_server()
+        with self._trace.stage("understand") as record:
+            request = self._pending(self._runtime.understander().understand(text, self._context()))
+            record.note = request.by
+            record.status = why or "ok"
+        yield from self._act(request) if text else self._say(request, say("empty", request.language))
+
+    def _planned(self, planner: Planner, text: str) -> Iterator[ChatEvent]:
+        """The turn as a model plans it; the last of its answers is that of the turn."""
+        language = detect_language(text, self._context().language)
+        answer: Answer | None = None
+        with self._trace.stage("understand") as record:
+            record.note = "agent"
+        for event in planner.turn(
+            text, self._context(), language, self._user, self._conversation, self._act, self._cancel
+        ):
+            if isinstance(event, str):
+                request = Request("smalltalk", language=language, by="agent")
+                yield from self._say(request, event or say("smalltalk", language))
+            elif isinstance(event, Answer):
+                answer = event if answer is None or event.items or not answer.items else answer
+                self._turns = self._runtime.conversations.turns(self._conversation)
+                self._last = _last(self._turns)
+            else:
+                yield event
+        if answer is not None:
+            yield answer
+
+    def _act(self, request: Request) -> Iterator[ChatEvent]:
+        intents: dict[str, Callable[[Request], Iterator[ChatEvent]]] = {
+            "recommend": self._recommend,
+            "search": self._recommend,
+            "more_like": self._steer,
+            "less_like": self._steer,
+            "hide": self._hide,
+            "why": self._why,
+            "why_not": self._why_not,
+            "compare": self._compare,
+            "summarise": self._summarise,
+            "profile": self._profile,
+            "undo": self._undo,
+            "forget": self._forget,
+            "people": self._people,
+            "groups": self._groups,
+        }
+        if request.intent in intents:
+            yield from intents[request.intent](request)
+        else:
+            thanks = request.intent == "smalltalk" and _is_thanks(self._text)
+            yield from self._say(request, say("thanks" if thanks else request.intent, request.language))
+
+    @property
+    def _view(self) -> View:
+        """The home as of now: what this very turn has written is in it."""
+        return self._recommender.view()
+
+    # ---- lists ----
+
+    def _recommend(self, request: Request) -> Iterator[ChatEvent]:
+        shown = self._shown() if request.others else ()
+        yield from self._list(request, shown=shown)
+
+    def _list(
+        self,
+        request: Request,
+        *,
+        lead: str = "",
+        shown: Sequence[str] = (),
+        like: Sequence[str] = (),
+        receipt: bool = False,
+    ) -> Iterator[ChatEvent]:
+        """Rank, show, and have the missing reasons written; `lead` is said first."""
+        view = self._view
+        rows = view.community.row_of
+        k = min(request.k or K, MOST)
+        task = Task(
+            request, k, tuple(rows[id] for id in like if id in rows), tuple(rows[id] for id in shown if id in rows),
+            self._conversation, self._runtime.clock(), seed=str(len(self._turns)),
+        )  # fmt: skip
+        yield StageStarted("retrieve")
+        yield StageStarted("judge" if self._llm_rank else "rank")
+        ranking = self._recommender.rank(view, self._user, task, llm_rank=self._llm_rank)
+        ranking.trace.stages[:0] = self._trace.stages
+        yield StageStarted("explain")
+        items = self._runtime.explainer.items(view, ranking, request, write=False)
+        text = lead or self._headline(request, ranking.relevance, view, like, bool(items), ranking.reader)
+        if items and len(items) < k:
+            text += say("list.few", request.language)
+        before = {item["post"]["id"] for item in self._last["items"]} if self._last else set()
+        now = {item.post.id for item in items}
+        rules = tuple(rule.topic for rule in ranking.rules if rule.kind == "exclude")
+        changed = (
+            Receipt(rules, tuple(sorted(before - now)), tuple(sorted(now - before))) if receipt else Receipt(rules)
+        )
+        waiting = self._runtime.explainer.waiting(items, request.language)
+        final = {item.post.id: item for item in items}
+        deadline = Deadline(self._cancel, self._runtime.settings.write_seconds)
+        try:
+            yield ItemsReady(text, items, waiting)
+            for item in self._runtime.explainer.written(view, ranking, request, items, deadline):
+                final[item.post.id] = item
+                yield ReasonReady(item.post.id, item.reason)
+        finally:
+            # Also when the reader has left in the middle: the list was shown, so it is remembered.
+            done = tuple(final[item.post.id] for item in items)
+            answer = Answer(self._user, text, done, request, ranking.trace, changed, self._conversation)
+            self._recommender.remember(view, ranking, answer)
+        yield answer
+
+    def _headline(
+        self, request: Request, relevance: float | None, view: View, like: Sequence[str], any_items: bool, reader: Any
+    ) -> str:
+        language = request.language
+        if not any_items:
+            if not len(view.community):
+                return say("list.empty", language)
+            return say("list.no_match" if request.query else "list.none", language, query=request.query)
+        if request.query:
+            far = relevance is not None and relevance < RELEVANT
+            return say("list.far" if far else "list.search", language, query=request.query)
+        if like:
+            return say("list.like", language, title=self._title(like[0]))
+        if request.others:
+            return say("list.others", language)
+        if not len(reader.rows):
+            return say("list.named" if reader.named else "list.new", language)
+        return say("list", language)
+
+    # ---- steering ----
+
+    def _steer(self, request: Request) -> Iterator[ChatEvent]:
+        language = request.language
+        if request.posts and not request.include and not request.exclude:
+            kind = "like" if request.intent == "more_like" else "dislike"
+            for post in request.posts:
+                self._recommender.feedback(self._user, post, kind)
+            if kind == "like":
+                yield from self._list(request, like=request.posts, shown=self._shown(), receipt=True)
+            else:
+                yield from self._list(request, lead=say("hidden", language), receipt=True)
+            return
+        if not request.include and not request.exclude:
+            yield from self._ask_which(request)
+            return
+        lead = []
+        for kind, topics in (("exclude", request.exclude), ("include", request.include)):
+            for topic in topics:
+                if request.horizon != "now":  # what holds for this answer alone is no rule: the request carries it
+                    self._rule(kind, topic, request.horizon)
+                told = say(f"rule.{kind}", language, topic=topic)
+                if not self._view.topics.match(topic):
+                    told += say("rule.nothing", language)
+                lead.append(told)
+        text = " ".join(lead) if language == "en" else "".join(lead)
+        if request.horizon != "always":
+            text += say("rule.for", language, horizon=say(f"horizon.{request.horizon}", language))
+        yield from self._list(request, lead=text, receipt=True)
+
+    def _rule(self, kind: str, topic: str, horizon: Horizon) -> None:
+        bound = self._conversation if horizon == "session" else ""
+        self._recommender.add_rule(self._user, kind, topic, horizon, bound)
+
+    def _hide(self, request: Request) -> Iterator[ChatEvent]:
+        if not request.posts:
+            yield from self._ask_which(request)
+            return
+        for post in request.posts:
+            self._recommender.feedback(self._user, post, "hide")
+        yield from self._list(request, lead=say("hidden", request.language), receipt=True)
+
+    def _undo(self, request: Request) -> Iterator[ChatEvent]:
+        last = next((event for event in self._recommender.events(self._user) if event.kind in UNDOABLE), None)
+        if last is None:
+            yield from self._say(request, say("undo.nothing", request.language))
+            return
+        what = self._what(last)
+        self._recommender.forget(self._user, [last.id])
+        yield from self._list(request, lead=say("undone", request.language, what=what), receipt=True)
+
+    def _forget(self, request: Request) -> Iterator[ChatEvent]:
+        events = self._recommender.events(self._user, limit=100_000)
+        posts = set(request.posts)
+        topics = (*request.exclude, *((request.query,) if request.query else ()), *request.include)
+        if topics:
+            rows = {row for topic in topics for row in self._view.topics.match(topic)}
+            posts |= {self._view.community.ids[row] for row in rows}
+            spoken = [topic.casefold() for topic in topics]
+            wanted = [
+                event
+                for event in events
+                if event.post in posts or (not event.post and any(topic in event.text.casefold() for topic in spoken))
+            ]
+        elif posts:
+            wanted = [event for event in events if event.post in posts]
+        else:
+            wanted = [event for event in events if event.kind in UNDOABLE][:1]
+        if not wanted:
+            yield from self._say(request, say("forget.nothing", request.language))
+            return
+        self._recommender.forget(self._user, [event.id for event in wanted])
+        yield from self._list(request, lead=say("forgotten", request.language, count=len(wanted)), receipt=True)
+
+    # ---- talking about posts ----
+
+    def _why(self, request: Request) -> Iterator[ChatEvent]:
+        posts = request.posts or self._first()
+        if not posts:
+            yield from self._ask_which(request)
+            return
+        told = []
+        for post in posts:
+            explanation = self._recommender.why(self._user, post, request.language)
+            reason = explanation.reason.text + (" " if request.language == "en" else "") if explanation.reason else ""
+            told.append(f"{reason}{explanation.text} {explanation.would_change}".strip())
+        yield from self._say(request, "\n\n".join(told))
+
+    def _why_not(self, request: Request) -> Iterator[ChatEvent]:
+        post = request.posts[0] if request.posts else self._found(request.query)
+        if post is None:
+            yield from self._ask_which(request)
+            return
+        explanation = self._recommender.why_not(self._user, post, request.language)
+        text = f"{_quoted(explanation.post.label, request.language)} {explanation.text} {explanation.would_change}"
+        yield from self._say(request, text.strip())
+
+    def _compare(self, request: Request) -> Iterator[ChatEvent]:
+        if len(request.posts) < 2 or self._last is None:
+            yield from self._ask_which(request)
+            return
+        language = request.language
+        lines, shown = [], {item["post"]["id"]: item for item in self._last["items"]}
+        posts = self._view.store.posts(request.posts)
+        names = self._view.store.names([post.author for post in posts.values()])
+        for number, id in enumerate(request.posts, 1):
+            post = posts[id]
+            detail = ", ".join(part for part in (names.get(post.author, ""), _year(post)) if part)
+            clause = self._runtime.explainer.clause(post, language).text
+            lines.append(
+                say("compare", language, number=shown.get(id, {}).get("rank", number), title=post.label,
+                    detail=f" ({detail})" if detail else "", clause=clause)
+            )  # fmt: skip
+        rated = [shown[id] for id in request.posts if id in shown]
+        if len(rated) >= 2:
+            better, worse = sorted(rated, key=lambda item: item["rank"])[:2]
+            weights = self._view.ranker.weights
+            gain = Counter({
+                name: weights.get(name, 0.0) * (value - worse["signals"].get(name, 0.0))
+                for name, value in better["signals"].items()
+            })  # fmt: skip
+            signal = signal_word(gain.most_common(1)[0][0], language)
+            lines.append(say("compare.closer", language, title=self._title(better["post"]["id"]), signal=signal))
+        yield from self._say(request, "\n".join(lines))
+
+    def _summarise(self, request: Request) -> Iterator[ChatEvent]:
+        posts = request.posts or self._first()
+        if not posts:
+            yield from self._ask_which(request)
+            return
+        told = []
+        for id in posts:
+            post = self._view.store.post(id)
+            sentences = central_sentences(post, self._view.embedder)
+            quoted = " ".join(f"“{readable(sentence)}”" for sentence in sentences)
+            key = "summary" if sentences else "summary.none"
+            told.append(say(key, request.language, title=post.label, sentences=quoted))
+        yield from self._say(request, "\n\n".join(told))
+
+    # ---- talking about the reader and others ----
+
+    def _profile(self, request: Request) -> Iterator[ChatEvent]:
+        language = request.language
+        profile = describe(self._view, self._view.reader(self._user), self._runtime.clock())
+        if not profile.interests:
+            yield from self._say(request, say("profile.none", language))
+            return
+        interests = listed(
+            [f"{interest.label} ({interest.weight:.0%})" for interest in profile.interests[:5]], language
+        )
+        text = say("profile", language, events=profile.events, interests=interests)
+        active = [rule.topic for rule in profile.rules if rule.active]
+        if active:
+            text += say("profile.rules", language, rules=listed(active, language))
+        yield from self._say(request, text + say("profile.hint", language))
+
+    def _people(self, request: Request) -> Iterator[ChatEvent]:
+        """Authors of the posts nearest to the reader's interests; only what they published is spoken of."""
+        community, language = self._view.community, request.language
+        reader = self._view.reader(self._user)
+        by_author: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        if reader.groups:
+            vectors = np.stack([group.vector for group in reader.groups])
+            for hits in community.index.search(vectors, 60):
+                for num, cosine in hits:
+                    row = self._view.topics.row_of_num.get(num)
+                    if row is not None and community.authors[row] not in ("", self._user):
+                        by_author[community.authors[row]].append((cosine, row))
+        names = self._view.store.names(list(by_author))
+        best = sorted(
+            (author for author in by_author if author in names),
+            key=lambda author: (-sum(cosine for cosine, _ in by_author[author]), author),
+        )[:3]
+        if not best:
+            yield from self._say(request, say("people.none", language))
+            return
+        told = []
+        for author in best:
+            rows = {row for _, row in by_author[author]}
+            title = self._title(community.ids[max(by_author[author])[1]])
+            told.append(say("people.one", language, name=names[author], count=len(rows), title=title))
+        yield from self._say(request, say("people", language, people=("; " if language == "en" else "；").join(told)))
+
+    def _groups(self, request: Request) -> Iterator[ChatEvent]:
+        community, language = self._view.community, request.language
+        shares = self._view.reader(self._user).communities
+        if not shares:
+            names = [name for name in community.community_names if name]
+            yield from self._say(request, say("groups.none", language, groups=listed(names, language)))
+            return
+        told = [
+            f"{community.community_names[code]} ({share:.0%})"
+            for code, share in sorted(shares.items(), key=lambda item: -item[1])
+        ]
+        yield from self._say(request, say("groups", language, groups=listed(told, language)))
+
+    # ---- inside ----
+
+    def _say(self, request: Request, text: str) -> Iterator[ChatEvent]:
+        trace = Trace(stages=list(self._trace.stages))
+        trace.request = request.to_json()
+        rules = in_force(self._view.reader(self._user).rules, self._conversation, self._runtime.clock())
+        receipt = Receipt(tuple(rule.topic for rule in rules if rule.kind == "exclude"))
+        answer = Answer(self._user, text, (), request, trace, receipt, self._conversation)
+        self._runtime.conversations.add(self._conversation, "agent", text, self._runtime.clock(), answer.to_chat_json())
+        yield answer
+
+    def _ask_which(self, request: Request) -> Iterator[ChatEvent]:
+        yield from self._say(request, say("which" if self._last else "no_list", request.language))
+
+    def _pending(self, request: Request) -> Request:
+        """ "The second one", said after whyfeed asked which one was meant, answers that question."""
+        last = self._turns[-1] if self._turns else None
+        if last is None or last.answer is None or last.text not in (say("which", "en"), say("which", "zh")):
+            return request
+        if request.intent != "summarise" or not request.posts:
+            return request
+        return request.with_(intent=last.answer["request"]["intent"])
+
+    def _context(self) -> Context:
+        items = self._last["items"] if self._last else []
+        spoken: dict[str, Any] = next((turn.answer["request"] for turn in reversed(self._turns) if turn.answer), {})
+        focus = (spoken.get("posts") or [None])[-1]
+        language: Language = "zh" if self._turns and _is_chinese(self._turns[-1].text) else "en"
+        return Context(
+            shown=tuple(item["post"]["id"] for item in items),
+            titles={item["post"]["id"]: item["post"]["title"] for item in items},
+            focus=focus if focus in {item["post"]["id"] for item in items} else None,
+            language=language,
+        )  # fmt: skip
+
+    def _shown(self) -> tuple[str, ...]:
+        answers = [turn.answer for turn in self._turns if turn.answer]
+        return tuple(dict.fromkeys(item["post"]["id"] for answer in answers for item in answer["items"]))
+
+    def _first(self) -> tuple[str, ...]:
+        return (self._last["items"][0]["post"]["id"],) if self._last else ()
+
+    def _found(self, query: str | None) -> str | None:
+        """The post whose title is meant."""
+        if not query:
+            return None
+        hits = self._view.topics.search(query, 1)
+        return self._view.community.ids[next(iter(hits))] if hits else None
+
+    def _title(self, id: str) -> str:
+        try:
+            return self._view.store.post(id).label
+        except UnknownPost:
+            return id
+
+    def _what(self, event: Event) -> str:
+        if event.post:
+            return f"{event.kind} “{self._title(event.post)}”"
+        topic = next(
+            (rule.topic for rule in self._view.reader(self._user).rules if rule.id in (event.id, event.text)),
+            event.text,
+        )
+        return f"{event.kind} “{topic}”"
+
+
+def _quoted(title: str, language: str) -> str:
+    return f"《{title}》" if language == "zh" else f"“{title}”:"
+
+
+def _year(post: Post) -> str:
+    from whyfeed.retrieval.clock import format_time
+
+    written = format_time(post.created_at)
+    return written[:4] if isinstance(written, str) else ""
+
+
+def _last(turns: Sequence[Turn]) -> dict[str, Any] | None:
+    """The last answer that showed a list."""
+    return next((turn.answer for turn in reversed(turns) if turn.answer and turn.answer["items"]), None)
+
+
+def _is_thanks(text: str) -> bool:
+    return any(word in text.casefold() for word in ("thank", "thx", "cheers", "谢", "感谢"))
+
+
+def _is_chinese(text: str) -> bool:
+    return any("\u4e00" <= char <= "\u9fff" for char in text)

@@ -1,0 +1,62 @@
+"""What the next person needs to know about a conversation, taken from it word for word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from whyfeed.agent.desk.grounding import classify, split
+from whyfeed.agent.desk.lookups import facts_of
+from whyfeed.agent.desk.specifics import specifics
+from whyfeed.agent.reasons.checks import plain
+from whyfeed.retrieval.desk.types import DeskTurn
+from whyfeed.retrieval.privacy.vault import CHIP
+
+QUOTE = 140  # characters
+GIVEN, FACTS = 6, 5
+_LINES = {
+    "en": ("The customer wants: “{}”", "They gave: {}.", "Looked up last: {}.", "Last said by us: “{}”", "; "),
+    "zh": ("客户的诉求：“{}”", "客户已提供：{}。", "最近查到：{}。", "我们最后说：“{}”", "；"),
+}
+_INTERNAL = re.compile(r"^(?:api ?name|id): ")
+
+
+def summary(turns: Sequence[DeskTurn], language: str) -> str:
+    """Two to four short lines: the customer's first real request, what they gave, what was found and said last.
+
+    Without a customer's words it is "". Nothing is put in other words, so nothing is made up.
+    """
+    wants, gave, found, said, comma = _LINES["zh" if language.startswith("zh") else "en"]
+    spoken = [turn.text for turn in turns if turn.role == "customer" and plain(turn.text)]
+    if not spoken:
+        return ""
+    request = next((text for text in spoken if _requests(text)), spoken[0])
+    lines = [wants.format(_short(request))]
+    # A capital alone makes no name: it counts where a look-up knows it too.
+    known = " ".join(f"{turn.item or ''} {turn.query or ''}" for turn in turns).casefold()
+    given = [
+        text[s.start : s.end]
+        for text in spoken
+        if text != request
+        for s in specifics(text)
+        if s.kind != "name" or CHIP.fullmatch(text[s.start : s.end]) or s.value in known
+    ]
+    if given := list(dict.fromkeys(given)):
+        lines.append(gave.format(", ".join(given[:GIVEN])))
+    item = next((turn.item for turn in reversed(turns) if turn.role == "knowledge" and turn.item), None)
+    facts = [line for line in facts_of(item or {}) if not _INTERNAL.match(line)]
+    if facts:
+        lines.append(found.format(comma.join(_short(fact, 60) for fact in facts[:FACTS])))
+    if last := next((turn.text for turn in reversed(turns) if turn.role == "agent" and turn.text), ""):
+        lines.append(said.format(_short(last)))
+    return "\n".join(lines)
+
+
+def _requests(text: str) -> bool:
+    """More than a greeting or a bare answer?"""
+    return any(classify(piece) != "courtesy" and len(piece) > 5 for piece in split(text, ""))
+
+
+def _short(text: str, limit: int = QUOTE) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"

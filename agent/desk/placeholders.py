@@ -1,0 +1,429 @@
+"""Placeholders of saved replies, filled from what was looked up and said; what is not certain stays open."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from whyfeed.agent.desk.lookups import key_words, looked_up
+from whyfeed.agent.desk.specifics import HAN, Specific, specifics
+from whyfeed.agent.desk.suggestion import Citation
+from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
+from whyfeed.retrieval.words import STOPWORDS, words
+
+SURE = 0.85  # of the past times that a key could have filled a placeholder, the share in which it did
+SEEN = 3  # past times before a habit counts
+FORMS = 5  # times that a template was sent in another form before that form counts as the template
+SPECIFIC = 3  # a word said in fewer conversations than this belongs to one case
+MOST_MISSING = 3
+_KINDS = {"money": "price", "am": "time", "pm": "time", "clock": "time"}
+_NAMED = {"chip": "personal value", "link": "link", "number": "number", "date": "date", "name": "name"}
+_NAMED_ZH = {"chip": "个人信息", "link": "链接", "number": "数字", "date": "日期", "name": "名称"}
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A reply with its placeholders filled; those that nothing certain fills stay as "{hotel name}"."""
+
+    text: str
+    missing: tuple[str, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """What a key of a look-up holds, as it would be said plainly."""
+
+    key: str
+    text: str
+    place: int  # of the turn
+
+
+class SlotBook:
+    """How placeholders were filled in the past. `keys`: placeholder -> key -> (times possible, times so)."""
+
+    def __init__(
+        self,
+        keys: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
+        surfaces: Mapping[str, str] | None = None,
+        forms: Mapping[str, str] | None = None,
+    ) -> None:
+        self._keys = {name: {key: tuple(count) for key, count in known.items()} for name, known in (keys or {}).items()}
+        self._surfaces = dict(surfaces or {})  # "key\tvalue" -> how it is said
+        self._forms = dict(forms or {})  # id of a saved reply -> the form in which it is really sent
+
+    @classmethod
+    def learn(cls, conversations: Iterable[DeskConversation], replies: Mapping[str, SavedReply]) -> SlotBook:
+        """Align what was sent with the templates, and count which key of the look-ups gave each value.
+
+        Two passes over the conversations' replies: the first finds forms that differ from the template in its
+        fixed words ("at {time}" for "at {time} o'clock"), the second counts keys and verbal forms.
+        """
+        templates = {id: reply for id, reply in replies.items() if PLACEHOLDER.search(reply.text)}
+        sent = [
+            (turn.reply, turn.text, _values(conversation.turns[:place]))
+            for conversation in conversations
+            for place, turn in enumerate(conversation.turns)
+            if turn.role == "agent" and turn.text and turn.reply in templates
+        ]
+        forms = _forms(sent, templates)
+        keys: dict[str, dict[str, list[int]]] = {}
+        surfaces: dict[str, Counter[str]] = {}
+        for id, text, values in sent:
+            template = forms.get(id, templates[id].text)
+            match = _pattern(template).fullmatch(_spaced(text))
+            if match is None or not values:
+                continue
+            for name, surface in zip(PLACEHOLDER.findall(template), match.groups(), strict=True):
+                known = keys.setdefault(f"{id}\t{name}", {})
+                for value in values.values():
+                    said = _means(value, surface)
+                    count = known.setdefault(value.key, [0, 0])
+                    count[0] += 1
+                    count[1] += said
+                    if said:
+                        surfaces.setdefault(f"{value.key}\t{value.text}", Counter())[surface] += 1
+        return cls(
+            {
+                name: {
+                    key: (tries, hits) for key, (tries, hits) in known.items() if hits >= SEEN and hits >= SURE * tries
+                }
+                for name, known in keys.items()
+            },
+            {
+                told: surface
+                for told, said in surfaces.items()
+                if (surface := said.most_common(1)[0][0]) != told.split("\t", 1)[1]
+                and said[surface] >= max(2, 0.6 * said.total())
+            },
+            forms,
+        )
+
+    def fill(self, reply: SavedReply | str, turns: Sequence[DeskTurn]) -> Filled:
+        """The reply with every placeholder filled from the newest look-up that has it, or left open."""
+        id, template = ("", reply) if isinstance(reply, str) else (reply.id, reply.text)
+        template = self._forms.get(id, template)
+        if not PLACEHOLDER.search(template):
+            return Filled(template)
+        available = _values(turns)
+        values: dict[str, str] = {}
+        missing: list[str] = []
+        citations: list[Citation] = []
+
+        def put(match: re.Match[str]) -> str:
+            name = match[1].strip()
+            value = self._choose(id, match[1], available)
+            # A yes or no is said in words that only the past can teach.
+            if value is None or (
+                value.text in ("True", "False") and f"{value.key}\t{value.text}" not in self._surfaces
+            ):
+                missing.append(key_words(name))
+                return "{" + key_words(name) + "}"
+            said = self._surfaces.get(f"{value.key}\t{value.text}") or value.text
+            values[name] = said
+            citations.append(_cited(turns, value.place, f"{key_words(value.key.split('#')[0])}: {value.text}"))
+            return said
+
+        text = PLACEHOLDER.sub(put, template)
+        # "{instructions}." and instructions that end with a full stop of their own
+        text = re.sub(r"(?<=[^.][.!?])\.(?=\s|$)", "", text)
+        return Filled(text, tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(citations)), values)
+
+    def _choose(self, id: str, name: str, available: Mapping[str, _Value]) -> _Value | None:
+        known = self._keys.get(f"{id}\t{name}") or self._elsewhere(name)
+        best = max(
+            (key for key in known if key in available),
+            key=lambda key: (available[key].place, known[key][1] / known[key][0], known[key][1]),
+            default=None,
+        )
+        if best is not None:
+            return available[best]
+        if known:
+            return None
+        same = [value for value in available.values() if _squeezed(value.key.removeprefix("?")) == _squeezed(name)]
+        return max(same, key=lambda value: (not value.key.startswith("?"), value.place), default=None)
+
+    def _elsewhere(self, name: str) -> dict[str, tuple[int, ...]]:
+        """What other saved replies teach about a placeholder of that name."""
+        known: dict[str, tuple[int, ...]] = {}
+        for place, keys in self._keys.items():
+            if place.split("\t", 1)[1] == name:
+                for key, (tries, hits) in keys.items():
+                    before = known.get(key, (0, 0))
+                    known[key] = (before[0] + tries, before[1] + hits)
+        return known
+
+
+def templated(text: str, turns: Sequence[DeskTurn], common: Callable[[str], int]) -> Filled | None:
+    """A past reply as one for this conversation: what belonged to the other case alone becomes a placeholder.
+
+    `common` gives in how many conversations agents have said a word. None when too much would be missing.
+    """
+    holds = set(looked_up(turns))
+    spoken = [(place, _said(turn)) for place, turn in enumerate(turns) if turn.role != "knowledge" or place in holds]
+    missing: list[str] = []
+    citations: list[Citation] = []
+    values: dict[str, str] = {}
+    pieces: list[str] = []
+    end = 0
+    frame = 0  # words that stay
+    for specific in _of_the_case(text, common):
+        if specific.start < end:
+            continue
+        surface = text[specific.start : specific.end]
+        source = next((place for place, said in reversed(spoken) if _occurs(specific, said)), None)
+        pieces.append(text[end : specific.start])
+        frame += len(words(pieces[-1]))
+        end = specific.end
+        if source is not None:
+            citations.append(_cited(turns, source, surface))
+            values[surface] = surface
+            frame += 1
+            pieces.append(surface)
+            continue
+        name, kept = _named(text, specific)
+        missing.append(name)
+        pieces.append("{" + name + "}" + kept)
+    result = "".join([*pieces, text[end:]])
+    frame += len(words(text[end:]))
+    if HAN.search(text):
+        result = _collapsed(result)
+        missing = [match[1] for match in PLACEHOLDER.finditer(result)]
+    if len(missing) > MOST_MISSING or len(missing) > frame:
+        return None
+    return Filled(result, tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(citations)), values)
+
+
+# ---- inside ----
+
+
+def _cited(turns: Sequence[DeskTurn], place: int, quote: str) -> Citation:
+    return Citation("knowledge" if turns[place].role == "knowledge" else "conversation", str(place), quote)
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What a text filled from the template looks like; an end that is doubled or left out does not matter."""
+    parts = PLACEHOLDER.split(_spaced(template))
+    rule = "(.+?)".join(re.escape(part) for part in parts[::2])
+    return re.compile(rule.removesuffix(r"\.") + r"\.{0,2}", re.IGNORECASE)
+
+
+def _plain(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else _spaced(str(value))
+
+
+def _alike(text: str) -> str:
+    return re.sub(r",(?=\d{3}(?!\d))", "", _spaced(text).casefold().strip(" .\"'“”‘’"))
+
+
+def _means(value: _Value, surface: str) -> bool:
+    """Does a text say the value: alike, with words around it, or as a sentence about a yes or no?"""
+    said, held = _alike(surface), _alike(value.text)
+    if not held:
+        return False
+    if value.text in ("True", "False"):
+        subject = key_words(value.key).removeprefix("has ").removeprefix("is ").split()
+        denied = bool(re.search(r"\b(?:not?|without)\b|n['’]t\b|不|没|无", said))
+        return all(word in said for word in subject) and denied == (value.text == "False")
+    if said == held:
+        return True
+    if ", " in held:
+        return all(part in said for part in held.split(", ")) and len(said) < 3 * len(held)
+    # "an Economy", and not a number within a sentence
+    return not held.isdigit() and len(held) > 3 and bool(re.search(rf"(?<!\w){re.escape(held)}(?!\w)", said))
+
+
+def _values(turns: Sequence[DeskTurn]) -> dict[str, _Value]:
+    """By key, what was looked up last: items, steps of lists ("key#0" the next one), and "?key" of queries."""
+    found: dict[str, _Value] = {}
+    for place, turn in enumerate(turns):
+        if turn.role == "knowledge" and turn.item:
+            for key, value in turn.item.items():
+                if value is None or isinstance(value, Mapping) or value == []:
+                    continue
+                if isinstance(value, list | tuple):
+                    found[key] = _Value(key, ", ".join(_plain(part) for part in value), place)
+                else:
+                    found[key] = _Value(key, _plain(value), place)
+            found = {key: value for key, value in found.items() if "#" not in key}
+            found |= _steps(turn.item, place, turns)
+        elif turn.role == "agent" and turn.query:
+            for key, value in turn.query.items():
+                held = re.sub(r"^[\w.]+\((.*)\)$", r"\1", _plain(value)).strip("\"' ")
+                found[f"?{key}"] = _Value(f"?{key}", held, place)
+    return found
+
+
+def _steps(item: Mapping[str, Any], place: int, turns: Sequence[DeskTurn]) -> dict[str, _Value]:
+    """Of lists whose parts are told one after another: the part told last ("key#-1") and the next ("key#0")."""
+    lists = {key: [_plain(part) for part in value] for key, value in item.items() if isinstance(value, list | tuple)}
+    last: dict[int, int] = {}  # by length of the list: lists of one length tell the same steps
+    for turn in turns[place:]:
+        if turn.role == "agent" and turn.text:
+            said = _alike(turn.text)
+            for parts in lists.values():
+                for index, part in enumerate(parts):
+                    if part and _alike(part) in said:
+                        last[len(parts)] = index
+    found = {}
+    for key, parts in lists.items():
+        told = last.get(len(parts), -1)
+        for name, index in ((f"{key}#-1", told), (f"{key}#0", told + 1)):
+            if 0 <= index < len(parts):
+                found[name] = _Value(name, parts[index], place)
+    return found
+
+
+def _forms(
+    sent: Iterable[tuple[str, str, Mapping[str, _Value]]], templates: Mapping[str, SavedReply]
+) -> dict[str, str]:
+    """Forms in which templates are mostly sent, where the template itself does not fit."""
+    shapes: dict[str, Counter[str]] = {}
+    totals: Counter[str] = Counter()
+    for id, text, values in sent:
+        template = templates[id].text
+        parts = PLACEHOLDER.split(template)
+        totals[id] += 1
+        spaced = _spaced(text)
+        # The fixed text around each placeholder may lose words beside it: anchors are its farther halves.
+        if _pattern(template).fullmatch(spaced) and not _wordy(template, spaced, values):
+            continue
+        for short in _shortened(parts):
+            match = _pattern(short).fullmatch(spaced)
+            held = {_alike(value.text) for value in values.values()}
+            if match and all(_alike(group) in held for group in match.groups()):
+                shapes.setdefault(id, Counter())[short] += 1
+                break
+    found = {}
+    for id, counts in shapes.items():
+        shape, count = counts.most_common(1)[0]
+        if count >= FORMS and count * 2 > totals[id]:
+            found[id] = shape
+    return found
+
+
+def _wordy(template: str, text: str, values: Mapping[str, _Value]) -> bool:
+    """Does the template fit only with more words in a placeholder than any value has?"""
+    match = _pattern(template).fullmatch(text)
+    return match is not None and not any(_means(value, group) for group in match.groups() for value in values.values())
+
+
+def _shortened(parts: Sequence[str]) -> Iterator[str]:
+    """The template with the word right after one of its placeholders left out: "{time} o'clock" as "{time}"."""
+    for place in range(2, len(parts), 2):
+        if match := re.match(r" [\w'’]+(?=[\s.,!?]|$)", parts[place]):
+            changed = [*parts[:place], parts[place][match.end() :], *parts[place + 1 :]]
+            yield "".join(part if index % 2 == 0 else "{" + part + "}" for index, part in enumerate(changed))
+
+
+def _said(turn: DeskTurn) -> str:
+    held = {**(turn.item or {}), **(turn.query or {})}
+    facts = [
+        _plain(part) for value in held.values() for part in (value if isinstance(value, list | tuple) else [value])
+    ]
+    return "\n".join([turn.text, *facts])
+
+
+def _occurs(specific: Specific, said: str) -> bool:
+    if specific.kind in ("number", "date"):
+        return any(
+            other.value == specific.value and (other.unit == specific.unit or not (other.unit and specific.unit))
+            for other in specifics(said, names=False)
+        )
+    rule = re.escape(specific.value)
+    rule = rule if HAN.search(rule) else rf"(?<!\w){rule}(?!\w)"
+    return bool(re.search(rule, _spaced(said).casefold()))
+
+
+def _collapsed(text: str) -> str:
+    """One placeholder for what is one thing in Chinese: "北京{名称}路{数字}号{数字}楼" is "北京{名称}"."""
+    text = re.sub(r"(\{[^{}]+\})(?:[^{}，。！？、；：,.!?;:\s]{0,6}\{[^{}]+\})+", r"\1", text)
+    return re.sub(
+        r"(\{(?:地址|名称|数字)\})[^{}，。！？、；：,.!?;:\s]{0,6}?(?:号院|号楼|号|层|楼|路|街|室|栋|座|店)+(?=[，。！？、；：,.!?;:\s]|$)",
+        r"\1",
+        text,
+    )
+
+
+def _of_the_case(text: str, common: Callable[[str], int]) -> list[Specific]:
+    """What is specific in a text, and the rare Chinese words and names that no rule knows."""
+    found = []
+    for specific in specifics(text):
+        first = specific.start == 0 or bool(re.search(r"[.!?\n]\s*$", text[: specific.start]))
+        ordinary = specific.kind == "name" and words(specific.value) == [specific.value]
+        ordinary = ordinary and common(specific.value) >= SPECIFIC
+        # A capital at the start of a sentence, or a name that agents say to everybody, such as the desk's own.
+        first = first and not HAN.search(specific.value)
+        if not ordinary or (not first and common(specific.value) < 100 * SPECIFIC):
+            found.append(specific)
+    place = 0
+    for word in words(text):
+        start = text.casefold().find(word, place)
+        if start < 0:
+            continue
+        place = start + (1 if HAN.match(word) else len(word))
+        if not HAN.match(word) or word in STOPWORDS or common(word) >= SPECIFIC:
+            continue
+        end = start + len(word)
+        if not any(s.start < end and start < s.end for s in found):
+            found.append(Specific("name", start, end, word))
+    return _joined(sorted(found, key=lambda s: s.start), text)
+
+
+def _joined(found: Sequence[Specific], text: str) -> list[Specific]:
+    """Neighbouring rare Chinese words are one name."""
+    joined: list[Specific] = []
+    for specific in found:
+        before = joined[-1] if joined else None
+        if (
+            before
+            and before.kind == specific.kind == "name"
+            and before.end == specific.start
+            and HAN.match(specific.value)
+        ):
+            joined[-1] = Specific("name", before.start, specific.end, text[before.start : specific.end].casefold())
+        else:
+            joined.append(specific)
+    return joined
+
+
+def _named(text: str, specific: Specific) -> tuple[str, str]:
+    """What to call what is missing: the word before it or its unit; and the unit, which stays."""
+    chinese = bool(HAN.search(text))
+    surface = text[specific.start : specific.end]
+    before = text[: specific.start]
+    kept = ""
+    if specific.kind == "number":
+        unit = re.search(r"(?:分钟|小时|工作日|[分元块天日号周月年点晚折%星间人]|(?<=\d) ?[A-Za-z%]+)$", surface)
+        kept = unit[0] if unit and specific.unit not in ("am", "pm", "clock") else ""
+    if chinese:
+        head = re.search(r"([\u4e00-\u9fff]{1,12})(?:是|为|有|在|：|:|共|约|大概|消费)+\s*$", before)
+        if head and (cut := [word for word in words(head[1]) if len(word) > 1 and word not in STOPWORDS]):
+            return cut[-1], kept
+        return (
+            "时间"
+            if specific.unit in ("clock", "am", "pm")
+            else "价格"
+            if specific.unit == "money"
+            else _NAMED_ZH[specific.kind]
+        ), kept
+    if specific.unit in _KINDS:
+        return _KINDS[specific.unit], kept if specific.unit == "money" else ""
+    if specific.kind == "number" and specific.unit:
+        return f"{specific.unit}s", kept
+    head = re.search(r"([A-Za-z]{3,})(?: (?:is|are|was|of|at|number|no\.?))*[ :#'\"]*$", before)
+    if head and head[1].casefold() not in STOPWORDS and specific.kind != "date":
+        return head[1].casefold(), kept
+    return _NAMED[specific.kind], kept

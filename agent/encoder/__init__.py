@@ -1,0 +1,1 @@
+"""A language model in numpy that reads each post once and returns a vector."""

@@ -1,0 +1,1 @@
+"""Language models behind one interface: engines, the roles they serve, their weights, and a vLLM server."""

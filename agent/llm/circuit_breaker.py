@@ -1,0 +1,85 @@
+"""A circuit breaker before a model's server (Nygard, "Release It!", 2007): while it is down nobody waits for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+from whyfeed.agent.llm.openai_server import OpenAIEngine
+from whyfeed.agent.llm.wrapper import T, WrappedEngine
+from whyfeed.retrieval.errors import ModelError, UnreachableError
+
+
+class GuardedEngine(WrappedEngine[OpenAIEngine]):
+    """A server's engine. After `failures` calls in a row that it did not answer, calls fail at once.
+
+    From then on a thread of its own asks every `pause` seconds whether the server is back: no reader has to try. A
+    request that the server refuses is not a failure of the server. `down` says why it is not asked, else "".
+    """
+
+    def __init__(self, engine: OpenAIEngine, failures: int = 3, pause: float = 2.0) -> None:
+        super().__init__(engine)
+        self._failures, self._pause = failures, pause
+        self._lock = threading.Lock()
+        self._failed = 0  # in a row
+        self._closing = threading.Event()
+        self.down = ""
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._closing.set()
+        self.engine.close()
+
+    def find(self) -> list[str]:
+        """What the server serves; an empty list where it does not answer, which counts as down at once."""
+        try:
+            return self.engine.models()
+        except ModelError as exc:
+            self._note(exc, self._failures)
+            return []
+
+    # ---- inside ----
+
+    def _call(self, call: Callable[[], T]) -> T:
+        self._check()
+        try:
+            found = call()
+        except ModelError as exc:
+            self._note(exc)
+            raise
+        self._note(None)
+        return found
+
+    def _pieces(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
+        self._check()
+        try:
+            yield from start()
+        except ModelError as exc:
+            self._note(exc)
+            raise
+        self._note(None)
+
+    def _check(self) -> None:
+        if self.down and not self._closing.is_set():
+            raise UnreachableError(f"{self.down}; it is asked again when it is back")
+
+    def _note(self, exc: ModelError | None, weight: int = 1) -> None:
+        with self._lock:
+            if not isinstance(exc, UnreachableError):
+                self._failed = self._failed if exc else 0
+                return
+            self._failed += weight
+            if self._failed < self._failures or self.down:
+                return
+            self.down = str(exc)
+        threading.Thread(target=self._look, name="whyfeed-guard", daemon=True).start()
+
+    def _look(self) -> None:
+        while not self._closing.wait(self._pause):
+            try:
+                self.engine.models()
+            except ModelError:
+                continue
+            with self._lock:
+                self._failed, self.down = 0, ""
+            return

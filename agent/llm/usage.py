@@ -1,0 +1,78 @@
+"""What language models cost: calls, tokens and seconds by role, counted where every call passes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from whyfeed.agent.llm.engine import Completion, Engine
+from whyfeed.agent.llm.wrapper import T, WrappedEngine
+
+
+@dataclass(slots=True)
+class Count:
+    """`prompt_tokens` of `complete` alone: streams and judgements do not tell. `seconds` add up over calls."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Usage:
+    """Counts of a process by role. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, Count] = {}
+
+    def add(self, role: str, seconds: float, prompt_tokens: int = 0, tokens: int = 0) -> None:
+        """Count one call."""
+        with self._lock:
+            count = self._counts.setdefault(role, Count())
+            count.calls += 1
+            count.prompt_tokens += prompt_tokens
+            count.tokens += tokens
+            count.seconds += seconds
+
+    def of(self, role: str) -> Count:
+        """The counts of a role so far."""
+        with self._lock:
+            return Count(**asdict(self._counts.get(role, Count())))
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """The counts by role."""
+        with self._lock:
+            return {role: asdict(count) for role, count in self._counts.items()}
+
+
+class MeteredEngine(WrappedEngine[Engine]):
+    """An engine whose calls are counted; to warm one is not counted, nor is a call that fails."""
+
+    def __init__(self, engine: Engine, role: str, usage: Usage) -> None:
+        super().__init__(engine)
+        self._role = role
+        self._usage = usage
+
+    def warm(self, prefix: str) -> None:
+        """See `Engine.warm`."""
+        self.engine.warm(prefix)
+
+    def _call(self, call: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        found = call()
+        spent = (found.prompt_tokens, found.tokens) if isinstance(found, Completion) else (0, 0)
+        self._usage.add(self._role, time.perf_counter() - start, *spent)
+        return found
+
+    def _pieces(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
+        begun, pieces = time.perf_counter(), 0
+        try:
+            for piece in start():
+                pieces += 1
+                yield piece
+        finally:
+            self._usage.add(self._role, time.perf_counter() - begun, 0, pieces)

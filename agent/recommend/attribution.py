@@ -1,0 +1,73 @@
+"""Which of a user's own events raised a post's score: each is left out, and counts by how much the score falls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from whyfeed.agent.recommend.pipeline import NAMES, Ranking
+from whyfeed.agent.recommend.snapshot import View
+from whyfeed.retrieval.community import signals
+from whyfeed.retrieval.community.candidate import Because, Candidate
+from whyfeed.retrieval.community.reader import Reader
+
+
+class Attribution:
+    """Finds out what each of the reader's own acts did for a candidate, by really leaving it out."""
+
+    def __init__(self, ranking: Ranking, view: View) -> None:
+        self._ranking = ranking
+        self._view = view
+        self._vectors = view.community.vectors(ranking.reader.rows)
+        self._without: dict[int, Reader] = {}
+
+    def because(self, candidate: Candidate, most: int = 2) -> tuple[Because, ...]:
+        """The reader's own events without which this candidate would score lower, the weightiest first.
+
+        Likely ones are found by their share in the linear signals; each is then left out, and counts
+        by how much the score falls. All acts on one post are one piece of history: they are left out
+        together, and come as several events with the same share.
+        """
+        reader, community = self._ranking.reader, self._view.community
+        if not len(reader.rows):
+            return ()
+        cosines = np.vecdot(self._vectors, community.vectors([candidate.row])[0])
+        likely = list(np.argsort(-(cosines * np.sqrt(reader.weights)), kind="stable")[:2])
+        shares = np.zeros(len(reader.rows), dtype=np.float32)
+        if community.cooccurrence is not None:
+            shares = community.cooccurrence.shares(self._ranking.reach, candidate.row)
+            weighted = shares * reader.weights
+            likely += [place for place in np.argsort(-weighted, kind="stable")[:2] if weighted[place] > 0]
+        by_row = dict(zip(reader.rows.tolist(), shares.tolist(), strict=True))
+        found: list[tuple[float, int, str]] = []
+        for place in dict.fromkeys(int(place) for place in likely):
+            row = int(reader.rows[place])
+            drop = candidate.score - self._score(candidate, row, by_row)
+            if drop > 0:
+                via = "text" if cosines[place] >= 0.5 else "cooccurrence"
+                if community.authors[row] and community.authors[row] == community.authors[candidate.row]:
+                    via = "people"
+                found.append((drop, row, via))
+        found.sort(key=lambda item: (-item[0], item[1]))
+        return tuple(
+            Because(event.id, event.post, drop, via)
+            for drop, row, via in found[:most]
+            for event in reader.acts[row]
+            if event.weight > 0
+        )
+
+    def _score(self, candidate: Candidate, row: int, shares: Mapping[int, float]) -> float:
+        """The candidate's score had the reader never acted on `row`; what was asked stays as it was."""
+        community, ranker = self._view.community, self._view.ranker
+        if row not in self._without:
+            self._without[row] = self._ranking.reader.without(row, community)
+        left = self._without[row]
+        # A history at its full length lets one older post in, with a weight below .05: it counts as nothing.
+        weighted = [shares.get(own, 0.0) * weight for own, weight in zip(left.rows.tolist(), left.weights, strict=True)]
+        history = sum(weighted)
+        spread = np.array([history / max(float(left.weights.sum()), 1e-9)], dtype=np.float32)
+        measured = np.array([[candidate.signals.get(name, 0.0) for name in NAMES]], dtype=np.float32)
+        row_alone = np.array([candidate.row], dtype=np.int64)
+        measured[:, : len(signals.HISTORY)] = signals.measure_history(row_alone, left, community, spread)
+        return float(ranker.score(measured, NAMES)[0]) + ranker.weights["llm"] * candidate.signals.get("llm", 0.0)

@@ -1,0 +1,218 @@
+"""The way of one request: retrieve, rank, judge, select. Each stage leaves its record in the trace.
+
+Explaining comes after, because the list is worth showing before the reasons are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from whyfeed.agent.recommend.judge import Judge
+from whyfeed.agent.recommend.rules import in_force
+from whyfeed.agent.recommend.selection import Limits, choose, keep_allowed
+from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.request import Request
+from whyfeed.agent.trace import StageRecord, Trace
+from whyfeed.retrieval.arrays import Floats, Rows
+from whyfeed.retrieval.community import signals
+from whyfeed.retrieval.community import sources as source
+from whyfeed.retrieval.community.candidate import Candidate
+from whyfeed.retrieval.community.reader import Reader, SteeringRule
+from whyfeed.retrieval.errors import ModelError
+
+NAMES = signals.CORE + signals.ASKED
+QUERY_LIMIT = 200
+RELEVANT = 0.35  # of a post that answers a query; below it whyfeed says that it found nothing closer
+UNRELATED = 0.55  # of the best match's relevance: what is below is not about the query
+
+
+@dataclass(slots=True)
+class Ranking:
+    """The outcome of one request before its reasons: what was chosen, and everything it came from."""
+
+    reader: Reader
+    chosen: list[Candidate]
+    scored: list[Candidate]
+    trace: Trace
+    reach: Any  # what each post of the reader's history reaches by co-occurrence
+    relevance: float | None = None  # of the best match, when something was asked for in words
+    rules: tuple[SteeringRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to recommend to whom. `like` are rows whose neighbours are wanted; `shown` rows are left out."""
+
+    request: Request
+    k: int = 5
+    like: tuple[int, ...] = ()
+    shown: tuple[int, ...] = ()
+    conversation: str = ""
+    now: float | None = None  # for rules that expire
+    seed: str = ""
+
+
+def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> Ranking:
+    """Run one request for one reader; the trace says what every stage did."""
+    community, request = view.community, task.request
+    trace = Trace(request=request.to_json())
+    trace.models = {"embedder": view.embedder.name, "ranker": view.ranker.origin}
+    trace.weights = dict(view.ranker.weights)
+    rules = in_force(reader.rules, task.conversation, task.now)
+
+    with trace.stage("retrieve") as record:
+        reach = signals.reach(reader, community)
+        spread = signals.spread(reader, community, reach)
+        query = _asked(view, request, task.like)
+        include = _included(view, rules, request)
+        candidates = source.gather(_sources(view, spread, query, include, task.seed), reader, community)
+        record.left = len(candidates)
+        record.note = _brought(candidates)
+
+    rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
+    with trace.stage("filter", len(candidates)) as record:
+        limits = Limits(
+            kinds=request.kinds,
+            excluded=_excluded(view, rules, request),
+            shown=frozenset(task.shown),
+            unrelated=_unrelated(rows, query),
+        )
+        allowed = keep_allowed(candidates, reader, community, limits, trace, record)
+        record.left = len(allowed)
+
+    with trace.stage("rank", len(allowed)) as record:
+        _score(view, reader, allowed, spread, query, include)
+        record.left = len(allowed)
+        record.note = view.ranker.origin
+
+    if judge is not None:
+        with trace.stage("judge", len(allowed)) as record:
+            _judge(view, reader, allowed, judge, record, trace)
+
+    with trace.stage("select", len(allowed)) as record:
+        chosen = choose(allowed, task.k, reader, community, trace, record)
+        record.left = len(chosen)
+        if len(chosen) < task.k:
+            record.note = f"only {len(chosen)} of {task.k}: nothing else may be shown"
+    best = max((value for value in (query or {}).values()), default=0.0) if query is not None else None
+    return Ranking(reader, chosen, allowed, trace, reach, best, rules)
+
+
+# ---- inside ----
+
+
+def _sources(
+    view: View, spread: Floats, query: dict[int, float] | None, include: dict[int, float], seed: str
+) -> list[source.Source]:
+    community = view.community
+    if query is not None:
+        return [source.AskedSource("query", query)]
+    return [
+        source.InterestSource(community, view.topics),
+        source.CooccurrenceSource(spread),
+        source.NextSource(community),
+        source.TextSource(view.store, view.topics),
+        source.PeopleSource(community),
+        source.FreshSource(community),
+        source.PopularSource(community),
+        source.AskedSource("include", include),
+        source.ExploreSource(community, seed),
+    ]
+
+
+def _asked(view: View, request: Request, like: Sequence[int]) -> dict[int, float] | None:
+    """Relevance by row of what was asked for in words or by example; None when nothing was."""
+    if request.query:
+        return view.topics.search(request.query, QUERY_LIMIT)
+    if like:
+        vectors = view.community.vectors(like)
+        found: dict[int, float] = {}
+        for hits in view.community.index.search(vectors, QUERY_LIMIT, view.community.later):
+            for num, cosine in hits:
+                row = view.topics.row_of_num.get(num)
+                if row is not None and row not in like:
+                    found[row] = max(found.get(row, 0.0), cosine)
+        return found
+    return None
+
+
+def _unrelated(rows: Rows, query: dict[int, float] | None) -> frozenset[int]:
+    if not query:
+        return frozenset()
+    bar = UNRELATED * max(query.values())
+    return frozenset(int(row) for row in rows if query.get(int(row), 0.0) < bar)
+
+
+def _excluded(view: View, rules: Sequence[SteeringRule], request: Request) -> dict[int, str]:
+    """Rows that a rule in force leaves out, with the rule's id; "request" where this message alone says so."""
+    topics = [(rule.topic, rule.id) for rule in rules if rule.kind == "exclude"]
+    topics += [(topic, "request") for topic in request.exclude]
+    excluded: dict[int, str] = {}
+    for topic, id in topics:
+        for row in view.topics.match(topic):
+            excluded.setdefault(row, id)
+    return excluded
+
+
+def _included(view: View, rules: Sequence[SteeringRule], request: Request) -> dict[int, float]:
+    """Rows that a rule in force, or this message, asks for more of, with how surely they are about it."""
+    topics = [rule.topic for rule in rules if rule.kind == "include"]
+    included: dict[int, float] = {}
+    for topic in dict.fromkeys((*topics, *request.include)):
+        for row, surely in view.topics.match(topic).items():
+            included[row] = max(included.get(row, 0.0), surely)
+    return included
+
+
+def _score(
+    view: View,
+    reader: Reader,
+    candidates: Sequence[Candidate],
+    spread: Floats,
+    query: dict[int, float] | None,
+    include: dict[int, float],
+) -> None:
+    rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
+    if not len(rows):
+        return
+    measured = signals.measure(rows, reader, view.community, spread[rows], query, include)
+    scores = view.ranker.score(measured, NAMES).tolist()
+    for candidate, values, score in zip(candidates, measured.tolist(), scores, strict=True):
+        candidate.signals = dict(zip(NAMES, values, strict=True))
+        candidate.score = score
+        candidate.probability = view.ranker.probability(score)
+
+
+def _judge(
+    view: View, reader: Reader, candidates: list[Candidate], judge: Judge, record: StageRecord, trace: Trace
+) -> None:
+    best = sorted(candidates, key=lambda candidate: (-candidate.score, candidate.post))[: judge.most]
+    # Scored in the order of their ids: what one post says can move neither this order nor another's score.
+    best.sort(key=lambda candidate: candidate.post)
+    posts = view.store.posts([candidate.post for candidate in best] + [event.post for event in reader.events])
+    try:
+        judged = judge.score(reader, [posts[candidate.post] for candidate in best], posts)
+    except ModelError as exc:
+        record.status = f"failed: {exc}"
+        record.left = len(candidates)
+        return
+    for candidate, probability in zip(best, judged, strict=True):
+        candidate.signals["llm"] = probability
+        candidate.score += view.ranker.weights["llm"] * probability
+        candidate.probability = view.ranker.probability(candidate.score)
+    trace.models["judge"] = judge.name
+    trace.prompts["judge"] = judge.version
+    record.left = len(candidates)
+    record.note = f"{len(best)} judged, weight {view.ranker.weights['llm']:g}"
+
+
+def _brought(candidates: Sequence[Candidate]) -> str:
+    counts: dict[str, int] = {}
+    for candidate in candidates:
+        for name in candidate.sources:
+            counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))

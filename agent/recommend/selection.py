@@ -1,0 +1,154 @@
+"""From scored candidates to the k that are shown: what must not be shown, and what would repeat.
+
+| filter, in this order | removes |
+|---|---|
+| kind | other kinds than asked for |
+| own | the reader's own posts |
+| seen | what the reader has already acted on |
+| hidden | what the reader pushed away |
+| twin | near-duplicates of what was pushed away |
+| rule | what a rule in force excludes |
+| shown | what this conversation has shown, when others are asked for |
+| unrelated | when something was asked for: what is not about it |
+| duplicate | near-duplicates of a better post of the same list |
+| author | more than two of one author |
+| outranked | the rest |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from whyfeed.agent.trace import StageRecord, Trace
+from whyfeed.retrieval.arrays import Floats, Rows, Vectors
+from whyfeed.retrieval.community.candidate import Candidate
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.reader import Reader
+
+TWIN_COSINE = 0.83  # of a hidden post and its near twin; on the demo such pairs ask the same question
+DUPLICATE_COSINE = 0.92
+PER_AUTHOR = 2
+CALIBRATION = 6.0  # log-odds that a post loses per share of the list that its interest has too much
+INCLUDED = 0.4  # share of a list that topics which the reader wants more of get at least, if there are any
+DIVERSITY = 3.0  # log-odds that a post loses per unit of cosine above .55 with a better one (MMR)
+_DIVERSITY_FROM = 0.55
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this request leaves out. `excluded` maps a row to the rule that excludes it."""
+
+    kinds: tuple[str, ...] = ()
+    excluded: Mapping[int, str] = field(default_factory=dict)
+    shown: Collection[int] = ()
+    unrelated: Collection[int] = ()
+
+
+def keep_allowed(
+    candidates: Sequence[Candidate],
+    reader: Reader,
+    community: Community,
+    limits: Limits,
+    trace: Trace,
+    record: StageRecord,
+) -> list[Candidate]:
+    """The candidates that may be shown at all; each removal is noted in the trace with its code."""
+    rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
+    twins: set[int] = set()
+    if reader.hidden and len(rows):
+        nearest = (community.vectors(rows) @ community.vectors(reader.hidden).T).max(axis=1)
+        twins = {int(row) for row in rows[nearest >= TWIN_COSINE]}
+    hidden, seen, kept = set(reader.hidden), reader.seen, []
+    for candidate in candidates:
+        row = candidate.row
+        if limits.kinds and community.kinds[row] not in limits.kinds:
+            code = "kind"
+        elif community.authors[row] == reader.user:
+            code = "own"
+        elif row in hidden:
+            code = "hidden"
+        elif row in seen:
+            code = "seen"
+        elif row in twins:
+            code = "twin"
+        elif row in limits.excluded:
+            code = f"rule:{limits.excluded[row]}"
+        elif row in limits.shown:
+            code = "shown"
+        elif row in limits.unrelated:
+            code = "unrelated"
+        else:
+            kept.append(candidate)
+            continue
+        trace.remove(record, candidate.post, code)
+    return kept
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    k: int,
+    reader: Reader,
+    community: Community,
+    trace: Trace,
+    record: StageRecord,
+    pool: int = 200,
+) -> list[Candidate]:
+    """The k best that do not repeat each other and give each interest its share.
+
+    Maximal marginal relevance (Carbonell and Goldstein 1998) against repetition; calibration (Steck
+    2018) so that somebody who cares for two things does not get five posts on one; a quota for what
+    the reader asked for more of. Ties are broken
+    by the post's id, never by the order in which candidates came. When the limit on authors would
+    leave fewer than k, it gives way.
+    """
+    ranked = sorted(candidates, key=lambda candidate: (-candidate.score, candidate.post))
+    best = ranked[:pool]
+    vectors = community.vectors([candidate.row for candidate in best])
+    nearest = np.zeros(len(best))  # cosine with the nearest chosen post
+    interest, share = _interests(vectors, reader)
+    taken = np.zeros(len(share))
+    scores = np.array([candidate.score for candidate in best])
+    included = np.array([candidate.signals.get("include", 0.0) >= 0.5 for candidate in best], dtype=np.bool_)
+    authors = np.array([community.authors[candidate.row] for candidate in best], dtype=object)
+    left, crowded = np.ones(len(best), dtype=np.bool_), np.zeros(len(best), dtype=np.bool_)
+    chosen: list[int] = []
+    while len(chosen) < k:
+        fresh = left & (nearest < DUPLICATE_COSINE)
+        # Better a third post of one author than an empty place; a duplicate helps nobody.
+        allowed = fresh & ~crowded if (fresh & ~crowded).any() else fresh
+        if not allowed.any():
+            break
+        if included[chosen].sum() < int(INCLUDED * (len(chosen) + 1)) and (allowed & included).any():
+            allowed &= included
+        value = (
+            scores
+            - DIVERSITY * np.maximum(nearest - _DIVERSITY_FROM, 0)
+            - CALIBRATION * np.maximum((taken + 1) / k - share, 0)[interest]
+        )
+        place = int(np.where(allowed, value, -np.inf).argmax())
+        taken[interest[place]] += 1
+        chosen.append(place)
+        left[place] = False
+        nearest = np.maximum(nearest, np.vecdot(vectors, vectors[place]))
+        author = authors[place]
+        if author and (authors[chosen] == author).sum() >= PER_AUTHOR:
+            crowded |= authors == author
+    for place in np.flatnonzero(left).tolist():
+        code = "duplicate" if nearest[place] >= DUPLICATE_COSINE else "author" if crowded[place] else "outranked"
+        trace.remove(record, best[place].post, code)
+    for candidate in ranked[pool:]:
+        trace.remove(record, candidate.post, "outranked")
+    return [best[place] for place in chosen]
+
+
+def _interests(vectors: Vectors, reader: Reader) -> tuple[Rows, Floats]:
+    """The nearest interest of each candidate (n,), and the share of a list that each interest may have."""
+    if len(reader.groups) < 2:
+        return np.zeros(len(vectors), dtype=np.int64), np.ones(1, dtype=np.float32)
+    centres = np.stack([group.vector for group in reader.groups])
+    weights = np.array([group.weight for group in reader.groups], dtype=np.float32)
+    # Small interests may have one post in five without being held to their exact share.
+    return np.vecdot(vectors[:, None], centres[None]).argmax(axis=1), np.maximum(weights, 0.2)

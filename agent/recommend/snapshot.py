@@ -1,0 +1,113 @@
+"""A view of a home: community, topics and ranker that belong together, kept in step with the store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from whyfeed.agent.recommend.ranker import MODEL, Ranker
+from whyfeed.agent.registry import Registry
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.embedder import Embedder, PostEncoder
+from whyfeed.retrieval.community.post_vectors import readings
+from whyfeed.retrieval.community.reader import Reader, read
+from whyfeed.retrieval.community.topics import Topics
+from whyfeed.retrieval.errors import WhyfeedError
+from whyfeed.retrieval.store.store import Store
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one request looks at. It does not change under the request, except that events are added."""
+
+    store: Store
+    embedder: Embedder
+    community: Community
+    topics: Topics
+    ranker: Ranker
+
+    def reader(self, user: str) -> Reader:
+        """The user as of this view's moment; UnknownUser when there is no such user."""
+        self.store.user(user)
+        until = self.community.as_of
+        events = [event for _, event in self.store.events(user=user)]
+        if until is not None:
+            events = [event for event in events if event.time is None or event.time <= until]
+        return read(user, events, self.community, self.embedder)
+
+
+class Views:
+    """Makes views, and makes a new one when another process has changed the store or made another ranker live.
+
+    `encoder` opens the language model that reads posts, for rankers that were trained with its readings.
+    """
+
+    def __init__(
+        self, store: Store, embedder: Embedder, factory: str, encoder: Callable[[], PostEncoder | None] = lambda: None
+    ) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._factory = factory
+        self._encoder = encoder
+        self._lock = threading.Lock()
+        self._view: View | None = None
+        self._generation = -1
+        self._registry = Registry(store.home)
+        self._stamp: object = None
+
+    def current(self, progress: Progress | None = None) -> View:
+        """The view as of now, with everything that is in the ledger."""
+        with self._lock:
+            # The number is read before the data: a change in between is then taken in once more, never missed.
+            generation, stamp = self._store.generation(), self._registry.stamp(MODEL)
+            if self._view is None or generation != self._generation:
+                self._view = self._make(None, progress)
+                self._generation = generation
+            else:
+                if stamp != self._stamp:
+                    ranker = self._ranker(self._view.community, progress)
+                    self._view = replace(self._view, ranker=ranker)
+                self._view.community.take_in(self._store)
+            self._stamp = stamp
+            return self._view
+
+    def as_of(self, time: float) -> View:
+        """The view as it was at a moment of the past."""
+        return self._make(time, None)
+
+    def _make(self, as_of: float | None, progress: Progress | None) -> View:
+        community = Community.load(self._store, self._embedder, factory=self._factory, as_of=as_of, progress=progress)
+        topics = Topics(self._store, community, self._embedder)
+        # A transformer that was trained on what came later has no place in a view of the past.
+        ranker = Ranker.load(self._store.home) if as_of is not None else self._ranker(community, progress)
+        return View(self._store, self._embedder, community, topics, ranker)
+
+    def _ranker(self, community: Community, progress: Progress | None) -> Ranker:
+        """The live ranker, and its transformer at work in the community; posts that it needs read are read now."""
+        ranker = Ranker.load(self._store.home)
+        model = ranker.next_item
+        if model is None or not model.encoder:
+            community.look_ahead(model)
+            return ranker
+        encoder: PostEncoder | None = None
+        why, width = "", len(model.arrays["centre"])
+        try:
+            encoder = self._encoder()
+            if encoder is not None and encoder.name != model.encoder:
+                why = f"another language model is live, {encoder.name}: fit again"
+                encoder = None
+            states = readings(self._store, model.encoder, community.nums, width, encoder, progress)
+        except WhyfeedError as exc:
+            why = str(exc)
+            states = readings(self._store, model.encoder, community.nums, width, None)
+        community.look_ahead(model, states)
+        if unread := int(np.isnan(states[:, 0]).sum()):
+            return replace(
+                ranker, origin=f"{ranker.origin}; {unread} posts not read by {model.encoder} ({why or 'off'})"
+            )
+        return ranker

@@ -1,0 +1,276 @@
+"""Fit the reply ranker on a home's past conversations, and let it go live only where it has won.
+
+First the network (situation -> saved reply) on five of six conversations; then, on half of the sixth that it has
+not seen, the weights of all signals, by a conditional logit over what could have been sent; the gate is decided on
+the other half, on which neither was fitted. In a small home each sixth has its turn. What goes live is the network
+trained again on everything.
+Cases of a conversation are never neighbours of its own situations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whyfeed.agent.desk.network import ReplyNet, bucket
+from whyfeed.agent.desk.ranker import HAND_SET, MODEL, SIGNALS, ReplyCandidate, ReplyRanker, measure, pairs
+from whyfeed.agent.registry import Registry
+from whyfeed.finetune.desk import network as replynet
+from whyfeed.finetune.gate import Outcome, decide
+from whyfeed.finetune.ranking.fit import conditional_logit
+from whyfeed.retrieval.arrays import Floats
+from whyfeed.retrieval.desk.cases import CaseBook
+from whyfeed.retrieval.desk.situation import features, situation
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from whyfeed.agent.agent import Agent
+
+Progress = Callable[[str, int, int], None]
+Weights = Mapping[str, Mapping[str, float]]
+ENOUGH = 200  # situations; with fewer the hand-set weights stay
+PENALTIES = (0.001, 0.01, 0.1)
+FOLDS = 6
+_MEASURED = 400  # situations of each kind from which the weights are fitted and the gate is decided
+_ALTERNATIVES = 300  # saved replies that a choice is made from, at most
+# What was offered and passed over must not gain by it, though in many logs only good replies were ever offered. And a
+# reply must not gain by being rare: where all are equally frequent, the one that is held out is the rarest of the rest.
+_BOUND: Mapping[str, tuple[float | None, float | None]] = {"passed": (None, 0.0), "habit": (0.0, None)}
+_BOUNDS = [_BOUND.get(name, (None, None)) for name in SIGNALS]
+_DUE = 1.2
+_MARK = "answers that the reply ranker was fitted on"
+_BATCH = 512
+_OTHERS = 9  # free replies that a free reply is told from
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One answer of an agent: the turns before it and what was said."""
+
+    conversation: str
+    language: str
+    turns: tuple[DeskTurn, ...]
+    sent: DeskTurn
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Signals of what could have been sent, (n, SIGNALS), and which of them was. `kind`: saved or free."""
+
+    conversation: str
+    kind: str
+    values: Floats
+    chosen: npt.NDArray[np.bool_]
+
+
+def steps(conversations: Sequence[DeskConversation]) -> list[Step]:
+    """Every answer that agents have given in closed conversations."""
+    return [
+        Step(conversation.id, conversation.language, conversation.turns[:place], turn)
+        for conversation in conversations
+        for place, turn in enumerate(conversation.turns)
+        if turn.role == "agent" and turn.text and place and conversation.status == "closed"
+    ]
+
+
+def fit(
+    book: CaseBook, conversations: Sequence[DeskConversation], saved: Sequence[ReplyCandidate], home: Path,
+    progress: Progress | None = None, seed: int = 0,
+) -> Outcome:  # fmt: skip
+    """Fit, compare with what is set by hand, and make the winner live in the home.
+
+    An earlier fit has learnt from the very conversations that are held out now, so it cannot be compared with. It is
+    the same recipe on fewer conversations: it goes where the recipe wins, for the new one, and where it loses.
+    """
+    found = steps(conversations)
+    if len(found) < ENOUGH:
+        why = f"{len(found)} answers of agents, {ENOUGH} needed: the hand-set weights stay"
+        return Outcome(False, why, {"answers": len(found)})
+    lessons = Lessons.of(book, found, saved, progress)
+    choices: list[Choice] = []
+    test: list[Choice] = []
+    for fold in range(FOLDS):
+        # A network that has not seen this part; a small home needs every part to be judged on.
+        net = lessons.train({step.conversation for step in found if _fold(step.conversation) != fold}, progress, seed)
+        held = [step for step in found if _fold(step.conversation) == fold]
+        habits = Counter(step.sent.reply for step in found if _fold(step.conversation) != fold)
+        for half, into in ((1, choices), (0, test)):
+            part = [step for step in held if _half(step.conversation) == half]
+            into += measured(book, net, part, saved, habits, seed, progress)
+        if len(test) >= _MEASURED:
+            break
+    if not choices or not test:
+        return Outcome(False, "too few conversations to compare on: the hand-set weights stay", {"answers": len(found)})
+    weights = {kind: _fitted([choice for choice in choices if choice.kind == kind], kind) for kind in HAND_SET}
+    by_hand = {kind: {**given, "net": 0.0} for kind, given in HAND_SET.items()}
+    before, after = first_is_right(by_hand, test), first_is_right(weights, test)
+    decision = decide(
+        before, after, [choice.conversation for choice in test], metric="R@1", names=("hand-set", "fitted"), seed=seed
+    )
+    card: dict[str, Any] = {
+        "answers": len(found), "tested": len(test), "seed": seed,
+        "r@1": {"hand-set": float(before.mean()), "fitted": float(after.mean())},
+        "r@1 by kind": {
+            kind: [float(each[[choice.kind == kind for choice in test]].mean()) for each in (before, after)]
+            for kind in {choice.kind for choice in test}
+        },
+        "gate": decision.to_json(), "weights": weights,
+    }  # fmt: skip
+    if not decision.live:
+        Registry(home).promote(MODEL, None)  # one that won on fewer conversations has lost now
+        return Outcome(False, decision.why, card)
+    final = lessons.train(None, progress, seed)
+    ReplyRanker(weights, final, f"fitted on {len(found)} answers").save(home, card)
+    return Outcome(True, decision.why, card)
+
+
+def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
+    """Fit on an agent's home; its desk uses what went live from the next request on."""
+    desk = agent.desk
+    desk.build(progress)
+    saved = [ReplyCandidate(reply.id, reply.text) for reply in desk.store.replies()]
+    return fit(desk.book, list(desk.store.all()), saved, agent.home, progress)
+
+
+def fit_when_due(agent: Agent, progress: Progress | None = None) -> Outcome | None:
+    """Fit on an agent's home when a fifth more answers have come since the last time; None when it is not due."""
+    answers = agent.desk.store.counts()["cases"]
+    last = int(agent.marked(_MARK) or 0)
+    if answers < ENOUGH or answers < _DUE * last:
+        return None
+    outcome = fit_agent(agent, progress)
+    agent.mark(_MARK, str(answers))
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What the network learns from: an example for each saved reply that was taken, and its conversation."""
+
+    replies: tuple[str, ...]
+    examples: tuple[replynet.Example, ...]
+    conversations: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, book: CaseBook, found: Sequence[Step], saved: Sequence[ReplyCandidate], progress: Progress | None = None
+    ) -> Lessons:
+        """Read the answers; those in an agent's own words teach the network nothing."""
+        known = {candidate.id for candidate in saved}
+        taken = [step for step in found if step.sent.reply in known]
+        replies = sorted({step.sent.reply for step in taken})
+        places = {id: place for place, id in enumerate(replies)}
+        examples: list[replynet.Example] = []
+        for start in range(0, len(taken), _BATCH):
+            part = taken[start : start + _BATCH]
+            vectors = pairs(book, [situation(step.turns) for step in part])
+            examples += [_example(step, vector, places) for step, vector in zip(part, vectors, strict=True)]
+            if progress:
+                progress("reading answers", len(examples), len(taken))
+        return cls(tuple(replies), tuple(examples), tuple(step.conversation for step in taken))
+
+    def train(self, only: Collection[str] | None, progress: Progress | None, seed: int) -> ReplyNet | None:
+        """The network, from these conversations only; None when there is too little to learn from."""
+        examples = [
+            example
+            for example, conversation in zip(self.examples, self.conversations, strict=True)
+            if only is None or conversation in only
+        ]
+        if len(examples) < ENOUGH or len(self.replies) < 2:
+            return None
+        return replynet.train(examples, self.replies, seed=seed, progress=progress)
+
+
+def measured(
+    book: CaseBook, net: ReplyNet | None, found: Sequence[Step], saved: Sequence[ReplyCandidate],
+    habits: Mapping[str, int], seed: int, progress: Progress | None = None,
+) -> Iterator[Choice]:  # fmt: skip
+    """What could have been sent in each situation: among saved replies where one was taken, else among free ones."""
+    rng = random.Random(seed)
+    known = {candidate.id for candidate in saved}
+    of_saved = [step for step in found if step.sent.reply in known]
+    free = [step for step in found if step.sent.reply not in known]
+    chosen = _some(of_saved, rng) + _some(free, rng)
+    texts: dict[str, list[str]] = {}
+    for step in free:
+        texts.setdefault(step.language, []).append(step.sent.text)
+    for place, step in enumerate(chosen):
+        if progress and place % 20 == 0:
+            progress("weighing signals", place, len(chosen))
+        if step.sent.reply in known:
+            candidates = [candidate for candidate in saved if candidate.id == step.sent.reply]
+            candidates += rng.sample(list(saved), min(len(saved), _ALTERNATIVES))
+        else:
+            candidates = [ReplyCandidate("sent", step.sent.text, saved=False)]
+            others = rng.sample(texts[step.language], min(len(texts[step.language]), _OTHERS))
+            candidates += [ReplyCandidate(f"other {n}", text, saved=False) for n, text in enumerate(others)]
+        apart: dict[str, ReplyCandidate] = {}
+        for candidate in candidates:  # what was sent comes first, and stays when another is the same
+            apart.setdefault(candidate.id if candidate.saved else candidate.text, candidate)
+        candidates = list(apart.values())
+        if len(candidates) < 2:
+            continue
+        draft = step.sent.draft if rng.random() < 0.5 else ""
+        neighbours = book.like(situation(step.turns, draft), step.conversation)
+        values = measure(book, net, step.turns, candidates, neighbours, draft, habits)
+        right = step.sent.reply if step.sent.reply in known else "sent"
+        kind = "saved" if step.sent.reply in known else "free"
+        yield Choice(step.conversation, kind, values, np.array([candidate.id == right for candidate in candidates]))
+
+
+def first_is_right(weights: Weights, choices: Sequence[Choice]) -> Floats:
+    """1 for each choice whose best candidate is the one that was sent; a tie counts as wrong."""
+    right = []
+    for choice in choices:
+        scores = choice.values.astype(np.float64) @ np.array([weights[choice.kind][name] for name in SIGNALS])
+        best = scores.max()
+        right.append(bool(choice.chosen[scores >= best].all()))
+    return np.array(right, dtype=np.float64)
+
+
+def _fitted(choices: Sequence[Choice], kind: str) -> Mapping[str, float]:
+    """Weights for one kind; the penalty is chosen by how well half of the conversations rank the other half."""
+    one = [choice for choice in choices if _fold(choice.conversation + "/") % 2]
+    other = [choice for choice in choices if not _fold(choice.conversation + "/") % 2]
+    if len(choices) < ENOUGH or not one or not other:
+        return HAND_SET[kind]
+    penalty = max(PENALTIES, key=lambda value: float(first_is_right({kind: _solve(one, value)}, other).mean()))
+    return _solve(choices, penalty)
+
+
+def _solve(choices: Sequence[Choice], penalty: float) -> Mapping[str, float]:
+    pairs = [(choice.values, choice.chosen) for choice in choices]
+    found = conditional_logit(pairs, penalty, _BOUNDS)
+    return dict(zip(SIGNALS, map(float, found), strict=True))
+
+
+def _example(step: Step, vector: Floats, places: dict[str, int]) -> replynet.Example:
+    named = features(step.turns, step.sent.draft)
+    drafted = [name for name in named if name.startswith("draft:")]
+    return replynet.Example(
+        bucket([name for name in named if not name.startswith("draft:")]),
+        bucket(drafted) if drafted else np.zeros(0, dtype=np.int32),
+        vector,
+        places[step.sent.reply],
+    )
+
+
+def _some(found: Sequence[Step], rng: random.Random) -> list[Step]:
+    return rng.sample(list(found), min(len(found), _MEASURED))
+
+
+def _fold(conversation: str) -> int:
+    return int(hashlib.sha256(conversation.encode()).hexdigest(), 16) % FOLDS
+
+
+def _half(conversation: str) -> int:
+    return int(hashlib.sha256(conversation.encode()).hexdigest(), 16) // FOLDS % 2

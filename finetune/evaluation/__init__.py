@@ -1,0 +1,1 @@
+"""Rankers measured on held-out data: protocol, baselines, metrics, report."""

@@ -1,0 +1,413 @@
+"""Baseline rankers behind one small protocol.
+
+A ranker is fitted on histories and scores the whole catalogue for a block of users; the score of a post
+never depends on which others are candidates. Everything is deterministic.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from whyfeed.finetune.evaluation.histories import Histories, Progress
+from whyfeed.finetune.evaluation.protocol import pair_keys
+from whyfeed.retrieval.arrays import Condenser, Floats, Rows, Vectors, unit
+from whyfeed.retrieval.community.embedder import Embedder, PostEncoder
+from whyfeed.retrieval.errors import DataError, ModelError
+
+T = TypeVar("T")
+_TILE = 1024
+_ENCODED = 256  # texts that are embedded between two reports of progress
+THREADS = 2  # of ours, each with one of BLAS
+
+
+class Ranker(Protocol):
+    """Fitted once, then asked for blocks of users."""
+
+    def fit(self, histories: Histories) -> None:
+        """Learn from these events, which hold nothing that is asked about later."""
+        ...
+
+    def score(self, users: Rows) -> Floats:
+        """(len(users), posts): scores of the whole catalogue for these rows of users."""
+        ...
+
+
+def needs(module: str, extra: str) -> None:
+    """ModelError, with what to do, when a library of an extra is not installed."""
+    if find_spec(module) is None:
+        raise ModelError(f"{module} is not installed: pip install 'whyfeed[{extra}]'")
+
+
+# Which posts of one line of a block of users may be shown, given the scores (posts,) of the whole catalogue.
+Eligible = Callable[[int, Floats], Rows]
+
+
+class Reranker(Ranker, Protocol):
+    """A ranker in two stages: `score` retrieves, `rerank` looks closer at what may be shown."""
+
+    def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
+        """For each user what `eligible` makes of the first stage's scores, and the final scores of these posts."""
+        ...
+
+
+@dataclass
+class Tools:
+    """What rankers share: the embedder, the text vectors of the posts, chance."""
+
+    embedder: Embedder
+    texts: tuple[str, ...]
+    progress: Progress | None = None
+    seed: int = 0
+    encoder: PostEncoder | None = None
+    _made: dict[Hashable, Any] = field(default_factory=dict)
+    _locks: defaultdict[Hashable, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+
+    def made(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once, by whichever thread asks first: rankers that share a part share the work."""
+        with self._locks[what]:
+            if what not in self._made:
+                self._made[what] = make()
+            return self._made[what]
+
+    def every(self, kind: type[T]) -> list[T]:
+        """Everything of a kind that was made."""
+        return [each for each in self._made.values() if isinstance(each, kind)]
+
+    @property
+    def vectors(self) -> Vectors:
+        """(posts, d) unit vectors of the texts, made once."""
+        found: Vectors = self.made("vectors", self._vectors)
+        return found
+
+    def _vectors(self) -> Vectors:
+        def read(begin: int) -> Vectors:
+            if self.progress:
+                self.progress("reading texts", begin, len(self.texts))
+            return self.embedder.encode(self.texts[begin : begin + _ENCODED])
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(read, range(0, len(self.texts), _ENCODED)))
+        return np.concatenate(found) if found else np.zeros((0, self.embedder.dimension), dtype=np.float32)
+
+    @property
+    def hidden(self) -> Vectors:
+        """(posts, d) what the language model read in each post; DataError when there is none."""
+        found: Vectors = self.made("hidden", self._hidden)
+        return found
+
+    def read_ahead(self) -> None:
+        """Have the language model read in the background; what goes wrong is said to whoever asks for `hidden`."""
+
+        def read() -> None:
+            with suppress(DataError, ModelError):
+                self.made("hidden", self._hidden)
+
+        threading.Thread(target=read, name="whyfeed-reading", daemon=True).start()
+
+    def _hidden(self) -> Vectors:
+        if self.encoder is None:
+            raise DataError("no language model reads the posts")
+        found = []
+        for begin in range(0, len(self.texts), _ENCODED):
+            if self.progress:
+                self.progress("a language model reads the posts", begin, len(self.texts))
+            found.append(self.encoder.encode(self.texts[begin : begin + _ENCODED]))
+        states = np.concatenate(found) if found else np.zeros((0, self.encoder.dimension), dtype=np.float32)
+        # Each layer by itself: later ones are several times as strong.
+        layers = np.split(states, len(getattr(self.encoder, "layers", (0,))), axis=1)
+        return unit(np.concatenate([Condenser.of(layer)(layer) for layer in layers], axis=1))
+
+
+@dataclass
+class Random:
+    """A number that follows from the ids of user and post."""
+
+    tools: Tools
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        self._keys = pair_keys(histories, "random", self.tools.seed)
+        self._posts = np.arange(len(histories.posts))
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        return np.asarray(self._keys(users[:, None], self._posts) / 2.0**64, dtype=np.float32)
+
+
+@dataclass
+class Popularity:
+    """How many users liked a post."""
+
+    tools: Tools
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        self._counts = histories.popularity.astype(np.float32)
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        return np.broadcast_to(self._counts, (len(users), len(self._counts))).copy()
+
+
+@dataclass
+class Text:
+    """Cosine of a post's text vector with the mean of those of the user's history."""
+
+    tools: Tools
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        self._liked, self._vectors = histories.liked, self.tools.vectors
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        means = self._liked[users] @ self._vectors
+        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        return np.asarray(means @ self._vectors.T, dtype=np.float32)
+
+
+@dataclass
+class Bm25:
+    """Okapi BM25 of a post's text for the words of all posts of the history (Robertson and Zaragoza 2009)."""
+
+    tools: Tools
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        needs("bm25s", "eval")
+        import bm25s
+        from scipy import sparse
+
+        from whyfeed.retrieval.words import content_words
+
+        corpus = [content_words(text) for text in self.tools.texts]
+        size = len(corpus)
+        self._liked = histories.liked
+        if not any(corpus):
+            self._queries = self._weights = sparse.csr_matrix((size, size), dtype=np.float32)
+            return
+        index = bm25s.BM25()
+        index.index(corpus, show_progress=False)
+        # BM25 is a sum over the words of the query, so many queries at once are one sparse product.
+        parts = index.scores
+        shape = (size, len(parts["indptr"]) - 1)
+        self._weights = sparse.csc_matrix((parts["data"], parts["indices"], parts["indptr"]), shape).T.tocsr()
+        lines = [index.vocab_dict[word] for words in corpus for word in words]
+        starts = np.cumsum([0, *(len(words) for words in corpus)])
+        self._queries = sparse.csr_matrix((np.ones(len(lines), dtype=np.float32), lines, starts), shape)
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        return _dense((self._liked[users] @ self._queries) @ self._weights)
+
+
+@dataclass
+class ItemKnn:
+    """Sum of the cosines of a post's readers with those of each post of the history (Sarwar et al. 2001)."""
+
+    tools: Tools
+    decay: float = 0.9  # of the history, per event of age, where there is an order
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        from scipy import sparse
+
+        self._history = histories.recent(self.decay)
+        scale = sparse.diags((1 / np.sqrt(np.maximum(histories.popularity, 1))).astype(np.float32))
+        unit = (histories.liked @ scale).tocsc()
+        cosines = (unit.T @ unit).tocsr()
+        self._cosines = (cosines - sparse.diags(cosines.diagonal())).tocsr()
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        return _dense(self._history[users] @ self._cosines)
+
+
+@dataclass
+class UserKnn:
+    """What the nearest users by cosine liked, each weighing its cosine (Resnick et al. 1994, on implicit data)."""
+
+    tools: Tools
+    neighbours: int = 100
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        from scipy import sparse
+
+        self._liked = histories.liked
+        scale = (1 / np.sqrt(np.maximum(histories.lengths, 1))).astype(np.float32)
+        self._unit = (sparse.diags(scale) @ self._liked).tocsr()
+        self._transposed = self._unit.T.tocsr()
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        from scipy import sparse
+
+        alike = (self._unit[users] @ self._transposed).tocsr()
+        near: list[Rows] = []
+        for row, user in enumerate(users):
+            part = slice(*alike.indptr[row : row + 2])
+            cosines = alike.data[part]
+            cosines[alike.indices[part] == user] = 0
+            kept = np.arange(part.start, part.stop)
+            if len(kept) > self.neighbours:
+                # By column within equal cosines: which neighbours count may not hang on a sort's whim.
+                kept = kept[np.lexsort((alike.indices[part], -cosines))[: self.neighbours]]
+            near.append(kept)
+        places = np.concatenate(near) if near else np.zeros(0, dtype=np.int64)
+        lines = np.repeat(np.arange(len(users)), [len(kept) for kept in near])
+        weights = sparse.csr_matrix((alike.data[places], (lines, alike.indices[places])), shape=alike.shape)
+        return _dense(weights @ self._liked)
+
+
+@dataclass
+class Rp3Beta:
+    """Walks user, post, user, post, damped by the popularity of where they end (Paudel et al. 2017)."""
+
+    tools: Tools
+    beta: float = 0.3
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        from scipy import sparse
+
+        liked, popularity = histories.liked, np.maximum(histories.popularity, 1)
+        lengths = np.maximum(histories.lengths, 1)
+        self._leave = (sparse.diags((1 / lengths).astype(np.float32)) @ liked).tocsr()
+        back = sparse.diags((1 / popularity).astype(np.float32)) @ liked.T
+        damped = sparse.diags((popularity**-self.beta).astype(np.float32))
+        self._walk = ((back @ self._leave) @ damped).tocsr()
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        return _dense(self._leave[users] @ self._walk)
+
+
+@dataclass
+class Ease:
+    """A linear model of each post from all others in closed form (Steck 2019)."""
+
+    tools: Tools
+    penalty: float = 100.0
+    most: int = 20_000  # posts: the solution is dense
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`. DataError when the catalogue is too large."""
+        from scipy.linalg import lapack
+
+        size = len(histories.posts)
+        if size > self.most:
+            raise DataError(f"ease keeps {size} x {size} weights; name other --rankers for more than {self.most} posts")
+        self._liked = histories.liked
+        gram = np.asfortranarray((self._liked.T @ self._liked).toarray(), dtype=np.float32)
+        gram[np.diag_indices(size)] += self.penalty
+        # In place, and on one triangle: two such matrices would already be 2 GB for 16,000 posts.
+        factor, failed = lapack.spotrf(gram, lower=1, overwrite_a=1)
+        inverse, worse = lapack.spotri(factor, lower=1, overwrite_c=1)
+        if failed or worse:
+            raise DataError("ease: the matrix of co-occurrences cannot be inverted; name other --rankers")
+        for begin in range(0, size, _TILE):
+            part, rest = slice(begin, begin + _TILE), slice(begin + _TILE, size)
+            inverse[part, rest] = inverse[rest, part].T
+            inverse[part, part] = np.tril(inverse[part, part]) + np.tril(inverse[part, part], -1).T
+        self._weights = inverse.T  # the same numbers, and the rows lie together
+        self._weights /= -self._weights.diagonal()[None, :].copy()
+        self._weights[np.diag_indices(size)] = 0
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        return np.asarray(self._liked[users] @ self._weights, dtype=np.float32)
+
+
+@dataclass
+class Factors:
+    """Matrix factorisation by `implicit`: ALS (Hu, Koren and Volinsky 2008) or BPR (Rendle et al. 2009)."""
+
+    tools: Tools
+    method: str
+    size: int = 64
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        needs("implicit", "eval")
+        from implicit.als import AlternatingLeastSquares
+        from implicit.bpr import BayesianPersonalizedRanking
+        from threadpoolctl import threadpool_limits
+
+        # One thread: with several, BPR's updates race and no run is like another.
+        seeded = {"factors": self.size, "num_threads": 1, "random_state": self.tools.seed, "use_gpu": False}
+        with threadpool_limits(1, "blas"):
+            if self.method == "als":
+                model = AlternatingLeastSquares(iterations=15, regularization=0.05, alpha=10.0, **seeded)
+            else:
+                model = BayesianPersonalizedRanking(iterations=100, learning_rate=0.05, regularization=0.002, **seeded)
+            progress = self.tools.progress
+            model.fit(histories.liked, show_progress=False, callback=self._counted(progress, model.iterations))
+        users, posts = np.asarray(model.user_factors), np.asarray(model.item_factors)
+        # Who and what has no event keeps its random start, which would be chance dressed as a score.
+        self._users = np.where(histories.lengths[:, None] > 0, users, 0)
+        self._posts = np.where(histories.popularity[:, None] > 0, posts, 0)
+
+    def _counted(self, progress: Progress | None, total: int) -> Callable[..., None]:
+        return lambda iteration, *_: progress(f"fitting {self.method}", iteration + 1, total) if progress else None
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        return np.asarray(self._users[users] @ self._posts.T, dtype=np.float32)
+
+
+@dataclass
+class Means:
+    """The mean interest in a post, shrunk towards the mean of all; `by_user` adds how far a user's mean is from it."""
+
+    tools: Tools
+    by_user: bool = False
+    shrinkage: float = 5.0  # events that the mean of all weighs
+
+    def fit(self, histories: Histories) -> None:
+        """See `Ranker.fit`."""
+        said = histories.weight != 0
+        user, post, value = histories.user[said], histories.post[said], histories.weight[said].astype(np.float64)
+        left = value - (value.mean() if len(value) else 0.0)
+        self._posts = _shrunk(post, left, len(histories.posts), self.shrinkage)
+        self._users = _shrunk(user, left - self._posts[post], len(histories.users), self.shrinkage)
+
+    def score(self, users: Rows) -> Floats:
+        """See `Ranker.score`."""
+        effects = self._users[users] if self.by_user else np.zeros(len(users))
+        return np.asarray(effects[:, None] + self._posts[None, :], dtype=np.float32)
+
+
+def _shrunk(codes: Rows, values: Any, size: int, shrinkage: float) -> Any:
+    sums, counts = np.bincount(codes, values, minlength=size), np.bincount(codes, minlength=size)
+    # Where all say the same, what is left of the mean is rounding, and would rank posts by their number of events.
+    return np.round(sums / (counts + shrinkage), 9)
+
+
+def _dense(scores: Any) -> Floats:
+    return np.asarray(scores.toarray(), dtype=np.float32)
+
+
+BASELINES: Mapping[str, Callable[[Tools], Ranker]] = {
+    "random": Random,
+    "popularity": Popularity,
+    "text": Text,
+    "bm25": Bm25,
+    "item-knn": ItemKnn,
+    "user-knn": UserKnn,
+    "rp3beta": Rp3Beta,
+    "ease": Ease,
+    "als": lambda tools: Factors(tools, "als"),
+    "bpr": lambda tools: Factors(tools, "bpr"),
+    "item-mean": Means,
+    "user-mean": lambda tools: Means(tools, by_user=True),
+}

@@ -1,0 +1,263 @@
+"""An exchange folder as arrays: who acted on what, in each user's order.
+
+Measuring needs every event several times and none of the store's guarantees, so a folder is read
+straight into arrays. A bad row is counted and left out, as an import would.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whyfeed.retrieval.arrays import Floats, Rows
+from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.event import DESK, STEERING, Event
+from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.store.exchange import find_file, read_rows
+from whyfeed.retrieval.store.store import embedding_text
+
+Progress = Callable[[str, int, int], None]
+Times = npt.NDArray[np.float64]  # Unix seconds or order numbers; NaN where unknown
+Flags = npt.NDArray[np.bool_]
+FIRST_CLOCK = 31_536_000.0  # as in retrieval.clock: smaller times are order numbers
+_TITLE_YEAR = re.compile(r"\((\d{4})\)")
+_EVERY = 20_000  # rows between two reports of progress
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """Events of `users` on `posts`, sorted by user, within a user by time (file order where unknown).
+
+    `user`, `post`, `weight` (interest in [-1, 1]) and `time` are aligned, one entry an event. `ordered`
+    tells that times order a user's events, `clock` that they also compare between users. `edges` are who follows
+    whom, `links` facts about posts: head, relation, tail. `fresh` (posts,) are posts that arrive after everything here
+    and are what is asked about; None where nothing is known of arrivals.
+    """
+
+    name: str
+    users: tuple[str, ...]
+    posts: tuple[str, ...]
+    texts: tuple[str, ...]
+    years: Floats
+    user: Rows
+    post: Rows
+    weight: Floats
+    time: Times
+    ordered: bool = False
+    clock: bool = False
+    kinds: Mapping[str, int] | None = None
+    skipped: int = 0
+    edges: tuple[tuple[str, str], ...] = ()
+    links: tuple[tuple[str, str, str], ...] = ()
+    fresh: Flags | None = None
+
+    # ---- places ----
+
+    @cached_property
+    def user_rows(self) -> dict[str, int]:
+        """Row of each user's id."""
+        return {id: row for row, id in enumerate(self.users)}
+
+    @cached_property
+    def post_rows(self) -> dict[str, int]:
+        """Row of each post's id."""
+        return {id: row for row, id in enumerate(self.posts)}
+
+    @cached_property
+    def starts(self) -> Rows:
+        """(users + 1,): events of user u stand at starts[u]:starts[u + 1]."""
+        return np.searchsorted(self.user, np.arange(len(self.users) + 1)).astype(np.int64)
+
+    @cached_property
+    def firsts(self) -> Rows:
+        """Places of the first liking act of each user on each post; ten comments on one question are one meeting."""
+        return self._firsts(np.flatnonzero(self.weight > 0))
+
+    def _firsts(self, places: Rows) -> Rows:
+        pairs = self.user[places] * len(self.posts) + self.post[places]
+        _, first = np.unique(pairs, return_index=True)
+        return np.asarray(places[np.sort(first)], dtype=np.int64)
+
+    @cached_property
+    def seen(self) -> Any:
+        """Sparse (users, posts): 1 where there is any event, liked or not."""
+        return self._matrix(self._firsts(np.arange(len(self.user))))
+
+    @cached_property
+    def liked(self) -> Any:
+        """Sparse (users, posts): 1 where there is a liking act."""
+        return self._matrix(self.firsts)
+
+    def _matrix(self, places: Rows) -> Any:
+        from scipy import sparse
+
+        ones = np.ones(len(places), dtype=np.float32)
+        shape = (len(self.users), len(self.posts))
+        matrix = sparse.csr_matrix((ones, (self.user[places], self.post[places])), shape=shape)
+        matrix.sort_indices()
+        return matrix
+
+    @cached_property
+    def popularity(self) -> Rows:
+        """(posts,): how many users liked each post."""
+        return np.bincount(self.post[self.firsts], minlength=len(self.posts))
+
+    @cached_property
+    def lengths(self) -> Rows:
+        """(users,): how many posts each user liked."""
+        return np.bincount(self.user[self.firsts], minlength=len(self.users))
+
+    @cached_property
+    def friends(self) -> Any:
+        """Sparse (users, users): 1 where either follows the other."""
+        return _joined(self.edges, self.user_rows)
+
+    @cached_property
+    def linked(self) -> Any:
+        """Sparse (posts, posts): 1 where a link says something of both."""
+        return _joined([(head, tail) for head, _, tail in self.links], self.post_rows)
+
+    @cached_property
+    def asked(self) -> Rows:
+        """Posts that a test may ask about: all, or where posts arrive after everything here, those."""
+        return np.arange(len(self.posts)) if self.fresh is None else np.flatnonzero(self.fresh)
+
+    def recent(self, decay: float) -> Any:
+        """Sparse (users, posts): decay ^ (age of the event), the newest liked post weighing 1; all 1 without order."""
+        if not self.ordered or decay == 1.0:
+            return self.liked
+        from scipy import sparse
+
+        places = self.firsts
+        users = self.user[places]
+        ends = np.searchsorted(users, users, side="right")
+        values = (decay ** (ends - 1 - np.arange(len(places)))).astype(np.float32)
+        shape = (len(self.users), len(self.posts))
+        return sparse.csr_matrix((values, (users, self.post[places])), shape=shape)
+
+    # ---- other histories made of these ----
+
+    def keep(self, kept: Flags) -> Histories:
+        """The same users and posts with the events where `kept` is true; every statistic is counted anew."""
+        return replace(
+            self, user=self.user[kept], post=self.post[kept], weight=self.weight[kept], time=self.time[kept]
+        )  # fmt: skip
+
+    def with_ids(self, users: Iterable[str], posts: Iterable[str]) -> Histories:
+        """The same events, with users and posts that only a test names: they have no history and no text."""
+        new_users = [id for id in dict.fromkeys(users) if id not in self.user_rows]
+        new_posts = [id for id in dict.fromkeys(posts) if id not in self.post_rows]
+        if not new_users and not new_posts:
+            return self
+        return replace(
+            self,
+            users=(*self.users, *new_users),
+            posts=(*self.posts, *new_posts),
+            texts=(*self.texts, *("" for _ in new_posts)),
+            years=np.append(self.years, np.full(len(new_posts), np.nan, dtype=np.float32)),
+        )
+
+
+def read_histories(folder: Path, progress: Progress | None = None) -> Histories:
+    """Read posts and interactions of an exchange folder. DataError when there are no interactions."""
+    if not folder.is_dir():
+        raise DataError(f"{str(folder)!r} is not a folder; give one with interactions.jsonl in it")
+    events_file = find_file(folder, "interactions")
+    if events_file is None:
+        raise DataError(f"{str(folder)!r} has no interactions.jsonl, plain or .gz; there is nothing to measure")
+    posts_file = find_file(folder, "posts")
+    texts: dict[str, str] = {}
+    years: dict[str, float] = {}
+    skipped = 0
+    for line, row, _ in read_rows(posts_file) if posts_file else ():
+        if progress and line % _EVERY == 0:
+            progress("reading posts", line, line)
+        try:
+            post = Post.from_row(row or {})
+        except (ValueError, TypeError, OverflowError):
+            skipped += 1
+            continue
+        texts[post.id], years[post.id] = embedding_text(post), _year(post)
+
+    users: dict[str, int] = {}
+    rows = {id: row for row, id in enumerate(texts)}
+    user: list[int] = []
+    posts: list[int] = []
+    weights: list[float] = []
+    times: list[float] = []
+    kinds: Counter[str] = Counter()
+    for line, row, _ in read_rows(events_file):
+        if progress and line % _EVERY == 0:
+            progress("reading interactions", line, line)
+        try:
+            event = Event.from_row(row or {})
+        except (ValueError, TypeError, OverflowError):
+            skipped += 1
+            continue
+        if event.kind in STEERING or event.kind in DESK:
+            continue
+        place = rows.get(event.post)
+        if place is None:
+            if posts_file:
+                skipped += 1
+                continue
+            place = rows.setdefault(event.post, len(rows))
+        kinds[event.kind] += 1
+        user.append(users.setdefault(event.user, len(users)))
+        posts.append(place)
+        weights.append(event.weight)
+        times.append(np.nan if event.time is None else event.time)
+    ids = tuple(rows)
+    who, time = np.array(user, dtype=np.int64), np.array(times, dtype=np.float64)
+    known = ~np.isnan(time)
+    # An event without a time is older than those with one: nothing else is known of it.
+    order = np.lexsort((np.where(known, time, -np.inf), who))
+    ordered = bool(len(time)) and bool(known.mean() > 0.5)
+    return Histories(
+        name=folder.resolve().name, users=tuple(users), posts=ids, texts=tuple(texts.get(id, "") for id in ids),
+        years=np.array([years.get(id, np.nan) for id in ids], dtype=np.float32), user=who[order],
+        post=np.array(posts, dtype=np.int64)[order], weight=np.array(weights, dtype=np.float32)[order],
+        time=time[order], ordered=ordered, clock=ordered and bool(np.median(time[known]) >= FIRST_CLOCK),
+        kinds=dict(kinds), skipped=skipped,
+        edges=tuple((one, other) for one, other in _texts_of(folder, "follows", ("from", "to"))),
+        links=tuple((h, r, t) for h, r, t in _texts_of(folder, "links", ("head", "relation", "tail"))),
+    )  # fmt: skip
+
+
+def _joined(pairs: Iterable[tuple[str, str]], rows: Mapping[str, int]) -> Any:
+    from scipy import sparse
+
+    known = [(rows[one], rows[other]) for one, other in pairs if one in rows and other in rows and one != other]
+    ends = np.array(known, dtype=np.int64).reshape(-1, 2)
+    ones = np.ones(len(ends), dtype=np.float32)
+    found = sparse.csr_matrix((ones, (ends[:, 0], ends[:, 1])), shape=(len(rows), len(rows)))
+    found = (found + found.T).tocsr()
+    found.data[:] = 1
+    return found
+
+
+def _texts_of(folder: Path, name: str, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Text fields of a file's rows that have them all; nothing when there is no such file."""
+    file = find_file(folder, name)
+    for _, row, _ in read_rows(file) if file else ():
+        values = tuple((row or {}).get(field) for field in fields)
+        if all(isinstance(value, str) and value for value in values):
+            yield tuple(str(value) for value in values)
+
+
+def _year(post: Post) -> float:
+    """The year a thing is from: in brackets in its title, as catalogues write it, else when it was posted."""
+    if match := _TITLE_YEAR.search(post.title):
+        return float(match[1])
+    if post.created_at is not None and 0 < post.created_at < 4e9:
+        return float(datetime.fromtimestamp(post.created_at, UTC).year)
+    return float("nan")

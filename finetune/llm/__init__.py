@@ -1,0 +1,1 @@
+"""Training of language models: judge, writer, post encoder, sentence embedder, classifier."""

@@ -1,0 +1,210 @@
+"""Train a click model: BERT reads a reader's profile and a post together, two labels, cross-entropy.
+
+The sequence classification of Devlin et al. 2019 (arXiv 1810.04805, section 4.1) on a pair of texts: what the reader
+did, the latest first, and the post's line. It learns from and is measured on the examples of the judge
+(`finetune.llm.judge_examples`), so that both stand in one table; unlike there, each post costs a whole prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whyfeed.finetune import training
+from whyfeed.finetune.evaluation.metrics import user_aucs
+from whyfeed.finetune.gate import Outcome, decide
+from whyfeed.finetune.llm.judge import Values, described, digest_of, labels_of, measured, ranked, some
+from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.training import Checkpoint, Progress
+from whyfeed.retrieval.errors import DataError, HomeError, ModelError
+from whyfeed.retrieval.files import new_folder, write_whole
+
+MODEL = "click"  # in the registry
+_LIBRARIES = ("torch", "transformers")
+_AT_ONCE = 64  # pairs that are scored together
+
+Pair = tuple[str, str]  # profile and post
+
+
+def train_home(home: Path, learn: Sequence[Shown], held: Sequence[Shown], **options: Any) -> Outcome:
+    """`train` for a home: the classifier becomes a version of its model `MODEL`, live where it beats what is in place.
+
+    Nothing of whyfeed asks it: it is there to be compared, and read back by `ClickModel`.
+    """
+    return training.into_home(home, MODEL, lambda out, live: train(learn, held, out, in_place=live, **options))
+
+
+def train(
+    learn: Sequence[Shown], held: Sequence[Shown], out: Path, *, base: str | Path = training.SMALL_BERT,
+    data: str = "", plain: str = "item mean", epochs: int = 1, steps: int | None = None, minutes: float | None = None,
+    batch: int = 16, lr: float = 1e-4, max_tokens: int = 128, most_tested: int = 2000, in_place: Path | None = None,
+    seed: int = 0, progress: Progress | None = None, cancel: threading.Event | None = None,
+) -> Outcome:  # fmt: skip
+    """Train a classifier and put it, with tokeniser and card, into the folder `out`, whole or not at all.
+
+    `base` is a BERT: a folder, a name on the model hub, or one of whyfeed's weights. One step learns from `batch`
+    posts; `steps` replaces `epochs`, `minutes` of training end it earlier. A pair is cut to `max_tokens`, the oldest
+    of a long profile first. The same call after a kill or a `cancel` goes on where it stopped and ends with the same
+    weights (not with `minutes`). The gate compares AUC a user with the classifier in the folder `in_place`, or with
+    the number that the examples bring, which the card calls `plain`. ValueError for bad arguments, DataError for no
+    examples, ModelError for libraries or a base that is no BERT, HomeError for weights or disk.
+    """
+    smallest = {"epochs": epochs, "steps": 1 if steps is None else steps, "batch": batch, "max_tokens": max_tokens - 15}
+    for name, value in smallest.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least {16 if name == 'max_tokens' else 1}")
+    for name, number in {"minutes": minutes, "lr": lr}.items():
+        if number is not None and not number > 0:
+            raise ValueError(f"{name} must be above 0, not {number}")
+    if not learn or not held:
+        raise DataError("there is nothing to learn from, or nothing to measure on; more interactions are needed")
+    versions = training.libraries("training the click model", _LIBRARIES)
+    folder, _ = training.base_files(base)
+    pairs, labels = _pairs(learn), labels_of(learn)[0]
+    settings = {
+        "batch": batch, "lr": lr, "max_tokens": max_tokens, "seed": seed, "minutes": minutes,
+        "steps": steps or epochs * -(-len(pairs) // batch),
+    }  # fmt: skip
+    tested = some(held, most_tested)
+    card: dict[str, Any] = {
+        "kind": "click", "base": str(base) if isinstance(base, str) else base.name,
+        **described(data, learn, held, tested),
+        "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
+    }  # fmt: skip
+    digest = digest_of(card, folder, learn, tested)
+    progress, cancel = progress or (lambda name, done, total: None), cancel or threading.Event()
+    with training.alone(out), training.own_chance(seed):
+        tokenizer, model = _load(folder)
+        # Half of the weights are vectors of words; most of them stand in no example.
+        model.get_input_embeddings().requires_grad_(False)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        model.train()
+
+        def backward(step: int) -> float:
+            import torch
+
+            places = training.order(step, len(pairs), batch, seed)
+            wanted = torch.from_numpy(labels[places]).to(model.device)
+            loss = model(**_encoded(tokenizer, [pairs[at] for at in places], max_tokens, model), labels=wanted).loss
+            loss.backward()
+            return float(loss.detach())
+
+        checkpoint = Checkpoint(out, digest)
+        finished, spent = training.run_steps(weights, checkpoint, settings, backward, progress, cancel)
+        if not finished:
+            why = f"stopped after step {spent.steps} of {settings['steps']}: run again to go on"
+            return Outcome(False, why, {"step": spent.steps, "steps": settings["steps"]})
+        after = _logits(tokenizer, model, tested, max_tokens, progress)
+        before = None if in_place is None else ClickModel(in_place).logits(tested)
+        card |= asdict(spent)
+        card |= {"minutes": round(spent.minutes, 2), "cpu_minutes": round(spent.cpu_minutes, 2)}
+        outcome = _decide(card, tested, before, after, plain)
+        with new_folder(out) as new:
+            _save(tokenizer, model, new, card["base"])
+            write_whole(new / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
+        checkpoint.drop()
+    return outcome
+
+
+class ClickModel:
+    """A trained classifier, by the folder that `train` made. HomeError when there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self.card: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+            self._max_tokens = int(self.card["settings"]["max_tokens"])
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise HomeError(f"{str(folder)!r} holds no click model ({exc}); train one: whyfeed finetune click") from exc
+        training.libraries("a click model", _LIBRARIES)
+        self._tokenizer, self._model = _load(str(folder))
+
+    def logits(self, rows: Sequence[Shown]) -> Values:
+        """(posts,) logit of a click less that of none, of all rows in their order; its sigmoid is P(click)."""
+        return _logits(self._tokenizer, self._model, rows, self._max_tokens)
+
+
+# ---- inside
+
+
+def _pairs(rows: Sequence[Shown]) -> list[Pair]:
+    # The latest act stands first: what is too long loses its end.
+    return [("; ".join(row.history[::-1]), post) for row in rows for post in row.posts]
+
+
+def _encoded(tokenizer: Any, pairs: Sequence[Pair], max_tokens: int, model: Any) -> Any:
+    profiles, posts = zip(*pairs, strict=True)
+    # The longer of both is cut, which is the profile wherever there is much of one.
+    given = {"truncation": "longest_first", "max_length": max_tokens, "padding": True, "return_tensors": "pt"}
+    return tokenizer(list(profiles), list(posts), **given).to(model.device)
+
+
+def _logits(
+    tokenizer: Any, model: Any, rows: Sequence[Shown], max_tokens: int, progress: Progress | None = None
+) -> Values:
+    import torch
+
+    pairs = _pairs(rows)
+    found: list[Any] = []
+    model.eval()
+    with torch.no_grad():
+        for begin in range(0, len(pairs), _AT_ONCE):
+            if progress:
+                progress("test", begin, len(pairs))
+            logits = model(**_encoded(tokenizer, pairs[begin : begin + _AT_ONCE], max_tokens, model)).logits
+            found.append((logits[:, 1] - logits[:, 0]).double().cpu().numpy())
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _decide(card: dict[str, Any], tested: Sequence[Shown], before: Values | None, after: Values, plain: str) -> Outcome:
+    """Compare with what is in place; the card gets its metrics and the decision."""
+    labels, users = labels_of(tested)
+    numbers = np.array([value for shown in tested for value in shown.plain] or np.zeros(len(labels)))
+    card["metrics"] = {"click": measured(tested, after), plain: ranked(labels, numbers, users)}
+    place = f"the {plain}" if before is None else "the click model in place"
+    if before is not None:
+        card["metrics"]["in place"] = measured(tested, before)
+    rival = numbers if before is None else before
+    owners, old = user_aucs(labels, rival.astype(np.float32), users)
+    _, new = user_aucs(labels, after.astype(np.float32), users)
+    decision = decide(old, new, owners, metric="AUC a user", names=(place, "the click model"), seed=card["seed"])
+    card["gate"] = decision.to_json()
+    return Outcome(decision.live, decision.why, card)
+
+
+def _load(folder: str) -> tuple[Any, Any]:
+    """Tokeniser and classifier in float32; a base has no last layer yet, which is then drawn by torch's chance."""
+    import torch
+    import transformers
+
+    said = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(logging.ERROR)  # that the last layer is new goes without saying
+    try:
+        config: Any = transformers.AutoConfig.from_pretrained(folder, num_labels=2)
+        if config.model_type != "bert":
+            raise ModelError(f"{folder!r} is of the kind {config.model_type!r}, not a BERT; name another base")
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+        model: Any = transformers.BertForSequenceClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
+        first = (str(exc).splitlines() or [""])[0]
+        raise HomeError(f"cannot load the BERT {folder!r} ({first}); check the folder, or pull it again") from exc
+    finally:
+        transformers.logging.set_verbosity(said)
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _save(tokenizer: Any, model: Any, folder: Path, name: str) -> None:
+    model.config._name_or_path = name  # rather than a path of this machine
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as exc:
+        raise HomeError(f"cannot write {str(folder)!r} ({exc.strerror or exc}); free some space and try again") from exc

@@ -1,0 +1,297 @@
+"""Tune a sentence embedder on what this community reads: contrastive, with sentence-transformers.
+
+- **pairs**: posts that one reader took up soon after each other come to lie together, against all others of the batch
+  and a hard negative each, near in words and never taken up by the same reader (InfoNCE, van den Oord et al. 2018, in
+  the form of `MultipleNegativesRankingLoss`).
+- **unsupervised**: where nobody took anything up, a post and itself under another dropout (SimCSE, Gao et al. 2021,
+  arXiv 2104.08821).
+- **debiased**: what is popular is taken up because it is seen. Pairs are drawn by the inverse of the propensity that
+  both were seen, clipped and self-normalised (Schnabel et al. 2016, arXiv 1602.05352; the power of the popularity as
+  in Saito et al. 2020, arXiv 1909.03601): the estimator of the weighted loss with weights as chances.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from whyfeed.agent.llm.roles import EMBEDDER as MODEL
+from whyfeed.finetune import training
+from whyfeed.finetune.evaluation.histories import Histories
+from whyfeed.finetune.evaluation.metrics import Values
+from whyfeed.finetune.evaluation.protocol import leave_one_out
+from whyfeed.finetune.gate import Outcome, decide
+from whyfeed.finetune.llm.encoder import Examples, Strangers
+from whyfeed.finetune.training import Checkpoint, Progress
+from whyfeed.retrieval.arrays import Rows, Vectors
+from whyfeed.retrieval.community.embedder import Embedder
+from whyfeed.retrieval.errors import DataError, HomeError
+from whyfeed.retrieval.files import new_folder, write_whole
+
+Objective = Literal["pairs", "unsupervised"]
+_LIBRARIES = ("torch", "transformers", "sentence-transformers")
+_HELD_OUT = 0.1  # of the readers
+_ASKED = 200  # most held-out readers, each for one post
+_POOL = 1000  # posts that they are asked among
+_LATEST = 5  # posts of a history that the question is made of
+_CLIP = 0.1  # least propensity: no pair weighs more than a hundred others
+
+
+def train_home(home: Path, histories: Histories, **options: Any) -> Outcome:
+    """`train` for a home: the embedder becomes a version of its model `MODEL`, live where it beats what is in place.
+
+    `WHYFEED_EMBEDDER=tuned` serves the live one: it needs torch, so nobody gets it unasked.
+    """
+    return training.into_home(home, MODEL, lambda out, _: train(histories, out, **options))
+
+
+def train(
+    histories: Histories, out: Path, *, base: str | Path = training.SMALL_BERT, objective: Objective | None = None,
+    debias: bool = False, near: Vectors | None = None, batch: int = 32, steps: int = 100, minutes: float | None = None,
+    lr: float = 5e-5, temperature: float = 0.05, max_tokens: int = 64, in_place: Embedder | None = None, seed: int = 0,
+    progress: Progress | None = None, cancel: threading.Event | None = None,
+) -> Outcome:  # fmt: skip
+    """Tune an embedder and put it, with its card, into `out`: a folder that sentence-transformers loads.
+
+    `base` is a model of sentence-transformers: a folder, a name on the model hub, or one of whyfeed's weights. Without
+    an `objective` it is pairs, where two readers took up two posts. `near` are sentence vectors (posts, d) for hard
+    negatives; without them there are none. The gate compares the recall of held-out readers with that of the embedder
+    `in_place`, or of the base. The same call after a kill or a `cancel` goes on where it stopped and ends with the
+    same weights (not with `minutes`). ValueError for bad arguments, DataError when there is nothing to learn from,
+    ModelError for libraries or a base that cannot be loaded, HomeError for weights or disk.
+    """
+    for name, value in {"batch": batch - 1, "steps": steps, "max_tokens": max_tokens - 7}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least {({'batch': 2, 'max_tokens': 8}).get(name, 1)}")
+    for name, number in {"lr": lr, "temperature": temperature, "minutes": minutes}.items():
+        if number is not None and not number > 0:
+            raise ValueError(f"{name} must be above 0, not {number}")
+    learn, asked = split(histories, seed)
+    objective = objective or ("pairs" if np.any(learn.lengths >= 2) else "unsupervised")
+    if debias and objective != "pairs":
+        raise ValueError("debias is about what readers took up; leave it out for the unsupervised objective")
+    draw = _pairs(learn, near, debias, batch, seed) if objective == "pairs" else _copies(learn, batch, seed)
+    versions = training.libraries("tuning an embedder", _LIBRARIES)
+    folder, _ = training.base_files(base)
+    settings = {
+        "objective": objective, "debias": debias, "batch": batch, "steps": steps, "minutes": minutes, "lr": lr,
+        "temperature": temperature, "max_tokens": max_tokens, "hard_negatives": near is not None, "seed": seed,
+    }  # fmt: skip
+    card: dict[str, Any] = {
+        "kind": "embedder", "base": str(base) if isinstance(base, str) else base.name, "data": histories.name,
+        "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
+        "split": {"readers": len(np.unique(learn.user)), "held_out": len(asked.target), "posts": len(asked.pool)},
+    }  # fmt: skip
+    parts = ["\0".join(learn.texts), learn.user.tobytes().hex(), learn.post.tobytes().hex()]
+    parts += ["" if near is None else near.tobytes().hex(), json.dumps([card, training.state_of(folder)])]
+    progress, cancel = progress or (lambda name, done, total: None), cancel or threading.Event()
+    with training.alone(out), training.own_chance(seed):
+        model = _load(folder, max_tokens)
+        checkpoint = Checkpoint(out, training.digest("".join(map(training.digest, parts))))
+        ranks = {"base": asked.ranks(lambda texts: _encoded(model, texts), learn.texts, "base", progress)}
+        if in_place is not None:
+            ranks["in place"] = asked.ranks(in_place.encode, learn.texts, "in place", progress)
+        from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+        loss_of = MultipleNegativesRankingLoss(model, scale=1 / temperature)
+        # Half of the weights are vectors of words; most of them stand in no example.
+        model.transformers_model.get_input_embeddings().requires_grad_(False)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        model.train()
+
+        def backward(step: int) -> float:
+            columns = [model.preprocess([learn.texts[post] for post in column]) for column in draw(step)]
+            features = [{name: value.to(model.device) for name, value in column.items() if hasattr(value, "to")}
+                        for column in columns]  # fmt: skip
+            loss = loss_of(features, None)
+            loss.backward()
+            return float(loss.detach())
+
+        finished, spent = training.run_steps(weights, checkpoint, settings, backward, progress, cancel)
+        if not finished:
+            why = f"stopped after step {spent.steps} of {steps}: run again to go on"
+            return Outcome(False, why, {"step": spent.steps, "steps": steps})
+        model.eval()
+        ranks["tuned"] = asked.ranks(lambda texts: _encoded(model, texts), learn.texts, "tuned", progress)
+        card |= asdict(spent)
+        card |= {"minutes": round(spent.minutes, 2), "cpu_minutes": round(spent.cpu_minutes, 2)}
+        card["metrics"] = {name: _measured(each) for name, each in ranks.items()}
+        place = "base" if in_place is None else "in place"
+        decision = decide(
+            _recall(ranks[place]), _recall(ranks["tuned"]), np.arange(len(asked.target)), asked.lengths,
+            metric="recall@20", names=("the base" if in_place is None else in_place.name, "the embedder"), seed=seed,
+        )  # fmt: skip
+        card["gate"] = decision.to_json()
+        with new_folder(out) as new:
+            _save(model, new, card["base"])
+            write_whole(new / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
+        checkpoint.drop()
+    return Outcome(decision.live, decision.why, card)
+
+
+# ---- what is asked
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Held-out readers: `history` (readers, _LATEST) rows of posts, the newest first, -1 where there are none.
+
+    The `target` (readers,) is looked for in the `pool`, less what the reader took up before; `lengths` (readers,) of
+    their histories.
+    """
+
+    history: Rows
+    target: Rows
+    lengths: Rows
+    pool: Rows
+
+    def ranks(
+        self, encode: Callable[[list[str]], Vectors], texts: Sequence[str], what: str, progress: Progress
+    ) -> Rows:
+        """(readers,): how many of the pool are at least as near to the mean of the history as the target is."""
+        posts = np.unique(np.concatenate([self.history.ravel(), self.pool]))
+        posts = posts[posts >= 0]
+        if not len(self.target):
+            return np.zeros(0, dtype=np.int64)
+        found = []
+        for begin in range(0, len(posts), 128):
+            progress(f"reading with {what}", begin, len(posts))
+            found.append(encode([texts[post] for post in posts[begin : begin + 128]]))
+        progress(f"reading with {what}", len(posts), len(posts))
+        vectors = np.concatenate(found)
+        there = (self.history >= 0)[..., None]
+        query = (vectors[np.searchsorted(posts, np.maximum(self.history, posts[0]))] * there).sum(axis=1)
+        scores = query @ vectors[np.searchsorted(posts, self.pool)].T
+        own = scores[np.arange(len(scores)), np.searchsorted(self.pool, self.target)]
+        scores[(self.pool[None, :, None] == self.history[:, None, :]).any(axis=2)] = -np.inf
+        return np.asarray((scores >= own[:, None]).sum(axis=1) - 1)
+
+
+def split(histories: Histories, seed: int) -> tuple[Histories, Asked]:
+    """What is learnt from, and the last posts of readers of whom nothing is learnt (leave one out)."""
+    able = np.flatnonzero(histories.lengths >= 2)
+    rng = np.random.default_rng([seed, 1])
+    drawn = rng.permutation(able)[: min(_ASKED, int(_HELD_OUT * len(able)))]
+    held = np.isin(histories.user, drawn)
+    before, test = leave_one_out(histories.keep(held), seed, _ASKED)
+    history = np.full((len(test.user), _LATEST), -1, dtype=np.int64)
+    places = before.firsts
+    for row, user in enumerate(test.user):
+        latest = before.post[places][before.user[places] == user][::-1][:_LATEST]
+        history[row, : len(latest)] = latest
+    target = np.array([int(each[0]) for each in test.relevant], dtype=np.int64)
+    others = rng.permutation(np.setdiff1d(np.arange(len(histories.posts)), target))
+    pool = np.union1d(target, others[: max(0, _POOL - len(target))])
+    return histories.keep(~held), Asked(history, target, before.lengths[test.user], pool)
+
+
+def _recall(ranks: Rows, cut: int = 20) -> Values:
+    return (ranks < cut).astype(np.float64)
+
+
+def _measured(ranks: Rows) -> dict[str, float]:
+    if not len(ranks):
+        return {}
+    gains = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0)
+    return {
+        "recall@20": round(float(_recall(ranks).mean()), 4), "recall@100": round(float(_recall(ranks, 100).mean()), 4),
+        "ndcg@10": round(float(gains.mean()), 4),
+    }  # fmt: skip
+
+
+# ---- what is learnt from
+
+
+def propensity(popularity: Rows) -> Values:
+    """(posts,) chance that a reader came across each, up to a factor: sqrt(popularity), the most popular 1, clipped."""
+    shares = popularity / max(1, int(popularity.max(initial=0)))
+    return np.asarray(np.maximum(np.sqrt(shares), _CLIP), dtype=np.float64)
+
+
+def pairs(learn: Histories, debias: bool) -> Examples:
+    """What one reader took up one or two acts apart, each as likely; with `debias` by inverse propensity."""
+    examples = Examples.of(learn, 1)
+    weight = np.ones(len(examples.target))
+    if debias:
+        seen = propensity(learn.popularity)
+        weight = 1 / np.maximum(seen[examples.target] * seen[examples.context[:, 0]], _CLIP**2)
+    return replace(examples, chance=weight / weight.sum())
+
+
+def _pairs(
+    learn: Histories, near: Vectors | None, debias: bool, batch: int, seed: int
+) -> Callable[[int], list[list[int]]]:
+    """Columns of a step: posts, what followed them, and with `near` a hard negative each."""
+    examples, strangers = pairs(learn, debias), None if near is None else Strangers(learn, near)
+    size = len(learn.posts)
+
+    def draw(step: int) -> list[list[int]]:
+        places = examples.draw(step, batch, seed)
+        # A post that stands twice would be right and wrong at once.
+        used: set[int] = set()
+        rows: list[tuple[int, int]] = []
+        for context, target in zip(examples.context[places, 0].tolist(), examples.target[places].tolist(), strict=True):
+            if not used & {context, target}:
+                rows.append((context, target))
+                used |= {context, target}
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        if strangers is not None:
+            rng = np.random.default_rng([seed, 3, step])
+            targets = np.array(columns[1])
+            # Who has no near stranger gets any other post.
+            other = (targets + rng.integers(1, max(2, size), len(targets))) % size
+            hard = strangers.draw(targets, rng)
+            columns.append(np.where(hard >= 0, hard, other).tolist())
+        return columns
+
+    return draw
+
+
+def _copies(learn: Histories, batch: int, seed: int) -> Callable[[int], list[list[int]]]:
+    """Columns of a step: posts with a text, twice."""
+    first: dict[str, int] = {}  # twins would be wrong answers to each other
+    for post, text in enumerate(learn.texts):
+        if text.strip():
+            first.setdefault(text, post)
+    posts = list(first.values())
+    if len(posts) < 2:
+        raise DataError(f"{learn.name!r} has {len(posts)} posts with a text; an embedder is tuned on many")
+
+    def draw(step: int) -> list[list[int]]:
+        chosen = [posts[place] for place in training.order(step, len(posts), min(batch, len(posts)), seed)]
+        return [chosen, chosen]
+
+    return draw
+
+
+# ---- the model
+
+
+def _load(folder: str, max_tokens: int) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model: Any = SentenceTransformer(folder)
+    except Exception as exc:  # the hub, the disk and the model's own code fail in their own ways
+        first = (str(exc).splitlines() or [""])[0]
+        raise HomeError(f"cannot load the embedder {folder!r} ({first}); check it, or pull it again") from exc
+    model.max_seq_length = max_tokens
+    return model
+
+
+def _encoded(model: Any, texts: list[str]) -> Vectors:
+    return np.asarray(model.encode(texts, show_progress_bar=False, normalize_embeddings=True), dtype=np.float32)
+
+
+def _save(model: Any, folder: Path, name: str) -> None:
+    model.transformers_model.config._name_or_path = name  # rather than a path of this machine
+    try:
+        model.save_pretrained(str(folder), create_model_card=False)
+    except OSError as exc:
+        raise HomeError(f"cannot write {str(folder)!r} ({exc.strerror or exc}); free some space and try again") from exc

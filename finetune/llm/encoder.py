@@ -1,0 +1,422 @@
+"""Train the encoder that reads each post once: what one reader takes up together comes to lie together.
+
+The upper layers of the cut model learn, in full or through LoRA; those below stay as they are and are run once for a
+step. An example is a post that a reader took up and the ones before it; its loss is the cross-entropy of that post
+among all posts of the batch and one that is near in words but was never taken up by the same reader (InfoNCE, van den
+Oord et al. 2018). With one post before it that is the contrastive loss on pairs, with several a next-item loss. Readers
+take up what is popular anyway, so examples are drawn by 1 / sqrt(popularity). Gradients reach the layers through the
+vectors (GradCache, Gao et al. 2021, arXiv 2101.06983), so that a batch may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from whyfeed.agent.encoder.gguf import GgufFile
+from whyfeed.agent.encoder.post_encoder import BEFORE, LAYERS, MODEL, CausalEncoder, file_of, tokens_of
+from whyfeed.agent.encoder.tokenizer import Tokenizer
+from whyfeed.agent.llm import weights as weight_files
+from whyfeed.finetune import training
+from whyfeed.finetune.evaluation.histories import Histories
+from whyfeed.finetune.gate import Outcome, decide
+from whyfeed.finetune.llm import merge
+from whyfeed.finetune.training import CHECKPOINT_EVERY, Checkpoint, Progress
+from whyfeed.retrieval.arrays import Rows, Vectors
+from whyfeed.retrieval.errors import DataError, HomeError
+from whyfeed.retrieval.event import DESK, STEERING
+from whyfeed.retrieval.files import new_folder, write_whole
+from whyfeed.retrieval.post import reading_text
+from whyfeed.retrieval.store.store import Store
+
+_APART = 2  # how many acts may lie between the two posts of a pair
+_HELD_OUT = 0.1  # of the readers
+_ASKED = 300  # most held-out readers, each for one post among those of all
+_NEAR = 20  # neighbours by words that hard negatives are drawn from
+_TOKENS_AT_ONCE = 1024
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def train_home(home: Path, histories: Histories, **options: Any) -> Outcome:
+    """`train` for a home: the encoder becomes a version of its model `MODEL`, live where it beats what is in place."""
+    return training.into_home(home, MODEL, lambda out, live: train(histories, out, in_place=live, **options))
+
+
+def of_home(store: Store) -> Histories:
+    """The ledger of a home as histories."""
+    posts = list(store.all_posts())
+    rows = {post.id: row for row, post in enumerate(posts)}
+    acts = [event for _, event in store.events() if event.post in rows and event.kind not in (*STEERING, *DESK)]
+    users = list(dict.fromkeys(event.user for event in acts))
+    codes = {user: code for code, user in enumerate(users)}
+    user = np.array([codes[event.user] for event in acts], dtype=np.int64)
+    time = np.array([np.nan if event.time is None else event.time for event in acts], dtype=np.float64)
+    order = np.lexsort((np.nan_to_num(time, nan=-np.inf), user))
+    return Histories(
+        name="ledger", users=tuple(users), posts=tuple(rows), texts=tuple(map(reading_text, posts)),
+        years=np.full(len(posts), np.nan, dtype=np.float32), user=user[order],
+        post=np.array([rows[event.post] for event in acts], dtype=np.int64)[order],
+        weight=np.array([event.weight for event in acts], dtype=np.float32)[order], time=time[order], ordered=True,
+    )  # fmt: skip
+
+
+def train(
+    histories: Histories, out: Path, *, base: str | Path = training.DEFAULT_BASE, layers: Sequence[int] = LAYERS,
+    tuned: int = 4, method: Literal["layers", "lora"] = "layers", rank: int = 8, before: int = 1, batch: int = 192,
+    steps: int = 150, lr: float = 1e-4, temperature: float = 0.07, max_tokens: int = 32, near: Vectors | None = None,
+    in_place: Path | None = None, seed: int = 0, progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Outcome:  # fmt: skip
+    """Train on the reading of posts and put a GGUF file, cut after the last of `layers`, with its card into `out`.
+
+    `base` is an F16 GGUF file of the Llama family or one of whyfeed's weights; its last `tuned` layers up to the cut
+    learn. `near` are sentence vectors (posts, d) for hard negatives; without them there are none. The gate compares
+    with the encoder in the folder `in_place`, or with the base. The same call after a kill or a `cancel` goes on where
+    it stopped and ends with the same file. ValueError for bad arguments, DataError when too few readers took up two
+    posts, ModelError without the extra `train`, HomeError for weights or disk.
+    """
+    smallest = {"tuned": tuned, "rank": rank, "before": before, "batch": batch - 1, "steps": steps}
+    for name, value in {**smallest, "max_tokens": max_tokens, "layers": min(layers, default=0)}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least {2 if name == 'batch' else 1}")
+    if method not in ("layers", "lora"):
+        raise ValueError(f"method {method!r} is not known; there are 'layers' and 'lora'")
+    if not lr > 0 or not temperature > 0 or tuned > max(layers):
+        raise ValueError(
+            f"lr and temperature must be above 0, tuned at most {max(layers)}: {lr}, {temperature}, {tuned}"
+        )
+    versions = training.libraries("training the encoder")
+    path = _file(base)
+    learn, asked = split(histories, seed)
+    settings = {
+        "layers": list(layers), "tuned": tuned, "method": method, "rank": rank if method == "lora" else None,
+        "before": before, "batch": batch, "steps": steps, "lr": lr, "temperature": temperature,
+        "max_tokens": max_tokens, "hard_negatives": near is not None, "seed": seed,
+    }  # fmt: skip
+    card = {
+        "base": path.stem, "data": histories.name, "settings": settings, "versions": versions, "epsilon": None,
+        "split": {"readers": len(np.unique(learn.user)), "held_out": len(asked)},
+    }  # fmt: skip
+    stat = path.stat()
+    digest = training.digest(json.dumps([card, stat.st_size, stat.st_mtime_ns, _fingerprint(learn, near)]))
+    with training.alone(out):
+        run = _Run(path, card, digest, out, progress or (lambda name, done, total: None), cancel)
+        return run.train(learn, asked, near, in_place)
+
+
+def split(histories: Histories, seed: int) -> tuple[Histories, Rows]:
+    """What is learnt from, and (readers, 2): the last two posts of readers of whom nothing is learnt."""
+    places = histories.firsts
+    users, counts = np.unique(histories.user[places], return_counts=True)
+    able = users[counts >= 2]
+    if len(able) < 2:
+        raise DataError(f"{histories.name!r}: {len(able)} readers took up two posts; the encoder learns from many")
+    drawn = np.random.default_rng([seed, 1]).permutation(able)[: min(_ASKED, max(1, int(_HELD_OUT * len(able))))]
+    ends = np.searchsorted(histories.user[places], drawn, side="right")
+    asked = histories.post[places][np.stack([ends - 2, ends - 1], axis=1)]
+    return histories.keep(~np.isin(histories.user, drawn)), asked
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of posts: `target` was taken up after `context` (newest first, -1 where there is none)."""
+
+    target: Rows  # (n,)
+    context: Rows  # (n, before)
+    chance: Any  # (n,) sums to 1
+
+    @classmethod
+    def of(cls, histories: Histories, before: int) -> Examples:
+        """Pairs that lie one or two acts apart, or with `before` above 1 each act after so many others."""
+        places = histories.firsts
+        user, post = histories.user[places], histories.post[places]
+        targets, contexts = [], []
+        for apart in range(1, _APART + 1) if before == 1 else (1,):
+            gaps = [apart + back for back in range(before)]
+            context = np.full((len(post), before), -1, dtype=np.int64)
+            for column, gap in enumerate(gaps):
+                same = np.flatnonzero(user[gap:] == user[: len(user) - gap]) + gap
+                context[same, column] = post[same - gap]
+            kept = context[:, 0] >= 0
+            targets.append(post[kept])
+            contexts.append(context[kept])
+        target, context = np.concatenate(targets), np.concatenate(contexts)
+        if not len(target):
+            raise DataError(f"{histories.name!r} has nobody to learn from who took up two posts")
+        popularity = np.maximum(histories.popularity, 1)
+        weight = 1 / np.sqrt(popularity[target] * popularity[context[:, 0]])
+        return cls(target, context, weight / weight.sum())
+
+    def draw(self, step: int, batch: int, seed: int) -> Rows:
+        """Places of a step's examples, which follow from the seed and the step alone."""
+        return np.random.default_rng([seed, 2, step]).choice(len(self.target), batch, p=self.chance)
+
+
+class Strangers:
+    """Posts that are near in words and that no reader took up together."""
+
+    def __init__(self, histories: Histories, near: Vectors) -> None:
+        self._near, self._liked = near, histories.liked.tocsc()
+        self._together = self._liked.T.tocsr()
+
+    def draw(self, posts: Rows, rng: np.random.Generator) -> Rows:
+        """One for each of the posts, or -1."""
+        cosines = self._near[posts] @ self._near.T
+        cosines[np.arange(len(posts)), posts] = -np.inf
+        together = (self._together[posts] @ self._liked).tocoo()
+        cosines[together.row, together.col] = -np.inf
+        found = np.full(len(posts), -1, dtype=np.int64)
+        most = min(_NEAR, cosines.shape[1])
+        best = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
+        for row, columns in enumerate(np.sort(best, axis=1)):
+            usable = columns[np.isfinite(cosines[row, columns])]
+            if len(usable):
+                found[row] = rng.choice(usable)
+        return found
+
+
+class _Run:
+    """One training: the cut model, and where its checkpoint and its result go."""
+
+    def __init__(
+        self, path: Path, card: dict[str, Any], digest: str, out: Path, progress: Progress,
+        cancel: threading.Event | None,
+    ) -> None:  # fmt: skip
+        self._path, self._card, self._progress = path, card, progress
+        self._digest, self._out, self._checkpoint = digest, out, Checkpoint(out, digest)
+        self._settings: dict[str, Any] = card["settings"]
+        self._cancel = cancel or threading.Event()
+        file = GgufFile(path)
+        if file.fields.get("general.architecture") != "llama":
+            raise ValueError(f"{path.name!r} is no Llama, and no other is tuned to read posts; name an F16 file of one")
+        self._tokenizer = Tokenizer(file)
+        self._before = self._tokenizer.encode(BEFORE)
+        self._depth = max(self._settings["layers"])
+        self._frozen = self._depth - self._settings["tuned"]
+        self._causal = _load(path, self._depth)
+        self._model = self._causal.model
+
+    def train(self, learn: Histories, asked: Rows, near: Vectors | None, in_place: Path | None) -> Outcome:
+        """Go through the steps that are not done yet, measure, and write the result."""
+        import torch
+
+        settings, total = self._settings, int(self._settings["steps"])
+        self._ids = [tokens_of(self._tokenizer, text, settings["max_tokens"]) for text in learn.texts]
+        examples = Examples.of(learn, settings["before"])
+        strangers = None if near is None else Strangers(learn, near)
+        with training.own_chance(settings["seed"]):
+            before = _ranks(asked, self._vectors)
+            rival = None if in_place is None else _ranks(asked, self._read_by(in_place, learn.texts))
+            weights = self._learning()
+            optimiser = torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=0.01)
+            done, notes, _ = self._checkpoint.resume(weights, optimiser)
+            losses: list[float] = notes.get("losses", [])
+            for step in range(done, total):
+                if self._cancel.is_set():
+                    self._checkpoint.keep(weights, optimiser, step, {"losses": losses})
+                    why = f"stopped after step {step} of {total}: run again to go on"
+                    return Outcome(False, why, {"step": step, "steps": total})
+                self._progress("train", step, total)
+                training.begin_step(optimiser, step, total, settings["lr"], settings["seed"])
+                losses.append(self._step(step, examples, strangers))
+                training.end_step(weights, optimiser)
+                if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == total:
+                    self._checkpoint.keep(weights, optimiser, step + 1, {"losses": losses})
+            self._progress("train", total, total)
+            after = _ranks(asked, self._vectors)
+        return self._write(asked, before, rival, after, losses)
+
+    def _step(self, step: int, examples: Examples, strangers: Strangers | None) -> float:
+        """Gradients of one batch; returns its loss."""
+        import torch
+
+        settings = self._settings
+        drawn = examples.draw(step, settings["batch"], settings["seed"])
+        target, context = examples.target[drawn], examples.context[drawn]
+        hard = np.full(len(drawn), -1, dtype=np.int64)
+        if strangers is not None:
+            hard = strangers.draw(target, np.random.default_rng([settings["seed"], 3, step]))
+        posts = np.unique(np.concatenate([target, context.ravel(), hard]))
+        posts = posts[posts >= 0]
+        runs = list(self._runs(posts))
+        with torch.no_grad():
+            below = [self._lower(rows) for rows in runs]
+            found = torch.cat([self._upper(*each) for each in below])
+        order = torch.from_numpy(np.argsort(np.concatenate(runs), kind="stable")).to(found.device)
+        # Only the vectors are in the graph of the loss; what it asks of each goes back run by run.
+        found.requires_grad_()
+        places = tuple(np.searchsorted(posts, each) for each in (target, context))
+        loss = self._loss(found[order], places[0], places[1], context >= 0, np.searchsorted(posts, hard[hard >= 0]))
+        loss.backward()
+        begin, asked = 0, torch.as_tensor(found.grad)
+        for each, rows in zip(below, runs, strict=True):
+            self._upper(*each).backward(asked[begin : begin + len(rows)])
+            begin += len(rows)
+        return float(loss.detach())
+
+    def _loss(self, vectors: Any, target: Rows, context: Rows, there: Any, hard: Rows) -> Any:
+        """Cross-entropy of each target among the batch's targets and hard negatives, given its context.
+
+        All are rows of `vectors`; `there` tells which of the context (n, before) there are.
+        """
+        import torch
+
+        units = torch.nn.functional.normalize(vectors, dim=-1)
+        shares = np.where(there, 0.8 ** np.arange(there.shape[1]), 0.0).astype(np.float32)
+        asking = (
+            units[torch.from_numpy(np.where(there, context, 0)).to(units.device)]
+            * torch.from_numpy(shares).to(units.device)[..., None]
+        ).sum(1)
+        candidates = np.unique(np.concatenate([target, hard]))
+        scores = torch.nn.functional.normalize(asking, dim=-1) @ units[torch.from_numpy(candidates).to(units.device)].T
+        # What the reader had already taken up is no wrong answer.
+        own = (candidates[None, :, None] == np.where(there, context, -1)[:, None, :]).any(axis=2)
+        own &= candidates[None] != target[:, None]
+        scores = scores.masked_fill(torch.from_numpy(own).to(units.device), -torch.inf) / self._settings["temperature"]
+        right = torch.from_numpy(np.searchsorted(candidates, target)).to(units.device)
+        return torch.nn.functional.cross_entropy(scores, right)
+
+    # ---- the model
+
+    def _runs(self, posts: Rows) -> Iterator[Rows]:
+        """Posts of like length, so that padding costs little, in parts that fit into memory."""
+        ordered = posts[np.argsort([len(self._ids[post]) for post in posts], kind="stable")]
+        begin = 0
+        while begin < len(ordered):
+            end = begin + 1
+            while end < len(ordered) and (end + 1 - begin) * len(self._ids[ordered[end]]) <= _TOKENS_AT_ONCE:
+                end += 1
+            yield ordered[begin:end]
+            begin = end
+
+    def _lower(self, posts: Rows) -> tuple[Any, Any, Any]:
+        """States (posts, tokens, width) after the layers that do not learn, the mask of own tokens, and positions."""
+        import torch
+
+        device, start = self._model.device, len(self._before)
+        # A text of nothing still needs a token to be a vector.
+        texts = [[*self._before, *(self._ids[post] or self._before[-1:])] for post in posts]
+        longest = max(map(len, texts))
+        ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=device)
+        own = torch.tensor([[start <= at < len(text) for at in range(longest)] for text in texts], device=device)
+        states = self._model.embed_tokens(ids)
+        turns = self._model.rotary_emb(states, position_ids=torch.arange(longest, device=device)[None])
+        for layer in self._model.layers[: self._frozen]:
+            states = _after(layer, states, turns)
+        return states, own, turns
+
+    def _upper(self, states: Any, own: Any, turns: Any) -> Any:
+        """(posts, width): the mean of the states of the texts' own tokens after the last layer, as they are served."""
+        for layer in self._model.layers[self._frozen :]:
+            states = _after(layer, states, turns)
+        states = states * (states.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+        return (states * own[..., None]).sum(1) / own.sum(1, keepdim=True)
+
+    def _learning(self) -> list[Any]:
+        """Weights that learn: of the upper layers all, or a low-rank addition to each of their matrices."""
+        for weight in self._causal.parameters():
+            weight.requires_grad_(False)
+        upper = self._model.layers[self._frozen :]
+        if self._settings["method"] == "lora":
+            from peft import LoraConfig, get_peft_model
+
+            rank, numbers = self._settings["rank"], list(range(self._frozen, self._depth))
+            config = LoraConfig(
+                r=rank, lora_alpha=2 * rank, target_modules=list(_LINEAR), layers_to_transform=numbers,
+                layers_pattern="layers",
+            )  # fmt: skip
+            self._adapted: Any = get_peft_model(self._causal, config)
+        else:
+            for weight in upper.parameters():
+                weight.requires_grad_(True)
+        return [weight for weight in upper.parameters() if weight.requires_grad]
+
+    # ---- what came of it
+
+    def _vectors(self, posts: Rows) -> Any:
+        import torch
+
+        runs = list(self._runs(posts))
+        with torch.no_grad():
+            found = torch.cat([self._upper(*self._lower(rows)) for rows in runs]).float().cpu().numpy()
+        return found[np.argsort(np.concatenate(runs), kind="stable")]
+
+    def _read_by(self, in_place: Path, texts: Sequence[str]) -> Callable[[Rows], Any]:
+        encoder = CausalEncoder(file_of(in_place), (self._depth,), max_tokens=self._settings["max_tokens"])
+        return lambda posts: encoder.encode([texts[post] for post in posts])
+
+    def _write(self, asked: Rows, before: Any, rival: Any, after: Any, losses: list[float]) -> Outcome:
+        """Decide, and put file and card into place together."""
+        place = "the base" if rival is None else "the encoder in place"
+        decision = decide(
+            before if rival is None else rival, after, np.arange(len(asked)), metric="nDCG@10",
+            names=(place, "the encoder"), seed=self._settings["seed"],
+        )  # fmt: skip
+        card = {
+            **self._card, "ndcg@10": {"base": float(before.mean()), "tuned": float(after.mean())}, "losses": losses,
+            "gate": decision.to_json(),
+        }  # fmt: skip
+        if self._settings["method"] == "lora":
+            self._causal = self._adapted.merge_and_unload()
+        # The last norm belongs to layers that are gone: what a server pools are then states of equal length.
+        self._causal.model.norm.weight.data.fill_(1.0)
+        with new_folder(self._out) as folder:
+            # Vectors are kept under the file's name: another training must have another.
+            merge.write_gguf(self._causal, self._path, folder / f"{MODEL}-{self._digest[:8]}.gguf")
+            write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
+        self._checkpoint.drop()
+        return Outcome(decision.live, decision.why, card)
+
+
+def _ranks(asked: Rows, vectors_of: Callable[[Rows], Any]) -> Any:
+    """(readers,): nDCG@10 of a reader's last post among those of all, by cosine with the one before it."""
+    posts = np.unique(asked)
+    vectors = vectors_of(posts).astype(np.float64)
+    vectors -= vectors.mean(axis=0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    query, target = np.searchsorted(posts, asked).T
+    candidates = np.unique(target)
+    scores = vectors[query] @ vectors[candidates].T
+    scores[candidates[None] == query[:, None]] = -np.inf
+    own = scores[np.arange(len(asked)), np.searchsorted(candidates, target)]
+    ranks = (scores > own[:, None]).sum(axis=1)
+    return np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0)
+
+
+def _after(layer: Any, states: Any, turns: Any) -> Any:
+    """A decoder layer with causal attention alone: padding stands at the end, where nobody sees it."""
+    found = layer(states, position_embeddings=turns, attention_mask=None)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _load(path: Path, depth: int) -> Any:
+    """The first layers of a GGUF model in float32, on the GPU where there is one."""
+    _, causal = training.load(str(path.parent), path.name, attn_implementation="sdpa")
+    if len(causal.model.layers) < depth:
+        raise ValueError(f"{path.name!r} has {len(causal.model.layers)} layers, not {depth}; name fewer")
+    causal.model.layers = causal.model.layers[:depth]
+    causal.config.num_hidden_layers = depth
+    return causal.eval()
+
+
+def _file(base: str | Path) -> Path:
+    path = Path(base).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise HomeError(f"there is no file {str(path)!r}; name an F16 GGUF file of a Llama model")
+        return path
+    return weight_files.check(weight_files.find(str(base)))
+
+
+def _fingerprint(histories: Histories, near: Vectors | None) -> str:
+    parts: list[Callable[[], bytes]] = [
+        lambda: "\0".join(histories.texts).encode("utf-8", "replace"), histories.user.tobytes, histories.post.tobytes,
+        lambda: b"" if near is None else near.tobytes(),
+    ]  # fmt: skip
+    return training.digest("".join(training.digest(part().hex()) for part in parts))

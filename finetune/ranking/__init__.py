@@ -1,0 +1,1 @@
+"""What fits the ranking core: parts, blend, forests, the next-item transformer."""

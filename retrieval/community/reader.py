@@ -1,0 +1,315 @@
+"""A reader: what one user's own events say, ready for ranking.
+
+Several interest vectors, because one average of beer and quantum physics is near neither: recent
+posts are grouped by Ward's method and each group keeps its weighted mean (PinnerSage, Pal et al.
+2020, arXiv 2007.03634). Recency is counted in events, not in days: who comes back after a year
+still likes what they liked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whyfeed.retrieval.arrays import Floats, Rows, Vectors, unit
+from whyfeed.retrieval.community.community import Community
+from whyfeed.retrieval.community.embedder import Embedder
+from whyfeed.retrieval.event import Event
+
+LONGEST = 100  # posts of the history that are looked at
+DECAY = 0.97  # of an event's weight with each later one
+RECENT_DECAY = 0.8
+WARD_DISTANCE = 1.25  # groups are cut there; unit vectors, chosen by eye on demo members' interests
+MOST_INTERESTS = 8
+NAMED_WEIGHT = 1.0  # of an interest that somebody named, beside an act's weight
+
+
+@dataclass(frozen=True, slots=True)
+class InterestGroup:
+    """Posts of one reader that belong together. `rows` has the most telling first."""
+
+    vector: Vectors
+    weight: float  # share of all groups, sums to 1
+    rows: tuple[int, ...]
+    topic: str = ""  # what the reader called it, when they named it
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringRule:
+    """A topic that the reader wants more or less of. `id` is the event that made the rule."""
+
+    id: str
+    kind: str  # include, exclude
+    topic: str
+    horizon: str
+    active: bool
+    until: float | None
+    conversation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Liked:
+    """The latest posts that somebody liked, oldest first, with their vectors (n, d) and distances (n, n).
+
+    One more than are looked at, so that any of them can be left out without measuring the others again.
+    """
+
+    rows: Rows
+    vectors: Vectors
+    distances: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Rows, community: Community) -> Liked:
+        """Measure the distances between these posts."""
+        vectors = community.vectors(rows)
+        if len(rows) < 2:
+            return cls(rows, vectors, np.zeros((len(rows),) * 2))
+        from scipy.spatial.distance import pdist, squareform
+
+        return cls(rows, vectors, squareform(pdist(vectors)))
+
+    def only(self, rows: Rows) -> Liked | None:
+        """Those of them that are in `rows`; None when there are others in it."""
+        place_of = {row: place for place, row in enumerate(self.rows.tolist())}
+        kept = [place_of.get(row, -1) for row in rows.tolist()]
+        if -1 in kept:
+            return None
+        return Liked(rows, self.vectors[kept], self.distances[kept][:, kept])
+
+
+@dataclass(slots=True)
+class Reader:
+    """One user as the ranking sees them.
+
+    rows/weights: the latest of what they liked, oldest first (weights decay with later events);
+    liked: the same rows and one more;
+    hidden: rows they pushed away; people: acts on the posts of others, or the edge to them.
+    """
+
+    user: str
+    events: tuple[Event, ...]
+    acts: Mapping[int, Sequence[Event]]  # row -> own acts on it, oldest first
+    past: Mapping[int, float]  # row -> weight of what they liked, the latest act last
+    replied: Mapping[str, int]  # author -> acts on their posts
+    liked: Liked
+    rows: Rows
+    weights: Floats
+    recent: Vectors
+    groups: tuple[InterestGroup, ...]
+    hidden: tuple[int, ...]
+    rules: tuple[SteeringRule, ...]
+    named: tuple[tuple[Event, str], ...]
+    named_vectors: Vectors
+    tags: dict[str, float]
+    people: dict[str, float]
+    communities: dict[int, float]
+
+    @property
+    def seen(self) -> frozenset[int]:
+        """Every row that the reader acted on in any way."""
+        return frozenset(self.acts)
+
+    def without(self, row: int, community: Community) -> Reader:
+        """The same reader had they never acted on that post."""
+        if row not in self.acts:
+            return self
+        acts, past, replied = dict(self.acts), dict(self.past), dict(self.replied)
+        gone = acts.pop(row)
+        left = {event.id for event in gone}
+        author = community.authors[row]
+        if past.pop(row, None) is not None and author in replied:
+            replied[author] -= sum(event.weight > 0 for event in gone)
+        latest = _latest(past, LONGEST)
+        return _compose(
+            self.user,
+            tuple(event for event in self.events if event.id not in left),
+            acts,
+            past,
+            self.liked.only(latest) or Liked.of(latest, community),
+            replied,
+            tuple(other for other in self.hidden if other != row),
+            self.rules,
+            self.named,
+            self.named_vectors,
+            community,
+        )
+
+
+def read(user: str, events: Sequence[Event], community: Community, embedder: Embedder) -> Reader:
+    """Build a reader from their own events, in the order of arrival."""
+    ordered = sorted(enumerate(events), key=lambda item: (item[1].time is not None, item[1].time or 0.0, item[0]))
+    timeline = tuple(event for _, event in ordered)
+    acts: dict[int, list[Event]] = defaultdict(list)
+    past: dict[int, float] = {}
+    pushed: dict[int, bool] = {}
+    for event in timeline:
+        row = community.row_of.get(event.post)
+        if row is None:
+            continue
+        acts[row].append(event)
+        weight = event.weight
+        if weight > 0:
+            past[row] = max(past.pop(row, 0.0), weight)  # moves to the end: the latest act counts
+            pushed.pop(row, None)
+        elif weight < 0:
+            past.pop(row, None)
+            pushed[row] = True
+    replied: dict[str, int] = defaultdict(int)
+    for row in past:
+        if community.authors[row] not in ("", user):
+            replied[community.authors[row]] += sum(event.weight > 0 for event in acts[row])
+    rules, named = _rules(timeline), _named(timeline)
+    vectors = embedder.encode([topic for _, topic in named]) if named else np.zeros((0, embedder.dimension), np.float32)
+    liked = Liked.of(_latest(past, LONGEST + 1), community)
+    return _compose(user, timeline, acts, past, liked, replied, tuple(pushed), rules, named, vectors, community)
+
+
+def _latest(past: Mapping[int, float], most: int) -> Rows:
+    return np.array(list(past)[-most:], dtype=np.int64)
+
+
+def _compose(
+    user: str,
+    events: tuple[Event, ...],
+    acts: Mapping[int, Sequence[Event]],
+    past: Mapping[int, float],
+    liked: Liked,
+    replied: Mapping[str, int],
+    hidden: tuple[int, ...],
+    rules: tuple[SteeringRule, ...],
+    named: tuple[tuple[Event, str], ...],
+    named_vectors: Vectors,
+    community: Community,
+) -> Reader:
+    rows, vectors, distances = liked.rows[-LONGEST:], liked.vectors[-LONGEST:], liked.distances[-LONGEST:, -LONGEST:]
+    age = np.arange(len(rows))[::-1]
+    weights = (np.array([past[row] for row in rows.tolist()], dtype=np.float32) * DECAY**age).astype(np.float32)
+    groups = _groups(rows, weights, vectors, distances)
+    groups += [(vector, NAMED_WEIGHT, (), topic) for (_, topic), vector in zip(named, named_vectors, strict=True)]
+    groups.sort(key=lambda group: -group[1])
+    groups = groups[:MOST_INTERESTS]
+    whole = sum(weight for _, weight, _, _ in groups)
+    interests = tuple(InterestGroup(vector, weight / whole, posts, topic) for vector, weight, posts, topic in groups)
+    if len(rows):
+        recent = unit((vectors * (weights * RECENT_DECAY**age)[:, None]).sum(axis=0))
+    elif groups:
+        recent = unit(np.sum([group.vector for group in interests], axis=0))
+    else:
+        recent = np.zeros(community.index.dimension, dtype=np.float32)
+
+    tags: dict[str, float] = defaultdict(float)
+    counts: dict[int, float] = defaultdict(float)
+    codes = community.community_codes[rows].tolist()
+    for row, code, weight in zip(rows.tolist(), codes, weights.tolist(), strict=True):
+        counts[code] += weight
+        for tag in community.tags[row]:
+            tags[tag] += weight * community.idf(tag)
+    norm = sum(value * value for value in tags.values()) ** 0.5 or 1.0
+    total = sum(counts.values())
+
+    people = {author: float(acts_on) for author, acts_on in replied.items() if acts_on}
+    for followed, weight in community.following.get(user, {}).items():
+        people[followed] = max(people.get(followed, 0.0), weight)
+    return Reader(
+        user=user,
+        events=events,
+        acts=acts,
+        past=past,
+        liked=liked,
+        replied=replied,
+        rows=rows,
+        weights=weights,
+        recent=recent,
+        groups=interests,
+        hidden=hidden,
+        rules=rules,
+        named=named,
+        named_vectors=named_vectors,
+        tags={tag: value / norm for tag, value in tags.items()},
+        people=people,
+        communities={code: count / total for code, count in counts.items()},
+    )
+
+
+def _groups(
+    rows: Rows, weights: Floats, vectors: Vectors, distances: npt.NDArray[np.float64]
+) -> list[tuple[Vectors, float, tuple[int, ...], str]]:
+    """(centre, weight, rows with the most telling first, no topic) of the posts that belong together."""
+    together = _together(distances)
+    if not together:
+        return []
+    weighted = vectors * weights[:, None]
+    centres = unit(np.array([weighted[members].sum(axis=0) for members in together]))
+    telling = np.vecdot(weighted, centres[:, None]).tolist()
+    places, shares = rows.tolist(), weights.tolist()
+    return [
+        (
+            centre,
+            sum(shares[place] for place in members),
+            tuple(places[place] for place in sorted(members, key=told.__getitem__, reverse=True)),
+            "",
+        )
+        for centre, members, told in zip(centres, together, telling, strict=True)
+    ]
+
+
+def _together(distances: npt.NDArray[np.float64]) -> list[list[int]]:
+    """Places (of n, distances (n, n)) that belong together by Ward's method."""
+    size = len(distances)
+    clusters = {place: [place] for place in range(size)}
+    if size > 1:
+        from scipy.cluster.hierarchy import linkage
+        from scipy.spatial.distance import squareform
+
+        merges = linkage(squareform(distances, checks=False), "ward").tolist()
+        for made, (one, other, distance, _) in enumerate(merges, size):
+            if distance > WARD_DISTANCE:
+                break
+            clusters[made] = clusters.pop(int(one)) + clusters.pop(int(other))
+    return [sorted(members) for members in clusters.values()]
+
+
+def _named(timeline: Sequence[Event]) -> tuple[tuple[Event, str], ...]:
+    """Interests that the user named, each once, the latest first."""
+    found: dict[str, Event] = {}
+    for event in timeline:
+        if event.kind == "interest" and event.text:
+            found[event.text] = event
+    return tuple((event, topic) for topic, event in reversed(found.items()))[:12]
+
+
+def _rules(timeline: Sequence[Event]) -> tuple[SteeringRule, ...]:
+    """Rules in the order in which they were made; a later one on the same topic replaces an earlier."""
+    rules: dict[str, SteeringRule] = {}
+    for event in timeline:
+        if event.kind in ("include", "exclude"):
+            detail = _detail(event.text)
+            topic = str(detail.get("topic") or "")
+            for id, rule in list(rules.items()):
+                if rule.topic.casefold() == topic.casefold():
+                    del rules[id]
+            rules[event.id] = SteeringRule(
+                event.id, event.kind, topic, str(detail.get("horizon") or "always"), True, event.value,
+                str(detail.get("conversation") or ""),
+            )  # fmt: skip
+        elif event.kind in ("rule-on", "rule-off") and event.text in rules:
+            old = rules[event.text]
+            rules[old.id] = SteeringRule(
+                old.id, old.kind, old.topic, old.horizon, event.kind == "rule-on", old.until, old.conversation
+            )
+    return tuple(rules.values())
+
+
+def _detail(text: str) -> dict[str, Any]:
+    """What a rule's text says. One that came by import may say anything: what is no JSON object is the topic."""
+    try:
+        detail = json.loads(text)
+    except (ValueError, RecursionError):
+        detail = None
+    return detail if isinstance(detail, dict) else {"topic": text}

@@ -1,0 +1,1 @@
+"""Customer conversations, saved replies, and the search for similar past situations."""

@@ -1,0 +1,1 @@
+"""Personal data found in text and replaced by placeholders."""

@@ -1,0 +1,166 @@
+"""Personal data in messages: found, replaced by chips such as "[email 1]", and put back into what is really sent.
+
+Values that can be checked (cards, IBANs, identity and phone numbers) are checked with python-stdnum and
+phonenumbers; the rest is found by how people name it ("my PIN is …", "订单号…") or by what was asked just before.
+The rules stand in privacy_numbers, privacy_addresses, privacy_names and privacy_answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from whyfeed.retrieval.privacy.addresses import ADDRESSES, addresses_zh
+from whyfeed.retrieval.privacy.answers import answers
+from whyfeed.retrieval.privacy.names import CHINESE, ORDINARY, given_names, introduced, known_names
+from whyfeed.retrieval.privacy.numbers import CAPITALS, LONG_NUMBER, NUMBERS, SURE
+from whyfeed.retrieval.privacy.rules import CHIP, KINDS, Span, fold, spans, whole
+
+__all__ = ["CHIP", "KINDS", "Found", "Vault", "find", "mask"]
+_NEVER_PUBLIC = frozenset({"email", "card", "identity"})  # in this form they are nobody's public data
+
+_SHOUTED = re.compile("[A-Z]{6}")  # a booking reference may have no digit
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A span of personal data: `start` and `end` count characters of the original text, half-open."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def _candidates(plain: str, asked: str, names: Collection[str]) -> Iterator[Span]:
+    """All spans, the surest first."""
+    digits = any(map(str.isdigit, plain))
+    yield from spans(SURE, plain)
+    if _SHOUTED.search(plain):
+        yield from spans([CAPITALS], plain)
+    yield from known_names(plain, names)
+    if digits:
+        yield from spans(NUMBERS, plain)
+        yield from spans(ADDRESSES, plain)
+        yield from addresses_zh(plain)
+    letters = any(map(str.isalpha, plain))
+    if letters:
+        yield from introduced(plain)
+    if asked:
+        yield from answers(plain, asked)
+    if letters:
+        yield from given_names(plain)
+    if not plain.isascii():
+        yield from spans(CHINESE, plain)
+    if digits:
+        yield from spans([LONG_NUMBER], plain)
+
+
+def _merged(found: Iterable[Span]) -> list[Span]:
+    """What overlaps as one span, of the kind of the longest part; of equals the one that came first is surer."""
+    ordered = sorted(
+        ((start, end, rank, kind) for rank, (kind, start, end) in enumerate(found)), key=lambda one: one[:3]
+    )
+    merged = list[Span]()
+    best = 0, 0
+    for start, end, rank, kind in ordered:
+        weight = end - start, -rank
+        if merged and start < merged[-1][2]:
+            last, first, until = merged[-1]
+            merged[-1] = (kind if weight > best else last), first, max(end, until)
+            best = max(best, weight)
+        else:
+            merged.append((kind, start, end))
+            best = weight
+    return merged
+
+
+def find(text: str, *, asked: str = "", names: Collection[str] = ()) -> list[Found]:
+    """Personal data in `text`, in order and without overlaps; chips are left alone.
+
+    `asked` is what the agent said just before, which makes a bare answer personal; `names` are names known from
+    this conversation.
+    """
+    plain, places = fold(text)
+    stripped = list[Span]()
+    for kind, start, end in _candidates(plain, asked, names):
+        value = plain[start:end].strip()
+        start += plain[start:end].find(value)
+        if value and "\0" not in value:
+            stripped.append((kind, start, start + len(value)))
+    known = {(start, end) for _, start, end in stripped}
+    # "order #12": the sign belongs to the sentence where a surer rule leaves it there.
+    merged = _merged(one for one in stripped if plain[one[1]] != "#" or (one[1] + 1, one[2]) not in known)
+    if places is None:
+        return [Found(*one) for one in merged]
+    return [Found(kind, places[start], places[end - 1] + 1) for kind, start, end in merged]
+
+
+class Vault:
+    """The personal data of one conversation, each value under its chip, in order of appearance."""
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        """`values` is what `values()` gave; ValueError for a key that is no chip and for an empty value."""
+        self._values = dict(values or {})
+        for chip, value in self._values.items():
+            if not CHIP.fullmatch(chip) or not value:
+                raise ValueError(f"{chip!r} is no chip like '[email 1]' with a value; give what Vault.values() gave")
+
+    def mask(self, text: str, asked: str = "") -> str:
+        """A customer's text with chips for his data. Typed brackets that only look like a chip become round ones."""
+        return self._mask(text, lambda rest: find(rest, asked=asked, names=self._names()))
+
+    def mask_known(self, text: str) -> str:
+        """An agent's text with chips for what is already known, and for what is never a public place's."""
+        return self._mask(text, lambda rest: [one for one in find(rest) if one.kind in _NEVER_PUBLIC])
+
+    def unmask(self, text: str) -> str:
+        """The text with the values in place of their chips; a chip that is not of this vault stays."""
+        return CHIP.sub(lambda chip: self._values.get(chip[0], chip[0]), text)
+
+    def values(self) -> dict[str, str]:
+        """Chip to value, in order of appearance."""
+        return dict(self._values)
+
+    def chips(self) -> dict[str, str]:
+        """Chip to kind, in order of appearance."""
+        return {chip: chip[1:].partition(" ")[0] for chip in self._values}
+
+    def _names(self) -> list[str]:
+        return [value for chip, value in self._values.items() if chip.startswith("[name ")]
+
+    def _mask(self, text: str, finder: Callable[[str], list[Found]]) -> str:
+        text = CHIP.sub(lambda chip: chip[0] if chip[0] in self._values else f"({chip[0][1:-1]})", text)
+        before = None
+        # A chip changes what stands beside it, so look again until nothing is found: masking twice changes nothing.
+        while text != before:
+            before, end, parts = text, 0, list[str]()
+            for one in finder(text):
+                parts += text[end : one.start], self._chip(one.kind, text[one.start : one.end])
+                end = one.end
+            text = self._replace_known("".join(parts) + text[end:])
+        return text
+
+    def _chip(self, kind: str, value: str) -> str:
+        for chip, known in self._values.items():
+            if known == value:
+                return chip
+        numbers = [int(chip[len(kind) + 2 : -1]) for chip in self._values if chip.startswith(f"[{kind} ")]
+        chip = f"[{kind} {max(numbers, default=0) + 1}]"
+        self._values[chip] = value
+        return chip
+
+    def _replace_known(self, text: str) -> str:
+        # "16" and "will" say too many other things to be looked for everywhere.
+        telling = {
+            value: chip
+            for chip, value in self._values.items()
+            if (len(value) > 2 or (len(value) == 2 and value.isalpha())) and value not in ORDINARY
+        }
+        wanted = "|".join(whole(value) for value in sorted(telling, key=len, reverse=True)) or r"\b\B"
+        return re.sub(rf"{CHIP.pattern}|({wanted})", lambda hit: telling[hit[3]] if hit[3] else hit[0], text)
+
+
+def mask(text: str, asked: str = "") -> str:
+    """The text masked with a vault that nobody keeps: for text whose values are never needed again."""
+    return Vault().mask(text, asked)

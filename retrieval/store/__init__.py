@@ -1,0 +1,1 @@
+"""The SQLite database: posts, users, the event ledger, conversations, keys, and the exchange format."""

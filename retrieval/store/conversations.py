@@ -1,0 +1,100 @@
+"""What was said: conversations of a user, their turns, and the traces of the last answers."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.store.store import Store
+
+TRACES_KEPT = 20  # per user; why and why-not read them
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message. `answer` is the chat JSON of what whyfeed said; it is gone when it had to be forgotten."""
+
+    role: str  # "user" or "agent"
+    text: str
+    answer: dict[str, Any] | None
+    time: float
+
+
+class Conversations:
+    """Conversations in the store. A conversation belongs to one user, and nobody else can add to it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def start(self, user: str, time: float) -> str:
+        """A new, empty conversation; its id cannot be guessed."""
+        id = secrets.token_urlsafe(12)
+        with self._store.database.write() as db:
+            db.execute("INSERT INTO conversations VALUES (?, ?, ?)", [id, user, time])
+        return id
+
+    def check(self, id: str, user: str) -> None:
+        """DataError when the conversation does not exist or belongs to somebody else."""
+        row = self._store.database.connection.execute("SELECT user FROM conversations WHERE id = ?", [id]).fetchone()
+        if row is None or row[0] != user:
+            raise DataError(f"user {user!r} has no conversation {id!r}; leave it out to start a new one")
+
+    def add(self, id: str, role: str, text: str, time: float, answer: dict[str, Any] | None = None) -> None:
+        """Append a turn."""
+        written = None if answer is None else json.dumps(answer, ensure_ascii=False)
+        with self._store.database.write() as db:
+            _add(db, id, role, text, written, time)
+
+    def turns(self, id: str, last: int = 200) -> list[Turn]:
+        """The last turns, oldest first."""
+        rows = self._store.database.connection.execute(
+            "SELECT role, text, answer, time FROM turns WHERE conversation = ? ORDER BY num DESC LIMIT ?", [id, last]
+        ).fetchall()
+        return [Turn(row[0], row[1], None if row[2] is None else json.loads(row[2]), row[3]) for row in rows[::-1]]
+
+    def of(self, user: str, limit: int = 50) -> list[tuple[str, str, float]]:
+        """(id, first words, time of the last turn) of a user's conversations, the newest first."""
+        rows = self._store.database.connection.execute(
+            "SELECT c.id, (SELECT text FROM turns WHERE conversation = c.id AND role = 'user' ORDER BY num LIMIT 1),"
+            " coalesce((SELECT max(time) FROM turns WHERE conversation = c.id), c.created) AS latest"
+            " FROM conversations c WHERE c.user = ? ORDER BY latest DESC, c.rowid DESC LIMIT ?",
+            [user, limit],
+        ).fetchall()
+        return [(row[0], (row[1] or "")[:80], row[2]) for row in rows]
+
+    def remember(
+        self, user: str, time: float, trace: dict[str, Any], said: tuple[str, str, dict[str, Any]] | None = None
+    ) -> None:
+        """Keep the trace of an answer, and what was said (conversation, text, answer), both or neither.
+
+        Of a user's traces the oldest is let go when there are too many.
+        """
+        # Written out before the file is locked: others wait for it.
+        document = json.dumps(trace, ensure_ascii=False)
+        answer = None if said is None else json.dumps(said[2], ensure_ascii=False)
+        with self._store.database.write() as db:
+            db.execute("INSERT INTO traces (user, time, document) VALUES (?, ?, ?)", [user, time, document])
+            db.execute(
+                "DELETE FROM traces WHERE user = ? AND num NOT IN"
+                " (SELECT num FROM traces WHERE user = ? ORDER BY num DESC LIMIT ?)",
+                [user, user, TRACES_KEPT],
+            )
+            if said is not None:
+                _add(db, said[0], "agent", said[1], answer, time)
+
+    def traces(self, user: str, last: int = TRACES_KEPT) -> list[dict[str, Any]]:
+        """The traces of a user's last answers, the newest first."""
+        rows = self._store.database.connection.execute(
+            "SELECT document FROM traces WHERE user = ? ORDER BY num DESC LIMIT ?", [user, last]
+        ).fetchall()
+        return [json.loads(row[0]) for row in rows]
+
+
+def _add(db: Any, conversation: str, role: str, text: str, answer: str | None, time: float) -> None:
+    db.execute(
+        "INSERT INTO turns (conversation, role, text, answer, time) VALUES (?, ?, ?, ?, ?)",
+        [conversation, role, text, answer, time],
+    )

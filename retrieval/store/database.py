@@ -1,0 +1,318 @@
+"""The SQLite file of a home: schema, one connection a thread, one way to write, errors translated once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from sqlite_utils import Database as SqliteDatabase
+from sqlite_utils import Migrations
+
+from whyfeed.retrieval.errors import HomeError
+from whyfeed.retrieval.post import Post, reading_digest
+
+_PATIENCE = 30  # seconds to wait for other processes
+
+migrations = Migrations("whyfeed")
+
+
+@migrations()
+def m001_what_is_known(db: SqliteDatabase) -> None:
+    """Posts, users, edges, and sentence vectors beside the posts that they belong to."""
+    db.executescript(
+        """
+        CREATE TABLE posts (
+            num INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, title TEXT NOT NULL,
+            text TEXT NOT NULL, url TEXT NOT NULL, author TEXT NOT NULL, community TEXT NOT NULL,
+            tags TEXT NOT NULL, language TEXT NOT NULL, created_at REAL, image TEXT NOT NULL,
+            attributes TEXT NOT NULL, digest TEXT NOT NULL
+        );
+        CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL, about TEXT NOT NULL, attributes TEXT NOT NULL);
+        CREATE TABLE follows (
+            follower TEXT NOT NULL, followed TEXT NOT NULL, weight REAL NOT NULL, PRIMARY KEY (follower, followed)
+        ) WITHOUT ROWID;
+        CREATE TABLE links (
+            id INTEGER PRIMARY KEY, head TEXT NOT NULL, relation TEXT NOT NULL, tail TEXT NOT NULL,
+            UNIQUE (head, relation, tail)
+        );
+        CREATE TABLE vectors (
+            num INTEGER NOT NULL REFERENCES posts (num) ON DELETE CASCADE, model TEXT NOT NULL,
+            digest TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (num, model)
+        );
+        CREATE VIRTUAL TABLE search USING fts5 (title, tags, text, tokenize = 'porter unicode61');
+        """
+    )
+
+
+@migrations()
+def m002_what_happened(db: SqliteDatabase) -> None:
+    """The append-only ledger. AUTOINCREMENT: a forgotten event's number is never used again."""
+    db.executescript(
+        """
+        CREATE TABLE events (
+            num INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, user TEXT NOT NULL,
+            post TEXT NOT NULL, kind TEXT NOT NULL, time REAL, value REAL, text TEXT NOT NULL
+        );
+        CREATE INDEX events_user ON events (user, num);
+        CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+        """
+    )
+
+
+@migrations()
+def m003_what_was_said(db: SqliteDatabase) -> None:
+    """Conversations, traces, and what was made once and is kept (clauses, judgements)."""
+    db.executescript(
+        """
+        CREATE TABLE conversations (id TEXT PRIMARY KEY, user TEXT NOT NULL, created REAL NOT NULL);
+        CREATE INDEX conversations_user ON conversations (user);
+        CREATE TABLE turns (
+            num INTEGER PRIMARY KEY, conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            role TEXT NOT NULL, text TEXT NOT NULL, answer TEXT, time REAL NOT NULL
+        );
+        CREATE INDEX turns_conversation ON turns (conversation, num);
+        CREATE TABLE traces (num INTEGER PRIMARY KEY, user TEXT NOT NULL, time REAL NOT NULL, document TEXT NOT NULL);
+        CREATE INDEX traces_user ON traces (user, num);
+        CREATE TABLE kept (kind TEXT NOT NULL, key TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (kind, key))
+            WITHOUT ROWID;
+        """
+    )
+
+
+@migrations()
+def m004_desk(db: SqliteDatabase) -> None:
+    """The service desk. AUTOINCREMENT: whoever holds the number of something removed must find nothing there."""
+    db.executescript(
+        """
+        CREATE TABLE desk_conversations (
+            num INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, language TEXT NOT NULL,
+            status TEXT NOT NULL, customer TEXT NOT NULL, attributes TEXT NOT NULL, digest TEXT NOT NULL,
+            speaker TEXT NOT NULL, since REAL
+        );
+        CREATE INDEX desk_conversations_open ON desk_conversations (status, speaker, since);
+        CREATE TABLE desk_turns (
+            conversation INTEGER NOT NULL REFERENCES desk_conversations (num) ON DELETE CASCADE,
+            place INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (conversation, place)
+        );
+        CREATE TABLE desk_vault (
+            conversation INTEGER NOT NULL REFERENCES desk_conversations (num) ON DELETE CASCADE,
+            place INTEGER NOT NULL, chip TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (conversation, place)
+        );
+        CREATE TABLE desk_cases (
+            num INTEGER PRIMARY KEY AUTOINCREMENT,
+            conversation INTEGER NOT NULL REFERENCES desk_conversations (num) ON DELETE CASCADE,
+            place INTEGER NOT NULL, asked TEXT NOT NULL, before TEXT NOT NULL, text TEXT NOT NULL,
+            reply TEXT NOT NULL, offered TEXT NOT NULL, time REAL, live INTEGER NOT NULL, UNIQUE (conversation, place)
+        );
+        CREATE VIRTUAL TABLE desk_search USING fts5 (asked, before, tokenize = 'porter unicode61');
+        CREATE TABLE desk_vectors (
+            num INTEGER NOT NULL REFERENCES desk_cases (num) ON DELETE CASCADE, model TEXT NOT NULL,
+            vector BLOB NOT NULL, PRIMARY KEY (num, model)
+        );
+        CREATE TABLE desk_replies (
+            num INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, intent TEXT NOT NULL,
+            language TEXT NOT NULL, attributes TEXT NOT NULL
+        );
+        """
+    )
+
+
+@migrations()
+def m005_keys(db: SqliteDatabase) -> None:
+    """Who may ask over the network. Of a key only its digest is kept."""
+    db.executescript(
+        """
+        CREATE TABLE keys (
+            name TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, scopes TEXT NOT NULL, users TEXT,
+            per_minute INTEGER NOT NULL, created REAL NOT NULL
+        ) WITHOUT ROWID;
+        """
+    )
+
+
+@migrations()
+def m006_what_is_read(db: SqliteDatabase) -> None:
+    """Beside the digest of what the embedder reads of a post, that of the longer text that a post encoder reads."""
+    db.execute("ALTER TABLE posts ADD COLUMN reading TEXT NOT NULL DEFAULT ''")
+    rows = db.execute("SELECT id, title, text, tags FROM posts").fetchall()
+    for id, title, text, tags in rows:
+        digest = reading_digest(Post(id, title=title, text=text, tags=tuple(json.loads(tags))))
+        db.execute("UPDATE posts SET reading = ? WHERE id = ?", [digest, id])
+
+
+class _Cursor(sqlite3.Cursor):
+    connection: _Connection
+
+    def execute(self, *given: Any) -> Self:
+        with self.connection.running:
+            return super().execute(*given)
+
+    def executemany(self, *given: Any) -> Self:
+        with self.connection.running:
+            return super().executemany(*given)
+
+    def executescript(self, *given: Any) -> sqlite3.Cursor:
+        with self.connection.running:
+            return super().executescript(*given)
+
+    def fetchone(self) -> Any:
+        with self.connection.running:
+            return super().fetchone()
+
+    def fetchmany(self, *given: Any) -> list[Any]:
+        with self.connection.running:
+            return super().fetchmany(*given)
+
+    def fetchall(self) -> list[Any]:
+        with self.connection.running:
+            return super().fetchall()
+
+    def __next__(self) -> Any:
+        with self.connection.running:
+            return super().__next__()
+
+
+class _Connection(sqlite3.Connection):
+    """One that another thread may close: SQLite ends the process where that happens under a statement that runs."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.running = threading.RLock()
+
+    def cursor(self, *_: Any) -> _Cursor:  # type: ignore[override]
+        return super().cursor(_Cursor)
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        return self.cursor().execute(*given)
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:
+        return self.cursor().executemany(*given)
+
+    def executescript(self, *given: Any) -> sqlite3.Cursor:
+        return self.cursor().executescript(*given)
+
+    def close(self) -> None:
+        with self.running:
+            super().close()
+
+
+class Database:
+    """One SQLite file, used from many threads: each gets a connection of its own.
+
+    A connection shared between threads loses writes (transactions of one thread end up inside
+    those of another), so there is none. Write-ahead logging lets readers go on while one writes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._open: list[SqliteDatabase] = []
+        self._closed = False
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        with self.translated():
+            db = self.connection
+            _write_ahead(db)
+            known = {migration.name for migration in migrations.pending(db)}
+            applied = {migration.name for migration in migrations.applied(db)}
+            names = {name for name in globals() if name.startswith("m0")}
+            if newer := sorted(applied - names - known):
+                self.close()
+                raise HomeError(
+                    f"{path} was made by a newer whyfeed ({newer[-1]}); update whyfeed, or use another --home"
+                )
+            if known:
+                with self.write():  # two processes that start at once: the second waits, then finds it done
+                    migrations.apply(db)
+
+    @property
+    def connection(self) -> SqliteDatabase:
+        """This thread's connection."""
+        db: SqliteDatabase | None = getattr(self._local, "db", None)
+        if db is None:
+            conn = sqlite3.connect(
+                self.path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None, factory=_Connection
+            )
+            conn.execute("PRAGMA foreign_keys = ON")
+            conn.execute("PRAGMA synchronous = FULL")  # a confirmed event survives a power cut
+            db = SqliteDatabase(conn)
+            with self._lock:
+                if self._closed:  # by another thread, while this one worked
+                    conn.close()
+                    raise sqlite3.ProgrammingError(f"{self.path} was closed")
+                self._open.append(db)
+            self._local.db = db
+        return db
+
+    @contextmanager
+    def write(self) -> Iterator[SqliteDatabase]:
+        """One transaction; all of it is kept or nothing. The lock is taken at once, so that two writers queue."""
+        db = self.connection
+        with self.translated():
+            if db.conn.in_transaction:
+                with db.atomic():
+                    yield db
+                return
+            # Threads queue here and are woken in turn; at SQLite's own lock, which is for other processes, each
+            # would sleep for up to a tenth of a second between two looks.
+            with self._writing:
+                db.conn.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                    db.conn.execute("COMMIT")
+                except BaseException:
+                    if db.conn.in_transaction:
+                        db.conn.execute("ROLLBACK")
+                    raise
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what SQLite says about the disk and the file into one line for the operator."""
+        try:
+            yield
+        except sqlite3.DatabaseError as exc:
+            text = str(exc)
+            if "full" in text:
+                advice = "the disk is full; nothing of this step was kept: free some space and try again"
+            elif "locked" in text:
+                advice = "another process has been writing for 30 s; try again when it is done"
+            elif "not a database" in text or "malformed" in text:
+                advice = "the file is damaged; move it away, or restore it from a copy"
+            elif "readonly" in text or "unable to open" in text:
+                advice = "it cannot be written; check the folder and its permissions"
+            else:
+                raise
+            raise HomeError(f"{self.path}: {text}: {advice}") from exc
+
+    def version(self) -> int:
+        """A number that changes when another connection has written; cheap enough for every request."""
+        row = self.connection.conn.execute("PRAGMA data_version").fetchone()
+        return int(row[0])
+
+    def close(self) -> None:
+        """Close the connections of all threads, each after the statement that runs in it."""
+        with self._lock:
+            self._closed = True
+            for db in self._open:
+                db.conn.close()
+            self._open.clear()
+        self._local = threading.local()
+
+
+def _write_ahead(db: SqliteDatabase) -> None:
+    """Switch to write-ahead logging. Unlike all else, this does not wait by itself when others open the file too."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            db.enable_wal()
+            return
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)

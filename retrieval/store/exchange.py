@@ -1,0 +1,311 @@
+"""The exchange format: a folder of JSON Lines, plain or gzipped, in and out.
+
+A bad row stops nothing: it is counted, written to a rejects file with its file, line and cause,
+and the rest is imported in one transaction, so that an import happens whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from whyfeed.retrieval.desk.store import DeskStore
+from whyfeed.retrieval.desk.types import DeskConversation, SavedReply
+from whyfeed.retrieval.errors import DataError, HomeError
+from whyfeed.retrieval.event import STEERING, Event
+from whyfeed.retrieval.post import Post, row_id
+from whyfeed.retrieval.store.conversations import Conversations
+from whyfeed.retrieval.store.store import Store
+from whyfeed.retrieval.user import User
+
+FILES = ("posts", "users", "interactions", "follows", "links", "conversations", "replies")
+Row = dict[str, Any]
+T = TypeVar("T")
+_DEEPEST = 50  # brackets within brackets; deeper ones could be written here, and read nowhere else
+_LONGEST_REJECT = 10_000  # characters of a row that the rejects file repeats
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+
+
+@dataclass(slots=True)
+class FileCount:
+    """Rows of one file."""
+
+    read: int = 0
+    kept: int = 0
+    rejected: int = 0
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import did; `rejects` is the file that lists the rows that were left out."""
+
+    counts: dict[str, FileCount] = field(default_factory=lambda: {name: FileCount() for name in FILES})
+    rejects: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `import --json`."""
+        document: dict[str, Any] = {
+            name: {"read": count.read, "kept": count.kept, "rejected": count.rejected}
+            for name, count in self.counts.items()
+        }
+        document["rejects"] = None if self.rejects is None else str(self.rejects)
+        return document
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """The file `name`.jsonl or `name`.jsonl.gz of an exchange folder."""
+    for candidate in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row | None, str]]:
+    """Yield (line number, row, "") or (line number, None, cause) for every line that is not empty."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    row = _writable(json.loads(text, parse_constant=_refuse))
+                except (ValueError, RecursionError) as exc:
+                    yield number, None, f"not JSON in UTF-8: {exc}"
+                    continue
+                if isinstance(row, dict):
+                    yield number, row, ""
+                else:
+                    yield number, None, "not a JSON object"
+    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
+        yield number + 1, None, f"the file ends in the middle or is damaged: {exc}"
+    except OSError as exc:
+        raise DataError(f"cannot read {str(path)!r}: {exc.strerror or exc}") from exc
+
+
+def import_folder(store: Store, folder: Path, progress: Callable[[str, int], None] | None = None) -> ImportReport:
+    """Import an exchange folder; importing it again changes nothing.
+
+    `progress` is called with a file's name and the rows read so far. Raises DataError when the
+    folder holds none of the format's files, HomeError when the disk is full; then nothing is kept.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{str(folder)!r} is not a folder; give one with posts.jsonl in it")
+    found = {name: path for name in FILES if (path := find_file(folder, name))}
+    if not found:
+        raise DataError(f"{str(folder)!r} has none of {', '.join(f'{name}.jsonl' for name in FILES)}, plain or .gz")
+
+    report = ImportReport()
+    rejects = _Rejects(store.home / "rejects", folder.resolve().name)
+
+    def rows(name: str, build: Callable[[Row], T]) -> Iterator[T]:
+        count = report.counts[name]
+        if name not in found:
+            return
+        for line, row, cause in read_rows(found[name]):
+            count.read += 1
+            if progress and count.read % 1000 == 0:
+                progress(name, count.read)
+            if row is not None:
+                try:
+                    built = build(row)
+                except (ValueError, TypeError, OverflowError) as exc:
+                    cause = str(exc)
+                else:
+                    count.kept += 1
+                    yield built
+                    continue
+            count.rejected += 1
+            rejects.add(found[name].name, line, cause, row)
+        if progress:
+            progress(name, count.read)
+
+    try:
+        with store.database.write():
+            store.put_posts(rows("posts", Post.from_row))
+            store.put_users(rows("users", User.from_row))
+            known = {row[1] for row in store.post_rows()}
+            store.put_events(rows("interactions", _event_builder(known)))
+            store.put_follows(rows("follows", _follow))
+            store.put_links(rows("links", _link))
+            desk = DeskStore(store)
+            desk.put_replies(rows("replies", SavedReply.from_row))
+            texts = {reply.id: reply.text for reply in desk.replies()}
+            desk.put_conversations(rows("conversations", _conversation_builder(texts)))
+        report.rejects = rejects.finish()
+    except OSError as exc:
+        raise HomeError(f"import of {str(folder)!r} stopped, nothing was kept: {exc.strerror or exc}") from exc
+    finally:
+        rejects.discard()
+    return report
+
+
+def export_user(store: Store, user: str, out: Path) -> Path:
+    """Write everything that is known about a user to a new folder, in the exchange format.
+
+    The folder holds the user, their events and edges, the posts that these are about, what was said to whyfeed
+    (turns.jsonl), and to the service desk (conversations.jsonl, masked). Raises DataError when `out` exists already
+    and is not empty.
+    """
+    person = store.user(user)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{str(out)!r} exists already; name a new folder")
+    events = [event for _, event in store.events(user=user)]
+    posts = store.posts(list({event.post for event in events if event.post}))
+    conversations, desk = Conversations(store), DeskStore(store)
+    files: dict[str, Iterable[Row]] = {
+        "users": [person.to_row()],
+        "posts": [post.to_row() for post in posts.values()],
+        "interactions": [{"id": event.id, **event.to_row()} for event in events],
+        "follows": [
+            {"from": follower, "to": followed, "weight": weight}
+            for follower, followed, weight in store.follows()
+            if user in (follower, followed)
+        ],
+        "turns": [
+            {"conversation": id, "role": turn.role, "text": turn.text, "time": turn.time}
+            for id, _, _ in conversations.of(user, 10_000)
+            for turn in conversations.turns(id, 100_000)
+        ],
+        "conversations": [desk.conversation(id).to_row() for id in desk.of_customer(user)],
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            for name, rows in files.items():
+                with (beside / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            if out.exists():
+                out.rmdir()
+            beside.chmod(0o755)
+            beside.rename(out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as exc:
+        raise HomeError(f"cannot write {str(out)!r}: {exc.strerror or exc}") from exc
+    return out
+
+
+class _Rejects:
+    """A rejects file that appears only when it is complete and not empty."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._file: Any = None
+        self._beside = folder / f".{name}-{os.getpid()}-{threading.get_ident()}.jsonl"
+
+    def add(self, file: str, line: int, cause: str, row: Row | None) -> None:
+        if self._file is None:
+            self._folder.mkdir(exist_ok=True)
+            self._file = self._beside.open("w", encoding="utf-8")
+        repeated: Row | str | None = row
+        if row is not None and len(text := json.dumps(row, ensure_ascii=False)) > _LONGEST_REJECT:
+            repeated = text[:_LONGEST_REJECT] + "…"
+        document = {"file": file, "line": line, "cause": cause[:1000], "row": repeated}
+        self._file.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+    def finish(self) -> Path | None:
+        if self._file is None:
+            return None
+        self._file.close()
+        for number in range(1, 10_000):
+            target = self._folder / f"{self._name}-{number}.jsonl"
+            with contextlib.suppress(FileExistsError):
+                os.link(self._beside, target)  # unlike rename, refuses to replace another import's file
+                return target
+        raise HomeError(f"{str(self._folder)!r} is full of rejects files; delete old ones")
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._beside.unlink(missing_ok=True)
+
+
+def _event_builder(known_posts: set[str]) -> Callable[[Row], Event]:
+    """Events get an id made of their content, so that importing them again finds them there already."""
+    seen: Counter[str] = Counter()
+    ids: dict[str, str] = {}  # as the file writes them -> as they are here
+
+    def build(row: Row) -> Event:
+        event = Event.from_row(row)
+        if event.kind in ("rule-on", "rule-off"):  # their text is the id of the rule
+            event = replace(event, text=ids.get(event.text, event.text))
+        if event.kind not in STEERING and event.post not in known_posts:
+            raise ValueError(f"unknown post {event.post!r}")
+        content = json.dumps(event.to_row(), sort_keys=True)
+        seen[content] += 1
+        digest = hashlib.sha256(f"{content}#{seen[content]}".encode()).hexdigest()[:16]
+        event = replace(event, id=f"i{digest}")
+        if event.kind in STEERING and isinstance(row.get("id"), str):
+            ids[row["id"]] = event.id
+        return event
+
+    return build
+
+
+def _conversation_builder(replies: Mapping[str, str]) -> Callable[[Row], DeskConversation]:
+    """Of two rows with one id each would replace the other at every import; the first is kept.
+
+    A log may name the saved reply that was sent without repeating its text.
+    """
+    seen: set[str] = set()
+
+    def build(row: Row) -> DeskConversation:
+        conversation = DeskConversation.from_row(row)
+        if any(turn.reply and not turn.text for turn in conversation.turns):
+            turns = [
+                turn if turn.text else replace(turn, text=replies.get(turn.reply, "")) for turn in conversation.turns
+            ]
+            conversation = replace(conversation, turns=tuple(turns))
+        if conversation.id in seen:
+            raise ValueError(f"conversation {conversation.id!r} is in this file already")
+        seen.add(conversation.id)
+        return conversation
+
+    return build
+
+
+def _follow(row: Row) -> tuple[str, str, float]:
+    weight = row.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e12:
+        raise ValueError(f"weight {weight!r} is not a positive number")
+    return row_id(row, "from"), row_id(row, "to"), float(weight)
+
+
+def _link(row: Row) -> tuple[str, str, str]:
+    return row_id(row, "head"), row_id(row, "relation"), row_id(row, "tail")
+
+
+def _writable(value: Any, depth: int = 0) -> Any:
+    """The same JSON value without lone surrogates, which UTF-8 cannot hold; ValueError when it cannot be kept."""
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATES.sub(" ", value)
+    if isinstance(value, float) and value - value != 0:
+        raise ValueError("a number is too large")
+    if depth > _DEEPEST and isinstance(value, dict | list):
+        raise ValueError(f"nested more than {_DEEPEST} deep")
+    if isinstance(value, dict):
+        return {_writable(key): _writable(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_writable(inner, depth + 1) for inner in value]
+    return value
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,98 @@
+"""Keys of clients that ask over the network: what each may do, for whom, and how often."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.post import clean_text
+from whyfeed.retrieval.store.store import Store
+
+SCOPES = ("read", "feedback", "desk", "admin")
+PER_MINUTE = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A client's key without its secret. `users` are the only ones whose data it may touch; None: everybody's."""
+
+    name: str
+    scopes: frozenset[str]
+    users: frozenset[str] | None = None
+    per_minute: int = PER_MINUTE
+    created: float = 0.0
+
+    def may(self, scope: str) -> bool:
+        """Has it this scope? `admin` has all."""
+        return scope in self.scopes or "admin" in self.scopes
+
+    def sees(self, user: str) -> bool:
+        """May it touch this user's data?"""
+        return self.users is None or user in self.users
+
+
+class Keys:
+    """The keys of a home. A secret is random and shown once; it is found again by its digest."""
+
+    def __init__(self, store: Store) -> None:
+        self._database = store.database
+
+    def add(
+        self, name: str, scopes: Sequence[str], users: Sequence[str] | None = None, per_minute: int = PER_MINUTE
+    ) -> str:
+        """Make a key and return its secret. ValueError for a bad scope or limit, DataError when the name is taken."""
+        name = clean_text(name, 100)
+        if not name:
+            raise ValueError("a key needs a name")
+        if not scopes or (unknown := [scope for scope in scopes if scope not in SCOPES]):
+            raise ValueError(f"scope {(unknown[0] if scopes else '')!r} is none of {', '.join(SCOPES)}")
+        if users is not None and (wide := {"admin", "desk"} & set(scopes)):
+            raise ValueError(f"a key with the scope {min(wide)!r} sees everybody; leave out the users, or the scope")
+        if per_minute < 1:
+            raise ValueError(f"{per_minute} requests a minute are too few; give at least 1")
+        secret = f"wf_{secrets.token_urlsafe(32)}"
+        with self._database.write() as db:
+            if db.execute("SELECT 1 FROM keys WHERE name = ?", [name]).fetchone():
+                raise DataError(f"there is a key {name!r} already; remove it first, or choose another name")
+            db.execute(
+                "INSERT INTO keys (name, digest, scopes, users, per_minute, created) VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    name, _digest(secret), json.dumps(sorted(set(scopes))),
+                    None if users is None else json.dumps(sorted(set(users))), per_minute, time.time(),
+                ],
+            )  # fmt: skip
+        return secret
+
+    def find(self, secret: str) -> Key | None:
+        """The key of a secret, None when there is none."""
+        found = self._rows("WHERE digest = ?", [_digest(secret)])
+        return found[0] if found else None
+
+    def all(self) -> list[Key]:
+        """Every key, by name."""
+        return self._rows("ORDER BY name", [])
+
+    def remove(self, name: str) -> None:
+        """Remove a key; its next request is refused. DataError when there is none of that name."""
+        with self._database.write() as db:
+            if not db.execute("DELETE FROM keys WHERE name = ?", [name]).rowcount:
+                raise DataError(f"there is no key {name!r}; `whyfeed keys list` shows them")
+
+    def _rows(self, rest: str, values: Sequence[str]) -> list[Key]:
+        sql = f"SELECT name, scopes, users, per_minute, created FROM keys {rest}"
+        return [
+            Key(
+                name, frozenset(json.loads(scopes)), None if users is None else frozenset(json.loads(users)), most, made
+            )
+            for name, scopes, users, most, made in self._database.connection.execute(sql, list(values)).fetchall()
+        ]
+
+
+def _digest(secret: str) -> str:
+    # A random secret of 256 bits needs no slow hash.
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()

@@ -1,0 +1,327 @@
+"""The store: everything that a home knows, in one SQLite file.
+
+Posts, users and edges change by import; the ledger only grows (and shrinks when somebody asks to
+be forgotten); vectors, clauses and judgements are made from the rest and can be made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from whyfeed.retrieval.arrays import Vectors
+from whyfeed.retrieval.errors import HomeError, UnknownPost, UnknownUser
+from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.post import Post, reading_digest
+from whyfeed.retrieval.store.database import Database
+from whyfeed.retrieval.user import User
+from whyfeed.retrieval.words import match_query, segment
+
+_POST_COLUMNS = "id, kind, title, text, url, author, community, tags, language, created_at, image, attributes"
+_CHUNK = 500  # ids in one SQL statement
+
+
+def post_digest(post: Post) -> str:
+    """Changes exactly when what the embedder reads of a post changes."""
+    return hashlib.sha256(embedding_text(post).encode()).hexdigest()[:16]
+
+
+def embedding_text(post: Post) -> str:
+    """What the embedder reads: title and tags first, then the start of the text."""
+    return " ".join(part for part in (post.title, " ".join(post.tags), post.text[:300]) if part)
+
+
+class Store:
+    """Open, or make and migrate, the store of a home folder.
+
+    Raises HomeError when the folder cannot be used or was written by a newer version.
+    """
+
+    def __init__(self, home: Path) -> None:
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise HomeError(
+                f"cannot make the home folder {str(home)!r}: {exc.strerror}; choose another --home"
+            ) from exc
+        self.home = home
+        self.database = Database(home / "whyfeed.db")
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.close()
+
+    # ---- posts ----
+
+    def put_posts(self, posts: Iterable[Post]) -> None:
+        """Add posts or replace those with the same id, and their entries in the full-text index."""
+        with self.database.write() as db:
+            for post in posts:
+                row = (
+                    post.id, post.kind, post.title, post.text, post.url, post.author, post.community,
+                    json.dumps(post.tags, ensure_ascii=False), post.language, post.created_at, post.image,
+                    json.dumps(post.attributes, ensure_ascii=False), post_digest(post), reading_digest(post),
+                )  # fmt: skip
+                num = db.execute(
+                    f"INSERT INTO posts ({_POST_COLUMNS}, digest, reading) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+                    " ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, title = excluded.title,"
+                    " text = excluded.text, url = excluded.url, author = excluded.author,"
+                    " community = excluded.community, tags = excluded.tags, language = excluded.language,"
+                    " created_at = excluded.created_at, image = excluded.image,"
+                    " attributes = excluded.attributes, digest = excluded.digest, reading = excluded.reading"
+                    " RETURNING num",
+                    row,
+                ).fetchone()[0]
+                db.execute("DELETE FROM search WHERE rowid = ?", [num])
+                db.execute(
+                    "INSERT INTO search (rowid, title, tags, text) VALUES (?, ?, ?, ?)",
+                    [num, segment(post.title), segment(" ".join(post.tags)), segment(post.text[:20_000])],
+                )
+
+    def remove_posts(self, ids: Sequence[str]) -> None:
+        """Take posts out of the catalogue; events about them stay in the ledger."""
+        with self.database.write() as db:
+            for id in ids:
+                db.execute("DELETE FROM search WHERE rowid = (SELECT num FROM posts WHERE id = ?)", [id])
+                db.execute("DELETE FROM posts WHERE id = ?", [id])
+            self._bump()
+
+    def post(self, id: str) -> Post:
+        """One post; UnknownPost when there is none."""
+        found = self.posts([id])
+        if not found:
+            raise UnknownPost(id)
+        return found[id]
+
+    def posts(self, ids: Sequence[str]) -> dict[str, Post]:
+        """The posts among `ids` that exist."""
+        found: dict[str, Post] = {}
+        for start in range(0, len(ids), _CHUNK):
+            part = list(ids[start : start + _CHUNK])
+            marks = ",".join("?" * len(part))
+            for row in self._all(f"SELECT {_POST_COLUMNS} FROM posts WHERE id IN ({marks})", part):
+                found[row[0]] = _post(row)
+        return found
+
+    def all_posts(self) -> Iterator[Post]:
+        """Every post in the order of arrival."""
+        for row in self.database.connection.execute(f"SELECT {_POST_COLUMNS} FROM posts ORDER BY num"):
+            yield _post(row)
+
+    def post_rows(self) -> list[tuple[Any, ...]]:
+        """(num, id, kind, author, community, created_at, language, tags, digest) of every post, by num."""
+        return self._all(
+            "SELECT num, id, kind, author, community, created_at, language, tags, digest FROM posts ORDER BY num"
+        )
+
+    def texts(self, column: Literal["digest", "reading"]) -> list[tuple[int, str, str]]:
+        """(num, id, digest) of every post, by num: of what the embedder, or what a post encoder reads of it."""
+        return [tuple(row) for row in self._all(f"SELECT num, id, {column} FROM posts ORDER BY num")]
+
+    def search(self, text: str, limit: int, until: float | None = None) -> list[tuple[int, float]]:
+        """Posts that share words with the text: (num, BM25 score, larger is better), best first.
+
+        `until` leaves out the posts that were created after that time.
+        """
+        query = match_query(text)
+        if not query:
+            return []
+        # Titles and tags say what a post is about; its text mentions much else.
+        rows = self._all(
+            "SELECT rowid, -bm25(search, 4.0, 4.0, 1.0) AS score FROM search WHERE search MATCH ? AND (? IS NULL OR"
+            " coalesce((SELECT created_at FROM posts WHERE num = search.rowid), ?) <= ?)"
+            " ORDER BY score DESC, rowid LIMIT ?",
+            [query, until, until, until, limit],
+        )
+        return [(int(num), float(score)) for num, score in rows]
+
+    # ---- users and edges ----
+
+    def put_users(self, users: Iterable[User]) -> None:
+        """Add users or replace those with the same id."""
+        with self.database.write() as db:
+            for user in users:
+                db.execute(
+                    "INSERT INTO users (id, name, about, attributes) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+                    " SET name = excluded.name, about = excluded.about, attributes = excluded.attributes",
+                    [user.id, user.name, user.about, json.dumps(user.attributes, ensure_ascii=False)],
+                )
+
+    def user(self, id: str) -> User:
+        """One user; UnknownUser when nothing at all is known under that id."""
+        row = self._one("SELECT id, name, about, attributes FROM users WHERE id = ?", [id])
+        if row is None:
+            if self._one("SELECT 1 FROM events WHERE user = ? LIMIT 1", [id]) is None:
+                raise UnknownUser(id)
+            return User(id)
+        return User(row[0], row[1], row[2], json.loads(row[3]))
+
+    def all_users(self) -> Iterator[User]:
+        """Every user that was imported or made."""
+        for row in self.database.connection.execute("SELECT id, name, about, attributes FROM users ORDER BY id"):
+            yield User(row[0], row[1], row[2], json.loads(row[3]))
+
+    def names(self, ids: Sequence[str]) -> dict[str, str]:
+        """The public handles of those users who have one."""
+        found: dict[str, str] = {}
+        for start in range(0, len(ids), _CHUNK):
+            part = list(ids[start : start + _CHUNK])
+            marks = ",".join("?" * len(part))
+            found.update(self._all(f"SELECT id, name FROM users WHERE name != '' AND id IN ({marks})", part))
+        return found
+
+    def put_follows(self, edges: Iterable[tuple[str, str, float]]) -> None:
+        """Add or replace (follower, followed, weight)."""
+        with self.database.write() as db:
+            for edge in edges:
+                db.execute("INSERT OR REPLACE INTO follows VALUES (?, ?, ?)", edge)
+
+    def follows(self) -> list[tuple[str, str, float]]:
+        """Every (follower, followed, weight)."""
+        return [tuple(row) for row in self._all("SELECT follower, followed, weight FROM follows")]
+
+    def put_links(self, links: Iterable[tuple[str, str, str]]) -> None:
+        """Add (head, relation, tail), once each."""
+        with self.database.write() as db:
+            for link in links:
+                db.execute("INSERT OR IGNORE INTO links (head, relation, tail) VALUES (?, ?, ?)", link)
+
+    def links(self) -> list[tuple[str, str, str]]:
+        """Every (head, relation, tail)."""
+        return [tuple(row) for row in self._all("SELECT head, relation, tail FROM links ORDER BY id")]
+
+    # ---- the ledger ----
+
+    def append(self, event: Event) -> Event:
+        """Write one event for good and return it with its id."""
+        with self.database.write() as db:
+            num = db.execute("SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'events'").fetchone()[
+                0
+            ]
+            made = Event(f"e{num}", event.user, event.post, event.kind, event.time, event.value, event.text)
+            self._insert(made, ignore=False)
+        return made
+
+    def put_events(self, events: Iterable[Event]) -> int:
+        """Write imported events whose ids say what they are; those already there are left alone."""
+        with self.database.write():
+            added = sum(self._insert(event, ignore=True) for event in events)
+            self._bump()
+        return added
+
+    def events(self, *, user: str | None = None, after: int = 0) -> list[tuple[int, Event]]:
+        """(num, event) in the order of arrival, of one user or all, those with a larger num than `after`."""
+        where, values = ("num > ?", [after]) if user is None else ("user = ? AND num > ?", [user, after])
+        rows = self._all(
+            f"SELECT num, id, user, post, kind, time, value, text FROM events WHERE {where} ORDER BY num", values
+        )
+        return [(row[0], Event(*row[1:])) for row in rows]
+
+    def event(self, user: str, id: str) -> Event | None:
+        """One event of this user."""
+        row = self._one(
+            "SELECT id, user, post, kind, time, value, text FROM events WHERE id = ? AND user = ?", [id, user]
+        )
+        return None if row is None else Event(*row)
+
+    def forget(self, user: str, ids: Sequence[str]) -> None:
+        """Delete events of a user, and every trace and kept answer that speaks of one of them."""
+        with self.database.write() as db:
+            for id in ids:
+                db.execute("DELETE FROM events WHERE id = ? AND user = ?", [id, user])
+                spoken = f'%"{_like(id)}"%'
+                db.execute("DELETE FROM traces WHERE user = ? AND document LIKE ? ESCAPE '\\'", [user, spoken])
+                db.execute(
+                    "UPDATE turns SET answer = NULL WHERE answer LIKE ? ESCAPE '\\' AND conversation IN"
+                    " (SELECT id FROM conversations WHERE user = ?)",
+                    [spoken, user],
+                )
+            self._bump()
+
+    def erase(self, user: str) -> None:
+        """Delete everything about a user: ledger, edges, conversations, traces, what was kept for them."""
+        with self.database.write() as db:
+            db.execute("DELETE FROM events WHERE user = ?", [user])
+            db.execute("DELETE FROM follows WHERE follower = ? OR followed = ?", [user, user])
+            db.execute("DELETE FROM conversations WHERE user = ?", [user])
+            db.execute("DELETE FROM traces WHERE user = ?", [user])
+            db.execute("DELETE FROM kept WHERE kind = 'judgement' AND key LIKE ? ESCAPE '\\'", [_like(user) + "|%"])
+            db.execute("DELETE FROM users WHERE id = ?", [user])
+            self._bump()
+
+    def generation(self) -> int:
+        """Changes whenever something other than an appended event changed: import, forget, erase."""
+        row = self._one("SELECT value FROM meta WHERE key = 'generation'", [])
+        return 0 if row is None else int(row[0])
+
+    # ---- vectors ----
+
+    def put_vectors(self, model: str, rows: Sequence[tuple[int, str]], vectors: Vectors) -> None:
+        """Keep vectors of posts: rows are (num, digest of the text they were made from)."""
+        with self.database.write() as db:
+            for (num, digest), vector in zip(rows, vectors, strict=True):
+                db.execute(
+                    "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
+                    [num, model, digest, vector.astype(np.float16).tobytes()],
+                )
+
+    def vectors(self, model: str, dimension: int) -> tuple[list[int], list[str], Vectors]:
+        """(nums, digests, float32 (n, dimension)) of this model, by num."""
+        rows = self._all("SELECT num, digest, vector FROM vectors WHERE model = ? ORDER BY num", [model])
+        matrix = np.zeros((len(rows), dimension), dtype=np.float32)
+        for target, row in zip(matrix, rows, strict=True):
+            target[:] = np.frombuffer(row[2], dtype=np.float16)
+        return [row[0] for row in rows], [row[1] for row in rows], matrix
+
+    # ---- kept: made once, used often ----
+
+    def kept(self, kind: str, key: str) -> dict[str, Any] | None:
+        """What was kept under that key."""
+        row = self._one("SELECT document FROM kept WHERE kind = ? AND key = ?", [kind, key])
+        return None if row is None else json.loads(row[0])
+
+    def keep(self, kind: str, key: str, document: dict[str, Any]) -> None:
+        """Keep a document under a key, in place of what was there."""
+        with self.database.write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", [kind, key, json.dumps(document, ensure_ascii=False)]
+            )
+
+    # ---- inside ----
+
+    def _insert(self, event: Event, *, ignore: bool) -> int:
+        verb = "INSERT OR IGNORE" if ignore else "INSERT"
+        return self.database.connection.execute(
+            f"{verb} INTO events (id, user, post, kind, time, value, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [event.id, event.user, event.post, event.kind, event.time, event.value, event.text],
+        ).rowcount
+
+    def _bump(self) -> None:
+        self.database.connection.execute(
+            "INSERT INTO meta VALUES ('generation', '1') ON CONFLICT (key) DO UPDATE SET value = value + 1"
+        )
+
+    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self.database.translated():
+            return self.database.connection.execute(sql, list(values)).fetchall()
+
+    def _one(self, sql: str, values: Sequence[Any]) -> Any:
+        with self.database.translated():
+            return self.database.connection.execute(sql, list(values)).fetchone()
+
+
+def _post(row: Sequence[Any]) -> Post:
+    id, kind, title, text, url, author, community, tags, language, created_at, image, attributes = row
+    return Post(
+        id, kind, title, text, url, author, community, tuple(json.loads(tags)), language, created_at, image,
+        json.loads(attributes),
+    )  # fmt: skip
+
+
+def _like(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -1,0 +1,106 @@
+"""The command `batch`: explained recommendations for many users to a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whyfeed.ui.cli.terminal import Home, Json, NoLlm, open_agent, print_json
+from whyfeed.ui.http.tuning import tune_for_many
+
+if TYPE_CHECKING:
+    from whyfeed.agent.batch.runner import BatchReport
+
+
+def batch(
+    out: Annotated[Path, typer.Option(help="The file: JSON Lines, or Parquet when its name ends with .parquet.")],
+    everybody: Annotated[bool, typer.Option("--all", help="Every user of whom something is known.")] = False,
+    users: Annotated[Path | None, typer.Option(help="Only these users: a file with an id a line.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=50, help="How many posts for each.")] = 5,
+    min_events: Annotated[int, typer.Option(min=0, help="With --all: only users with so many events.")] = 1,
+    language: Annotated[str, typer.Option(help="Language of the reasons: en or zh.")] = "en",
+    ray: Annotated[bool, typer.Option("--ray", help="On a Ray cluster (RAY_ADDRESS, else two workers here).")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run has done.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+    no_llm: NoLlm = False,
+) -> None:
+    """Explained recommendations for many users; stopped at any moment, it goes on when it is run again."""
+    tune_for_many()
+    if everybody == (users is not None):
+        raise ValueError("name either --all or --users FILE")
+    if language not in ("en", "zh"):
+        raise ValueError(f"language {language!r} is neither en nor zh")
+    chosen = None if users is None else _ids(users)
+    with open_agent(home, no_llm=no_llm) as agent, _bar() as progress:
+        try:
+            report = agent.batch(
+                chosen, out, k, language=language, write=not no_llm, min_events=min_events, ray=ray,  # type: ignore[arg-type]
+                restart=restart, progress=progress,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            typer.echo("whyfeed: stopped; run the same command again to go on", err=True)
+            raise typer.Exit(1) from None
+        state = agent.models.describe("writer")
+    if not no_llm and state != "ready":
+        typer.echo(f"the writer is {state}, so posts are quoted; `whyfeed models pull` fetches it", err=True)
+    print_json(report.to_json()) if as_json else _show(report)
+
+
+def _ids(file: Path) -> list[str]:
+    from whyfeed.retrieval.errors import DataError
+
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{str(file)!r} is not UTF-8 text; give a file with a user id a line") from exc
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _show(report: BatchReport) -> None:
+    typer.echo(
+        f"{report.done} readers with {report.posts} posts in {report.out}"
+        + (f" ({report.resumed} of them from before)" if report.resumed else "")
+    )
+    for why, ids in report.skipped.items():
+        typer.echo(f"left out, {why}: {len(ids)} ({', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})")
+    if report.short:
+        typer.echo(f"fewer posts than asked for: {report.short} readers, nothing else may be shown to them")
+    sources = ", ".join(f"{source} {count}" for source, count in sorted(report.reasons.items()))
+    typer.echo(f"reasons: {sources or 'none'}")
+    typer.echo(", ".join(f"{name} {count} tokens" for name, count in report.tokens.items()) or "no tokens")
+    typer.echo("seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items()))
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with rate and time left on standard error; a line every tenth of the way where it is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    start, first, said = time.monotonic(), -1, 0
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+    ) as shown:  # fmt: skip
+        task = shown.add_task("readers", total=None, rate="")
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal first, said
+            if first < 0:
+                first = done - 1  # rows of an earlier run say nothing about the rate of this one
+            seconds = max(time.monotonic() - start, 1e-6)
+            rate = (done - first) / seconds * 60
+            shown.update(task, description=what, completed=done, total=total, rate=f"{rate:.0f} a minute")
+            if not console.is_terminal and (tenth := 10 * done // total) > said:
+                said = tenth
+                left = (total - done) * seconds / max(done - first, 1)
+                typer.echo(f"{what}: {10 * tenth} %, {rate:.0f} a minute, {left:.0f} s left", err=True)
+
+        yield progress

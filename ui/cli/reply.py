@@ -1,0 +1,121 @@
+"""The command `reply`: conversations in, suggestions out, a line each."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from whyfeed.retrieval.errors import DataError, WhyfeedError
+from whyfeed.ui.cli.terminal import print_json
+
+if TYPE_CHECKING:
+    from whyfeed.agent.agent import Agent
+    from whyfeed.agent.desk.suggestion import Suggestions
+
+LONGEST = 5_000_000  # characters of one conversation
+_EMPTY: Mapping[str, Any] = {"suggestions": [], "handover": None, "posts": []}
+
+
+def answer_lines(agent: Agent, file: Path | None, k: int, *, draft: str, wish: str, unmask: bool, as_json: bool) -> int:
+    """Answer every line; one that is no conversation gets an answer that says so. Returns how many those were."""
+    from whyfeed.retrieval.privacy.vault import Vault
+
+    failed = 0
+    for number, text in enumerate(_documents(file), 1):
+        vault = Vault()
+        try:
+            *_, found = agent.desk.suggest(_conversation(text, number), k, draft=draft, wanted=wish, vault=vault)
+        except (WhyfeedError, ValueError, TypeError) as exc:
+            failed += 1
+            typer.echo(f"whyfeed: conversation {number}: {exc}", err=True)
+            if as_json:
+                print_json({**_EMPTY, "error": f"conversation {number}: {exc}"})
+            continue
+        document = found.to_json()
+        if unmask:
+            document = _with_values(document, vault)
+        print_json(document) if as_json else _show(found, vault if unmask else Vault())
+    return failed
+
+
+def _documents(file: Path | None) -> Iterator[str]:
+    """Lines that are not empty; one document over several lines, as people write it by hand, is one too."""
+    if file is None:
+        lines = sys.stdin.buffer
+        yield from _whole(iter(lambda: lines.readline(LONGEST), b""))
+        return
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as opened:
+            yield from _whole(iter(lambda: opened.readline(LONGEST), b""))
+    except (OSError, EOFError) as exc:
+        raise DataError(f"cannot read {str(file)!r}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _whole(lines: Iterator[bytes]) -> Iterator[str]:
+    first = True
+    for line in lines:
+        text = line.decode("utf-8-sig", errors="replace").strip()
+        if (first and text in ("{", "[")) or (first and text.startswith(("{", "[")) and not _is_json(text)):
+            rest = text + "\n" + b"".join(lines).decode("utf-8", errors="replace")
+            if _is_json(rest):
+                yield rest
+                return
+            yield from (each for each in map(str.strip, rest.split("\n")) if each)
+            return
+        if text:
+            first = False
+            yield text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _conversation(text: str, number: int) -> Mapping[str, Any]:
+    """A row of conversations.jsonl, a test row, a list of turns, or what a customer wrote."""
+    if not text.startswith(("{", "[")):
+        return {"id": f"line {number}", "turns": [{"role": "customer", "text": text}]}
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"not JSON: {exc}") from exc
+    if isinstance(document, dict) and "turns" not in document and "conversation" in document:
+        document = document["conversation"]
+    if isinstance(document, list):
+        document = {"turns": document}
+    if not isinstance(document, dict):
+        raise ValueError("neither an object with turns nor a list of them")
+    return {"id": f"line {number}", **document}
+
+
+def _with_values(document: Any, vault: Any) -> Any:
+    if isinstance(document, str):
+        return vault.unmask(document)
+    if isinstance(document, list):
+        return [_with_values(each, vault) for each in document]
+    if isinstance(document, dict):
+        return {key: _with_values(each, vault) for key, each in document.items()}
+    return document
+
+
+def _show(found: Suggestions, vault: Any) -> None:
+    for place, each in enumerate(found.suggestions, 1):
+        typer.echo(f"\n{place}. {vault.unmask(each.text)}")
+        cited = ", ".join(f"{citation.type} {citation.id}" for citation in each.citations)
+        typer.echo(f"   {each.source}{': ' + cited if cited else ''}")
+        if each.missing:
+            typer.echo(f"   missing: {', '.join(each.missing)}")
+    if found.handover is not None:
+        typer.echo(f"\nhand over: {found.handover.reason}\n{vault.unmask(found.handover.summary)}")
+    for item in found.posts:
+        typer.echo(f"\nto send along: {item.post.label}  [{item.post.id}]")

@@ -1,0 +1,374 @@
+"""`whyfeed finetune` and `whyfeed evaluate`: training and measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json
+
+if TYPE_CHECKING:
+    from whyfeed.agent.agent import Agent
+    from whyfeed.finetune.evaluation.histories import Histories
+    from whyfeed.finetune.llm.judge_examples import Shown
+
+DataDir = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="An exchange folder, not the home.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")]
+Seed = Annotated[int, typer.Option(help="Of examples, order and dropout.")]
+Epochs = Annotated[int, typer.Option(min=1, help="How often each example is read.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")]
+finetune_app = typer.Typer(no_args_is_help=True)
+
+
+@finetune_app.callback()
+def finetune() -> None:
+    """Train on the interactions of a home; ends with the gate's decision."""
+    import warnings
+
+    # peft asks transformers by names that are about to go: nothing that whoever trains could do anything about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+@finetune_app.command("rank")
+def finetune_rank(home: Home = None, as_json: Json = False) -> None:
+    """Fit the small ranking model on the ledger; it goes live only where it beats what is in place."""
+    from whyfeed.finetune.ranking.fit import fit_agent
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        outcome = fit_agent(agent, progress)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("reply")
+def finetune_reply(home: Home = None, as_json: Json = False) -> None:
+    """Fit the reply ranker on past conversations; it goes live only where it beats the hand-set weights."""
+    from whyfeed.finetune.desk.fit import fit_agent
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        outcome = fit_agent(agent, progress)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("write")
+def finetune_write(
+    home: Home = None,
+    base: Annotated[
+        str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
+    ] = "",
+    out: Out = None,
+    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank of the adapter.")] = 8,
+    epochs: Epochs = 1,
+    steps: Steps = None,
+    as_json: Json = False,
+) -> None:
+    """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was."""
+    from whyfeed.agent.desk.drafter import asked_of_writer
+    from whyfeed.finetune.llm.writer import pairs, train, train_home
+    from whyfeed.finetune.training import DEFAULT_BASE
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        store = agent.desk.store
+        replies = {reply.id: reply for reply in store.replies()}
+        learnt = pairs(store.all(), replies, lambda turns, language: asked_of_writer(turns, (), (), language))
+        options: dict[str, Any] = {
+            "base": base or DEFAULT_BASE, "rank": rank, "epochs": epochs, "steps": steps, "progress": progress,
+        }  # fmt: skip
+        outcome = train(learnt, out, **options) if out else train_home(agent.home, learnt, **options)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("llm")
+def finetune_llm(
+    home: Home = None,
+    form: Annotated[
+        Literal["judge", "encoder"],
+        typer.Option(
+            "--as",
+            help="judge: P(engage) of a reader and a post, by yes or no; encoder: reads each post into a vector.",
+        ),
+    ] = "judge",
+    base: Annotated[
+        str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
+    ] = "",
+    method: Annotated[
+        str, typer.Option(help="lora (judge's default), dora, adalora, ia3, prefix, adapter; encoder: layers or lora.")
+    ] = "",
+    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank; tokens of a prefix, width of an adapter.")] = 16,
+    cut: Annotated[int | None, typer.Option(min=1, metavar="N", help="Keep the base's first N layers.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, metavar="K", help="Train the last K layers only.")] = None,
+    epochs: Epochs = 1,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Measure on the way.")] = None,
+    data: DataDir = None,
+    out: Out = None,
+    report: Annotated[str | None, typer.Option(help="tensorboard or wandb hears of each step.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a language model on who acted on what; can be stopped and goes on where it was."""
+    from whyfeed.finetune.training import DEFAULT_BASE
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        if form == "encoder":
+            if epochs != 1 or minutes or eval_every or report:
+                raise ValueError("--epochs, --minutes, --eval-every and --report are for --as judge; give --steps")
+            settings = {"method": method, "rank": rank, "tuned": layers, "steps": steps}
+            given: dict[str, Any] = {name: value for name, value in settings.items() if value}
+            given |= {"base": base or DEFAULT_BASE, "seed": seed, "progress": progress}
+            outcome = _train_encoder(agent, data, out, cut, given)
+            _print_outcome(outcome, as_json)
+            return
+        options: dict[str, Any] = {
+            "base": base or DEFAULT_BASE, "method": method or "lora", "rank": rank, "cut": cut, "layers": layers,
+            "epochs": epochs, "steps": steps, "minutes": minutes, "eval_every": eval_every, "report": report,
+            "seed": seed, "progress": progress,
+        }  # fmt: skip
+        outcome = _train_judge(agent, data, out, options)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("click")
+def finetune_click(
+    home: Home = None,
+    base: Annotated[str, typer.Option(help="A BERT: a folder or a name; default: small.")] = "",
+    epochs: Epochs = 1,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    data: DataDir = None,
+    out: Out = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a BERT classifier, click or none, on profile and post; to compare with, nothing asks it."""
+    from whyfeed.finetune.llm.classifier import train, train_home
+    from whyfeed.finetune.training import SMALL_BERT
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        options: dict[str, Any] = {
+            "base": base or SMALL_BERT, "epochs": epochs, "steps": steps, "minutes": minutes, "seed": seed,
+            "progress": progress,
+        }  # fmt: skip
+        learn, held = _shown(agent, data, options)
+        outcome = train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("embed")
+def finetune_embed(
+    home: Home = None,
+    base: Annotated[str, typer.Option(help="A sentence-transformers model: a folder or a name; default: small.")] = "",
+    unsupervised: Annotated[bool, typer.Option("--unsupervised", help="Learn from texts alone.")] = False,
+    debias: Annotated[bool, typer.Option("--debias", help="Draw pairs of rarely seen posts more often.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Stop after so many steps.")] = 100,
+    minutes: Minutes = None,
+    data: DataDir = None,
+    out: Out = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Tune a sentence embedder on what readers take up together; then WHYFEED_EMBEDDER=tuned (or the folder)."""
+    from whyfeed.finetune.llm.embedder import train, train_home
+    from whyfeed.finetune.training import SMALL_BERT
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        histories = _histories(agent, data, progress)
+        options: dict[str, Any] = {
+            "base": base or SMALL_BERT, "objective": "unsupervised" if unsupervised else None, "debias": debias,
+            "near": None if unsupervised else agent.embedder.encode(histories.texts), "in_place": agent.embedder,
+            "steps": steps, "minutes": minutes, "seed": seed, "progress": progress,
+        }  # fmt: skip
+        outcome = train(histories, out, **options) if out else train_home(agent.home, histories, **options)
+    _print_outcome(outcome, as_json)
+
+
+@finetune_app.command("ask")
+def finetune_ask(
+    user: Annotated[
+        str | None, typer.Argument(metavar="[USER]", help="A user's id; without one, somebody new.")
+    ] = None,
+    home: Home = None,
+    count: Annotated[int, typer.Option("-k", min=1, max=100, help="How many posts.")] = 10,
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Which posts to ask a reader about next: whose answers say most about all others. Trains nothing."""
+    from whyfeed.finetune.ranking.questions import questions
+
+    with open_agent(home, no_llm=True) as agent, bars() as progress:
+        histories = _histories(agent, data, progress)
+        found = questions(histories, agent.embedder, user, count, progress)
+    labels = {each.post: histories.texts[histories.post_rows[each.post]].split("\n")[0][:80] for each in found}
+    if as_json:
+        print_json([{"post": each.post, "text": labels[each.post], "lowers": each.lowers} for each in found])
+        return
+    for each in found:
+        typer.echo(f"{each.lowers:7.2%}  {each.post:24} {labels[each.post]}")
+
+
+def _histories(agent: Agent, data: Path | None, progress: Any) -> Histories:
+    from whyfeed.finetune.evaluation.histories import read_histories
+    from whyfeed.finetune.llm.encoder import of_home
+
+    return of_home(agent.store) if data is None else read_histories(data, progress)
+
+
+def _shown(agent: Agent, data: Path | None, options: dict[str, Any]) -> tuple[list[Shown], list[Shown]]:
+    """Examples to learn from and to measure on; `options` are told where they are from."""
+    from whyfeed.finetune.llm.judge import split
+    from whyfeed.finetune.llm.judge_examples import from_folder, from_home
+
+    if data is not None:
+        options |= {"data": data.resolve().name, "plain": "item mean"}
+        return from_folder(data, options["seed"], options["progress"])
+    options |= {"data": "ledger", "plain": "popularity"}
+    return split(from_home(agent.store, agent.embedder, options["seed"], progress=options["progress"]))
+
+
+def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dict[str, Any]) -> Any:
+    from whyfeed.finetune.llm.judge import train, train_home
+
+    learn, held = _shown(agent, data, options)
+    return train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
+
+
+def _train_encoder(agent: Agent, data: Path | None, out: Path | None, cut: int | None, options: dict[str, Any]) -> Any:
+    from whyfeed.agent.encoder.post_encoder import LAYERS
+    from whyfeed.finetune.llm.encoder import train, train_home
+
+    histories = _histories(agent, data, options["progress"])
+    if cut is not None:
+        options["layers"] = sorted({min(LAYERS[0], cut), cut})
+    options["near"] = agent.embedder.encode(histories.texts)
+    return train(histories, out, **options) if out else train_home(agent.home, histories, **options)
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder in the exchange format.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Test rows, about posts or replies; default: some of the folder is held out.")
+    ] = None,
+    rankers: Annotated[str, typer.Option(help="Only these, separated by commas.")] = "",
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Rank posts among N random ones outside the history; default: the whole catalogue."
+        ),
+    ] = None,
+    unseen: Annotated[
+        bool, typer.Option(help="Ask about posts that nobody has seen: a tenth of all is taken out of everything.")
+    ] = False,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="The language model that reads posts: a name of `whyfeed models`, a GGUF file or an address of vLLM; "
+            "default: the larger one of ours for up to 2,000 posts, else the smaller.",
+        ),
+    ] = "",
+    no_llm: NoLlm = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots (posts only).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure whyfeed on a folder's posts or replies, beside baselines on the same rows.
+
+    The language model that reads posts is fetched when it is not here.
+    """
+    from whyfeed.agent.llm.roles import embedder_of
+    from whyfeed.agent.settings import Settings
+    from whyfeed.finetune.evaluation.protocol import about_posts
+
+    chosen = [name.strip() for name in rankers.split(",") if name.strip()]
+    embedder = embedder_of(Settings())
+    if about_posts(folder, test):
+        from whyfeed.agent.encoder.post_encoder import opener
+        from whyfeed.agent.llm.weights import pull
+        from whyfeed.finetune.evaluation.measure import measure
+
+        if html is not None and not html.parent.is_dir():
+            # Said before minutes of work rather than after them.
+            raise ValueError(f"--html: {str(html.parent)!r} is not a folder; make it, or name another")
+        if no_llm and encoder:
+            raise ValueError("--no-llm and --encoder exclude each other; leave one out")
+        with bars() as progress:
+            silent = not encoder and (no_llm or Settings().no_llm)
+            reader = None if silent else opener(encoder, partial(pull, progress=progress.bytes))
+            measured = measure(folder, embedder, test, chosen, candidates, progress, encoder=reader, unseen=unseen)
+        if html is not None:
+            from whyfeed.finetune.evaluation.report import page
+            from whyfeed.retrieval.files import write_whole
+
+            write_whole(html, page(measured.to_json(), measured.main).encode())
+        _print_rows(measured, as_json, measured.main)
+        if measured.gate is not None and not as_json:
+            parts = ", ".join(f"{each['history']} {each['verdict']}" for each in measured.gate["buckets"])
+            typer.echo(f"gate: {measured.gate['why']}; by length of history: {parts}")
+        if measured.left_out:
+            typer.echo(f"left out: {_left_out(measured.left_out)}", err=True)
+        return
+    if html is not None or candidates is not None or unseen or encoder:
+        raise ValueError(
+            "--html, --candidates, --unseen and --encoder are for tests about posts; leave them out for replies"
+        )
+    from whyfeed.finetune.desk.reply_measure import RANKERS, evaluate_replies
+
+    with bars() as progress:
+        found = evaluate_replies(folder, embedder, test, chosen or list(RANKERS), progress)
+    _print_rows(found, as_json)
+    if not as_json and found.outcome is not None:
+        typer.echo(found.outcome.why)
+
+
+def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
+    """The document, or a table of some metrics with their intervals."""
+    if as_json:
+        print_json(found.to_json())
+    else:
+        shown = metrics or list(found.rows[0]["metrics"])
+        typer.echo(f"{found.data}: {found.protocol}")
+        typer.echo(f"{'':16}" + "".join(f"{metric:>24}" for metric in shown))
+        for row in found.rows:
+            cells = [
+                f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]" for name in shown
+            ]
+            typer.echo(f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
+        for row in found.rows:
+            if "parts" in row:
+                typer.echo(f"{row['ranker']} is made of {_made_of(row['parts'])}")
+    if found.skipped:
+        where = "the test or of the folder" if metrics else "the test"
+        typer.echo(f"{found.skipped} rows of {where} are none and were left out", err=True)
+
+
+def _left_out(reasons: Mapping[str, str]) -> str:
+    """What was left out, by reason, on one line."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(each)} ({why})" for why, each in names.items())
+
+
+def _made_of(parts: Mapping[str, Any]) -> str:
+    """The parts of a core with what each earned, in words."""
+    blend = ", ".join(
+        f"{name} (+{parts['gains'][name]:.3f} nats)" if name in parts["gains"] else name for name in parts["blend"]
+    )  # fmt: skip
+    forests = [
+        f"a forest for the posts {name} the top: nDCG@10 {each['blend']:.3f} to {each['with']:.3f}, "
+        + ("on" if each["live"] else "off")
+        for name, each in parts["forests"].items()
+    ]
+    left_out = [f"left out: {parts['left_out']}"] if parts.get("left_out") else []
+    return "; ".join([blend, *forests, *left_out])
+
+
+def _print_outcome(outcome: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({"live": outcome.live, "why": outcome.why, "card": outcome.card})
+    else:
+        typer.echo(outcome.why)

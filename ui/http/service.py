@@ -1,0 +1,450 @@
+"""The HTTP service: one route for each of `agent.operations`, the chat as server-sent events, batch jobs, the page.
+
+Who asks is known before anything that they say is read: 401, 403 and 429 come before 413 and 422. Every failure is
+`{"error": "one line"}`. What an operation does, takes and is called is said in the registry alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from whyfeed import __version__
+from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, StageStarted
+from whyfeed.agent.arguments import Id, OfUser, Words
+from whyfeed.agent.operations import OPERATIONS, Operation
+from whyfeed.agent.recommend.snapshot import Progress
+from whyfeed.retrieval.errors import (
+    DataError,
+    HomeError,
+    UnknownConversation,
+    UnknownEvent,
+    UnknownPost,
+    UnknownUser,
+    WhyfeedError,
+)
+from whyfeed.ui.http.access import Access, Refused
+from whyfeed.ui.http.jobs import Jobs, Unfinished, UnknownJob, add_routes
+from whyfeed.ui.http.metrics import CONTENT_TYPE, Metered, Metrics
+from whyfeed.ui.http.server import address, listen, open_access, run
+
+if TYPE_CHECKING:
+    from whyfeed.agent.agent import Agent
+
+PAGE = "/ui"
+BODY = 2_000_000  # bytes of a request's body
+_AT_THE_DOOR = 4  # keys that are looked up at once; they wait for no operation
+_PATHS = {"explain": "why"}  # operations that the contract calls otherwise
+
+_log = logging.getLogger(__name__)
+
+
+class Error(BaseModel):
+    """What every failure answers."""
+
+    error: str = Field(description="What went wrong, and what to do about it.")
+
+
+# Named rather than given as a model, which FastAPI would describe as a stream where the answer is one.
+_SHAPE = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"content": _SHAPE, "description": told}
+    for status, told in {
+        401: "No key, or an unknown one.",
+        403: "The key has not the scope, or may not see this user.",
+        404: "No such user, post, event, conversation or job.",
+        413: "The body is too large.",
+        422: "Arguments that cannot be used.",
+        429: "Too many requests with this key; Retry-After says how long to wait.",
+        503: "Not ready yet, or the home or a language model needs the operator.",
+    }.items()
+}
+
+
+class Chat(OfUser):
+    """A message of a user."""
+
+    text: Words = Field(description="What the user says.")
+    conversation: Id | None = Field(None, description="Go on with this conversation; null starts one.")
+    llm_rank: bool = Field(False, description="Compute and show the language model's P(engage).")
+
+
+class Document(JSONResponse):
+    """JSON that can be sent whatever is in it: half a character becomes a question mark."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of a document."""
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
+
+
+def build(
+    agent: Agent,
+    access: Access,
+    *,
+    page: bool,
+    login: tuple[str, str] | None = None,
+    progress: Progress | None = None,
+) -> FastAPI:
+    """The service of an agent as an ASGI application; its home is built, and its jobs go on, while it runs.
+
+    With `page` the Gradio page is at /ui, for whoever gives `login`. The agent stays the caller's to close.
+    """
+    metrics = Metrics(agent.models.usage.to_json)
+    jobs = Jobs(agent.home, agent, metrics.batch_users.inc)
+    home = _Home(agent, jobs, progress)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        home.start()
+        try:
+            yield
+        finally:
+            await run_sync(home.stop)
+
+    app = FastAPI(
+        title="whyfeed", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="Recommendations with reasons that can be checked, and replies for a service desk.",
+        exception_handlers=_HANDLERS,
+    )  # fmt: skip
+    app.add_middleware(Metered, metrics=metrics, page=PAGE)
+    gate = _Gate(access, home)
+    for operation in OPERATIONS.values():
+        router = gate.router(operation.scope)
+        _add_operation(router, agent, access, operation)
+        app.include_router(router)
+    conversing, administering = gate.router("feedback"), gate.router("admin")
+    _add_chat(conversing, agent, access)
+    add_routes(administering, jobs)
+
+    @administering.get("/metrics", operation_id="metrics", response_class=_Text)
+    async def read_metrics() -> Response:
+        """What the service counts, in Prometheus' text form."""
+        return _Text(metrics.text())
+
+    @app.get("/health", operation_id="health", openapi_extra={"security": []})
+    async def health() -> dict[str, bool]:
+        """Does the process live?"""
+        return {"ok": True}
+
+    @app.get("/ready", operation_id="ready", openapi_extra={"security": []}, responses={503: {"model": Error}})
+    def ready() -> dict[str, bool]:
+        """Is the home built, and can it be read?"""
+        home.check()
+        return {"ready": True}
+
+    app.include_router(conversing)
+    app.include_router(administering)
+    if page:
+        _mount_page(app, agent, login)
+    return app
+
+
+def serve(
+    agent: Agent,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_ready: Callable[[str], None] | None = None,
+    *,
+    page: bool = True,
+    login: tuple[str, str] | None = None,
+    on_first_key: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; `on_ready` gets the address once it answers, also while the home is still built.
+
+    WHYFEED_API_KEY may do everything. Without it, and without any key in the home, an admin key is made and given to
+    `on_first_key`. HomeError when the address cannot be had, or when others could reach the page without a login.
+    """
+    if page and login is None:
+        from whyfeed.ui.page.page import is_loopback
+
+        if not is_loopback(host):
+            raise HomeError(
+                f"{host!r} can be reached from other machines: give --login, or --no-page, or use 127.0.0.1"
+            )
+    with listen(host, port) as listening:
+        access = open_access(agent.store, on_first_key)
+        app = build(agent, access, page=page, login=login, progress=progress)
+        url = address(host, listening)
+        run(app, listening, None if on_ready is None else lambda: on_ready(url))
+
+
+# ---- who may come in, and when
+
+
+class _Home:
+    """Builds the home in the background and says whether it can be asked."""
+
+    def __init__(self, agent: Agent, jobs: Jobs, progress: Progress | None) -> None:
+        self._agent = agent
+        self._jobs = jobs
+        self._progress = progress
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._build, name="whyfeed-building", daemon=True)
+        self._state = "the home is being built; try again in a moment"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._jobs.stop()
+
+    def check(self) -> None:
+        """Refused (503) while the home cannot be asked, HomeError when it can no longer be read."""
+        if self._state:
+            raise Refused(503, self._state, retry_after=5)
+        self._agent.store.generation()
+
+    def _build(self) -> None:
+        def go_on(what: str, done: int, total: int) -> None:
+            if self._stopping.is_set():
+                sys.exit()  # ends this thread alone; what was embedded so far is kept
+            if self._progress is not None:
+                self._progress(what, done, total)
+
+        try:
+            self._agent.build(go_on)
+            self._agent.desk.build(go_on)
+        except Exception as exc:
+            _log.exception("the home cannot be built")
+            said = " ".join(str(exc).split()) if isinstance(exc, WhyfeedError) else "internal error; the log has more"
+            self._state = f"the home cannot be built: {said}"
+            return
+        gc.collect()
+        gc.freeze()  # what was built stays: the collector need not look through it
+        self._state = ""
+        if not self._stopping.is_set():
+            self._jobs.start()
+
+
+class _Gate:
+    """Makes routers whose every route asks for a key first, and only then reads the body."""
+
+    def __init__(self, access: Access, home: _Home) -> None:
+        self._access = access
+        self._home = home
+        self._door = CapacityLimiter(_AT_THE_DOOR)
+
+    def router(self, scope: str) -> APIRouter:
+        """A router for holders of this scope."""
+        enter = self._enter
+
+        class Guarded(APIRoute):
+            def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+                handler = super().get_route_handler()
+
+                async def guarded(request: Request) -> Response:
+                    await enter(request, scope)
+                    return await handler(_Bounded(request.scope, request.receive))
+
+                return guarded
+
+        return APIRouter(route_class=Guarded, responses=_ERRORS, dependencies=[Security(_BEARER)])
+
+    async def _enter(self, request: Request, scope: str) -> None:
+        authorization = request.headers.get("authorization")
+        key = await run_sync(self._access.authenticate, authorization, limiter=self._door)
+        self._access.allow_scope(key, scope)
+        if request.url.path != "/metrics":
+            await run_sync(self._home.check, limiter=self._door)
+        if request.method == "POST" and not _is_json(request.headers.get("content-type", "")):
+            raise Refused(422, "send JSON, and say so: Content-Type: application/json")
+        request.state.key = key
+
+
+class _Bounded(Request):
+    """A request whose body is small enough, and JSON as the standard has it."""
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            pieces, size = [], 0
+            async for piece in self.stream():
+                size += len(piece)
+                if size > BODY:
+                    raise HTTPException(413, f"the body has more than {BODY} bytes")
+                pieces.append(piece)
+            self._body = b"".join(pieces)
+        return self._body
+
+    async def json(self) -> Any:
+        def refuse(name: str) -> None:
+            raise ValueError(f"{name} is no number")
+
+        try:
+            return json.loads(await self.body(), parse_constant=refuse)
+        except (ValueError, RecursionError) as exc:
+            raise HTTPException(422, f"the body is not JSON that can be read: {exc}") from None
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().casefold()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+# ---- routes
+
+
+def _add_operation(router: APIRouter, agent: Agent, access: Access, operation: Operation) -> None:
+    def answer(asked: Any, request: Request) -> Response:
+        access.allow(request.state.key, operation, asked)
+        with _translated():
+            document = operation.run(agent, asked)
+        return Document(document)
+
+    answer.__annotations__["asked"] = operation.arguments  # what FastAPI checks and describes the body by
+    name = _PATHS.get(operation.name, operation.name).replace("_", "-")
+    router.add_api_route(
+        f"/v1/{name}", answer, methods=["POST"], operation_id=operation.name, summary=operation.name,
+        description=operation.description, response_model=dict[str, Any],
+    )  # fmt: skip
+
+
+def _add_chat(router: APIRouter, agent: Agent, access: Access) -> None:
+    async def begun(asked: Chat, request: Request) -> AsyncIterator[AsyncIterator[ChatEvent]]:
+        access.allow_user(request.state.key, asked.user)
+        talk = agent.achat(asked.user, asked.text, asked.conversation, llm_rank=asked.llm_rank)
+        async with aclosing(talk) as events:
+            with _translated():
+                first = await anext(events)  # an unknown user is told by the status, not within the stream
+
+            async def all_events() -> AsyncIterator[ChatEvent]:
+                yield first
+                async for event in events:
+                    yield event
+
+            yield all_events()
+
+    talking = Depends(begun)
+
+    @router.post("/v1/chat", operation_id="chat", response_class=EventSourceResponse)
+    async def chat(
+        events: AsyncIterator[ChatEvent] = talking,
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Answer a user's message while the answer is being made.
+
+        Events: `stage` {name}; `items` {text, items, waiting}: the list, with the posts whose reason may still get
+        better; `reason` {post, reason}; `answer`, the last: the whole answer with its conversation; or `error`.
+        Leaving early cancels the work.
+        """
+        try:
+            async for event in events:
+                yield _sent(event)
+        except (WhyfeedError, ValueError) as exc:
+            yield ServerSentEvent(event="error", data={"error": _line(exc)})
+        except Exception:
+            _log.exception("a chat failed")
+            yield ServerSentEvent(event="error", data={"error": _INTERNAL})
+
+
+def _sent(event: ChatEvent) -> ServerSentEvent:
+    match event:
+        case StageStarted(name):
+            return ServerSentEvent(event="stage", data={"name": name})
+        case ItemsReady(text, items, waiting):
+            listed = [item.to_json() for item in items]
+            return ServerSentEvent(event="items", data={"text": text, "items": listed, "waiting": list(waiting)})
+        case ReasonReady(post, reason):
+            return ServerSentEvent(event="reason", data={"post": post, "reason": reason.to_json()})
+        case Answer():
+            return ServerSentEvent(event="answer", data={**event.to_chat_json(), "conversation": event.conversation})
+
+
+def _mount_page(app: FastAPI, agent: Agent, login: tuple[str, str] | None) -> None:
+    import gradio
+
+    from whyfeed.ui.page.page import build as build_page
+    from whyfeed.ui.page.page import settings
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def to_page(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{PAGE}{request.url.path}")
+
+    gradio.mount_gradio_app(app, build_page(agent), PAGE, auth=login, **settings())
+
+
+# ---- failures
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What an operation cannot do with its arguments is the caller's to mend."""
+    try:
+        yield
+    except (ValueError, OverflowError, RecursionError) as exc:
+        raise DataError(_line(exc)) from exc
+
+
+def _line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
+
+
+def _failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Document({"error": message}, status, dict(headers or {}))
+
+
+async def _refused(_: Request, exc: Any) -> Response:
+    return _failure(exc.status, str(exc), exc.headers)
+
+
+async def _expected(_: Request, exc: Any) -> Response:
+    match exc:
+        case UnknownUser() | UnknownPost() | UnknownEvent() | UnknownConversation() | UnknownJob():
+            status = 404
+        case Unfinished():
+            status = 409
+        case DataError():
+            status = 422
+        case _:
+            status = 503
+    return _failure(status, _line(exc))
+
+
+async def _invalid(_: Request, exc: Any) -> Response:
+    first = exc.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
+    return _failure(422, f"{where}: {first['msg']}")
+
+
+async def _http(request: Request, exc: Any) -> Response:
+    if exc.status_code == 404:
+        return _failure(404, f"there is no {request.url.path!r}; /openapi.json says what there is")
+    return _failure(exc.status_code, str(exc.detail), exc.headers)
+
+
+async def _unexpected(_: Request, __: Any) -> Response:
+    return _failure(500, _INTERNAL)
+
+
+_INTERNAL = "internal error; the service's log has more"
+_HANDLERS: dict[Any, Any] = {
+    Refused: _refused,
+    WhyfeedError: _expected,
+    RequestValidationError: _invalid,
+    AnyHTTPException: _http,
+    Exception: _unexpected,
+}
+_BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="`whyfeed keys add` makes one.")
+
+
+class _Text(Response):
+    media_type = CONTENT_TYPE

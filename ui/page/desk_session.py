@@ -1,0 +1,401 @@
+"""The desk's half of a session: who waits, the open conversation, and what could be sent in it.
+
+Everything that the engine does runs outside the session's lock, and its results are put in place under it. What
+is shown is masked; the value behind a chip is told only for a chip that was asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from whyfeed.agent.desk.actions import Decision, Pending
+from whyfeed.agent.desk.suggestion import Proposal, Suggestions
+from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, since_answer
+from whyfeed.retrieval.errors import WhyfeedError
+from whyfeed.retrieval.privacy.vault import CHIP
+from whyfeed.ui.page.cards import Cards, link, moment, short
+from whyfeed.ui.page.desk_texts import (
+    action,
+    arguments,
+    card_of,
+    first_words,
+    language_of,
+    line_of,
+    proposed,
+    turn_of,
+    words_of,
+)
+
+if TYPE_CHECKING:
+    from whyfeed.agent.agent import Agent
+
+_LOG = logging.getLogger(__name__)
+_K = 3
+_LISTED = 50
+_TURNS = 120  # of the open conversation that are shown
+_EVERY = 0.12  # seconds between two pictures of a draft that is being written
+
+
+@dataclass(slots=True)
+class _Run:
+    """One search for suggestions. `noted` are the ids that the ledger knows as shown once it has ended."""
+
+    talk: str
+    wanted: str = ""
+    draft: str = ""
+    write: bool = True
+    keep: bool = False  # a card that stays keeps its place
+    cancel: threading.Event = field(default_factory=threading.Event)
+    noted: frozenset[str] = frozenset()
+
+
+class DeskSession:
+    """The service desk in one tab. `lock` is the session's; no method may be called with it held."""
+
+    def __init__(self, agent: Agent, lock: AbstractContextManager[bool]) -> None:
+        self._agent = agent
+        self._lock = lock
+        self._lists: dict[str, list[dict[str, Any]]] | None = None
+        self._read: dict[str, int] = {}  # conversation -> how many of its turns have been on the screen
+        self._talk: dict[str, Any] | None = None
+        self._turns: list[dict[str, Any]] = []
+        self._revealed: dict[str, str] = {}
+        self._run: _Run | None = None
+        self._sending = False
+        self._doubted = ""
+        self._numbers = 0
+        self._sent: dict[str, Any] | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._help: dict[str, Any] = {"state": "idle", "cards": [], "posts": [], "handover": None, "wanted": ""}
+        self._draft: dict[str, Any] = {"state": "none"}
+        self._actions: list[dict[str, Any]] = []
+
+    def view(self) -> dict[str, Any]:
+        """Parts of the page. Each turn is one, so that a long conversation does not travel again with every word."""
+        return {
+            "desk": self._lists,
+            "desk_talk": None if self._talk is None else {**self._talk, "turns": len(self._turns)},
+            "desk_help": self._help,
+            "desk_draft": self._draft,
+            "desk_actions": self._actions,
+            "desk_chips": self._revealed,
+            "desk_sent": self._sent,
+            "desk_doubt": PLACEHOLDER.findall(self._doubted),
+            **{f"desk turn {place}": turn for place, turn in enumerate(self._turns)},
+        }
+
+    @property
+    def watches(self) -> bool:
+        """Whether the desk has been looked at: conversations come by themselves."""
+        return self._lists is not None
+
+    def look(self) -> bool:
+        """Look who waits now; True when that has changed."""
+        store = self._agent.desk.store
+        lists = {"waiting": store.waiting(_LISTED), "answered": store.recent(_LISTED)}
+        with self._lock:
+            before = (self._lists, self._talk)
+            for talk in (each for found in lists.values() for each in found):
+                if self._talk is not None and self._talk["id"] == talk.id:
+                    self._talk = {**self._talk, "stale": len(talk.turns) > self._read[talk.id]}
+            self._lists = {
+                name: [line_of(each, len(each.turns) > self._read.get(each.id, 0)) for each in found]
+                for name, found in lists.items()
+            }
+            return before != (self._lists, self._talk)
+
+    def do(self, data: Mapping[str, Any]) -> Iterator[None]:
+        """Do one thing; yields whenever the view has changed. Raises WhyfeedError and ValueError."""
+        does = {
+            "list": lambda _: None,
+            "open": self._open,
+            "wish": self._wish,
+            "refuse": self._refuse,
+            "send": self._send,
+            "receive": self._receive,
+            "close": self._close,
+            "chip": self._chip,
+            "decide": self._decide,
+        }
+        do = does[str(data["do"])]
+        talk = str(data.get("talk") or "")
+        with self._lock:
+            open_now = None if self._talk is None else self._talk["id"]
+        if talk and talk != open_now:  # opened now, or the server has been restarted under an open tab
+            self._load(talk, anew=True)
+        run = do(data)
+        self.look()
+        if run is not None:
+            with self._lock:
+                self._run, before = run, self._run
+            if before is not None:
+                before.cancel.set()
+        yield
+        if run is not None:
+            yield from self._follow(run)
+
+    # ---- one search for suggestions ----
+
+    def _follow(self, run: _Run) -> Iterator[None]:
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._work, args=(run, events), name="whyfeed-desk", daemon=True).start()
+        try:
+            while (event := events.get()) is not None:
+                with self._lock:
+                    if self._run is run:
+                        self._apply(run, event)
+                yield
+        finally:
+            run.cancel.set()  # the tab was closed: nobody waits for the rest
+
+    def _work(self, run: _Run, events: queue.SimpleQueue[Any]) -> None:
+        shown, helper = 0.0, None
+
+        def on_text(text: str) -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= _EVERY:
+                shown = time.monotonic()
+                events.put(text)
+
+        try:
+            for found in self._agent.desk.suggest(
+                run.talk, _K, draft=run.draft, wanted=run.wanted, write=run.write, cancel=run.cancel, on_text=on_text
+            ):
+                events.put(found)
+                if helper is None:  # beside the writer: the first proposal takes seconds
+                    given = (run.talk, found.proposals, events)
+                    helper = threading.Thread(target=self._propose, args=given, name="whyfeed-desk-acts")
+                    helper.start()
+        except Exception as exc:
+            events.put(exc)
+        if helper is not None:
+            helper.join()
+        events.put(None)
+
+    def _propose(self, talk: str, proposals: Sequence[Proposal], events: queue.SimpleQueue[Any]) -> None:
+        try:
+            actions = self._agent.desk.actions
+            started = [actions.start(talk, proposal) for proposal in proposals]
+            waiting = actions.pending(talk)
+            events.put(list({each.id: each for each in (*started, *waiting)}.values()))
+        except Exception as exc:
+            events.put(exc)
+
+    def _apply(self, run: _Run, event: Any) -> None:
+        if isinstance(event, str):
+            self._draft = {"state": "writing", "text": event}
+        elif isinstance(event, Suggestions):
+            self._apply_suggestions(run, event)
+        elif isinstance(event, list):
+            self._show_actions(event)
+        else:
+            if not isinstance(event, WhyfeedError | ValueError):
+                _LOG.error("the desk failed", exc_info=event)
+            self._help = {**self._help, "state": "failed", "error": short(str(event), 300)}
+
+    def _apply_suggestions(self, run: _Run, found: Suggestions) -> None:
+        if not found.drafting:
+            run.noted = frozenset(each.id for each in found.suggestions)
+        written = next((each for each in found.suggestions if each.source == "draft"), None)
+        if self._help["state"] == "drafting":  # the past replies are on the screen and stay as they are
+            self._help = {**self._help, "state": "ready"}
+        else:
+            new = [card_of(each, self._agent) for each in found.suggestions if each.source != "draft"]
+            given = found.handover
+            cards = Cards(self._agent, "")
+            self._help = {
+                "state": "drafting" if found.drafting else "ready",
+                "cards": _placed(self._help["cards"], new) if run.keep else new,
+                "posts": [
+                    {**link(item.post), "reason": cards.reason(item.reason.to_json())["parts"]} for item in found.posts
+                ],
+                "handover": given and {"reason": given.reason, "summary": words_of(given.summary)},
+                "wanted": run.wanted,
+            }
+            if not run.keep:
+                self._actions = [proposed(each, self._agent) for each in found.proposals]
+        if found.drafting:
+            self._draft = {"state": "writing", "text": ""}
+        elif written is not None:
+            self._draft = {"state": "done", "card": card_of(written, self._agent)}
+        elif self._draft["state"] == "writing":
+            self._draft = {"state": "dropped"}
+
+    # ---- what an agent does; each gives a new search where one is needed ----
+
+    def _open(self, data: Mapping[str, Any]) -> _Run | None:
+        id = str(data["talk"])
+        talk = self._load(id)
+        if talk.status == "waiting" and talk.asked:
+            return self._search(_Run(id, draft=str(data.get("draft") or "")))
+        waiting = self._agent.desk.actions.pending(id)
+        with self._lock:
+            self._clear()
+            self._show_actions(waiting)
+        return None
+
+    def _wish(self, data: Mapping[str, Any]) -> _Run | None:
+        return self._search(_Run(str(data["talk"]), str(data.get("wanted") or ""), str(data.get("draft") or "")))
+
+    def _refuse(self, data: Mapping[str, Any]) -> _Run | None:
+        talk, id = str(data["talk"]), str(data["suggestion"])
+        self._agent.desk.refuse(talk, id)
+        with self._lock:
+            if (self._draft.get("card") or {}).get("id") == id:
+                self._draft = {"state": "refused"}
+                return None
+            cards = [{**card, "refused": card["refused"] or card["id"] == id} for card in self._help["cards"]]
+            self._help = {**self._help, "cards": cards, "state": "loading"}
+            before = self._run
+            return _Run(
+                talk,
+                before.wanted if before else "",
+                before.draft if before else "",
+                write=self._draft["state"] == "writing",
+                keep=True,
+            )
+
+    def _send(self, data: Mapping[str, Any]) -> _Run | None:
+        id, text, taken = str(data["talk"]), str(data["text"]), str(data.get("suggestion") or "")
+        desk = self._agent.desk
+        with self._lock:
+            if self._sending:
+                return None
+            if PLACEHOLDER.search(text) and text != self._doubted:
+                self._doubted = text
+                return None
+            self._sending, run = True, self._run
+            cards = [*self._help["cards"], self._draft.get("card") or {}]
+            card = next((each for each in cards if taken and each.get("id") == taken), None)
+        try:
+            if run is not None and card is not None and taken not in run.noted:
+                # The ledger hears of suggestions when their search ends. It learns from an answer only what it knows
+                # as suggested, so a search that is still writing its draft is made once more without one.
+                run.cancel.set()
+                for _ in desk.suggest(id, _K, draft=run.draft, wanted=run.wanted, write=False):
+                    pass
+            said = desk.send(id, text, taken if card else "")
+        finally:
+            with self._lock:
+                self._sending = False
+        if run is not None:
+            run.cancel.set()
+        how = "own" if card is None else "same" if card["text"].split() == text.split() else "edit"
+        chips = len({chip[0] for chip in CHIP.finditer(text)} - {chip[0] for chip in CHIP.finditer(said)})
+        self._load(id)
+        with self._lock:
+            self._run, self._doubted, self._numbers = None, "", self._numbers + 1
+            self._clear()
+            words = words_of(short(card["text"], 70)) if card else []
+            self._sent = {"number": self._numbers, "talk": id, "how": how, "of": words, "values": chips}
+        return None
+
+    def _receive(self, data: Mapping[str, Any]) -> _Run | None:
+        id = str(data["talk"])
+        self._agent.desk.receive(id, str(data["text"]))
+        self._load(id)
+        return self._search(_Run(id))
+
+    def _close(self, data: Mapping[str, Any]) -> _Run | None:
+        id = str(data["talk"])
+        self._agent.desk.close(id)
+        self._ended(id)
+        return None
+
+    def _chip(self, data: Mapping[str, Any]) -> _Run | None:
+        chip = str(data["chip"])
+        value = self._agent.desk.store.chips(str(data["talk"])).get(chip)
+        with self._lock:
+            if value is not None:
+                self._revealed = {**self._revealed, chip: value}
+        return None
+
+    def _decide(self, data: Mapping[str, Any]) -> _Run | None:
+        id, name, decision = str(data["talk"]), str(data["action"]), str(data["decision"])
+        actions = self._agent.desk.actions
+        waiting = actions.pending(id)
+        pending = next((each for each in waiting if each.id == name), None)
+        with self._lock:
+            given = self._help["handover"]
+        if pending is None and name == "hand_over":
+            # The box is there also where nobody asked for it and nothing that is known fits.
+            pending = next((each for each in waiting if each.proposal.name == name), None)
+            if pending is None and given is not None:
+                pending = actions.start(id, Proposal(name, {"reason": given["reason"]}, given["reason"]))
+        if pending is None:
+            raise ValueError("this proposal is not waiting any more; open the conversation again")
+        typed = arguments(pending, data.get("arguments") or {}) if decision == "edit" else None
+        self._agent.desk.decide(id, pending, cast(Decision, decision), typed)
+        with self._lock:
+            shown = {each["id"]: each for each in self._actions} | {pending.id: action(pending, self._agent)}
+            shown[pending.id] = {**shown[pending.id], "state": decision}
+            self._actions = list(shown.values())
+        if pending.proposal.name == "close" and decision != "reject":
+            self._ended(id)
+        return None
+
+    # ---- helpers ----
+
+    def _search(self, run: _Run) -> _Run:
+        with self._lock:
+            self._help = {**self._help, "state": "loading", "cards": [], "posts": [], "handover": None}
+            self._help["wanted"] = run.wanted
+            self._draft, self._doubted = {"state": "none"}, ""
+        return run
+
+    def _load(self, id: str, *, anew: bool = False) -> DeskConversation:
+        """Read a conversation; one that was not open has its own suggestions, and reveals its own chips."""
+        store = self._agent.desk.store
+        talk, chips = store.conversation(id), store.chips(id)
+        asked = [turn.time for turn in since_answer(talk.turns) if turn.role == "customer"]
+        with self._lock:
+            if anew:
+                if self._run is not None:
+                    self._run.cancel.set()
+                self._run, self._revealed, self._sent, self._doubted = None, {}, None, ""
+                self._clear()
+            self._read[id] = len(talk.turns)
+            self._talk = {
+                "id": id,
+                "words": first_words(talk),
+                "language": language_of(talk),
+                "since": moment(asked[0]) if asked else None,
+                "waits": bool(talk.asked) and talk.status == "waiting",
+                "closed": talk.status != "waiting",
+                "chips": list(chips),
+                "stale": False,
+            }
+            self._turns = [turn_of(turn) for turn in talk.turns[-_TURNS:] if turn.text or turn.item or turn.query]
+        return talk
+
+    def _ended(self, id: str) -> None:
+        self._load(id)
+        with self._lock:
+            if self._run is not None:
+                self._run.cancel.set()
+            self._run, self._revealed = None, {}
+            self._help = {"state": "idle", "cards": [], "posts": [], "handover": None, "wanted": ""}
+            self._draft = {"state": "none"}
+
+    def _show_actions(self, found: Sequence[Pending]) -> None:
+        self._actions = [action(each, self._agent) for each in found if each.state != "reject"]
+
+
+def _placed(old: Sequence[Mapping[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new cards, those that were there before at their old places; a refused one stays where nothing follows it."""
+    coming = [card for card in new if card["id"] not in {each["id"] for each in old}]
+    known = {card["id"]: card for card in new}
+    placed = [
+        known.pop(each["id"], None) or (coming.pop(0) if coming else dict(each) if each["refused"] else None)
+        for each in old
+    ]
+    return [card for card in (*placed, *coming) if card is not None]

@@ -1,0 +1,222 @@
+"""The Gradio page: Read (a member's conversation), Desk (customer service) and Behind (traces, models, ledger).
+
+The page is one `gr.HTML` component. Its template is page.html, which never contains data: Gradio
+evaluates what a template renders as a JavaScript template literal, where a title with `${…}` or
+`\\x3c` in it would run, Handlebars' escaping notwithstanding. The scripts fill `<template>` elements
+through `textContent` instead. The browser sends `act`, `ask`, `desk` and `stop`; the server
+answers with what has changed (`ui.page.session`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+import gradio as gr
+from starlette.middleware import Middleware
+
+from whyfeed.retrieval.errors import HomeError
+from whyfeed.ui.page.session import Session
+from whyfeed.ui.page.texts import TEXTS
+from whyfeed.ui.page.theme import head, theme
+
+if TYPE_CHECKING:
+    from whyfeed.agent.agent import Agent
+
+_FOLDER = Path(__file__).with_name("static")
+_SCRIPTS = ("page.js", "cards.js", "rail.js", "behind.js", "start.js", "desk-help.js", "desk.js")
+_LOOK_SECONDS = 2.0
+_PORTS = range(7860, 7960)
+# The page needs nothing from anywhere else, and the browser holds it to that. Gradio compiles templates
+# and inlines styles, hence the two unsafe words.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def build(agent: Agent, language: str | None = None) -> Any:
+    """The page as `gradio.Blocks`, not yet launched. `language` is used until the browser says its own."""
+
+    def session_of(session: Session | None, event: gr.EventData) -> Session:
+        # A tab that outlives a restart brings no session any more; it says where it is.
+        if session is None:
+            session = Session(agent, language or "en")
+            session.act({"do": "start", **event._data["here"]})
+        return session
+
+    def act(session: Session | None, event: gr.EventData) -> tuple[Session, str]:
+        session = session_of(session, event)
+        if event._data["do"] != "start":
+            session.act(event._data)
+        return session, session.news(event._data["seen"])
+
+    def ask(session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str]]:
+        session = session_of(session, event)
+        for _ in session.ask(str(event._data["text"])):
+            yield session, session.news(event._data["seen"])
+        yield session, session.news(event._data["seen"])
+
+    def desk(session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str, Any]]:
+        session = session_of(session, event)
+        # Customers write by themselves: from the first look at the desk on, the page keeps looking.
+        timer = gr.Timer(active=True) if event._data["do"] == "list" else gr.skip()
+        for _ in session.desk(event._data):
+            yield session, session.news(event._data["seen"]), timer
+            timer = gr.skip()
+
+    def stop(session: Session | None, event: gr.EventData) -> Any:
+        if session is None:
+            return gr.skip()
+        session.stop()
+        return session.news(event._data["seen"])
+
+    def tick(session: Session | None) -> tuple[Any, Any]:
+        if session is None:
+            return gr.skip(), gr.skip()
+        changed = session.look_again()
+        timer = gr.skip() if session.waits else gr.Timer(active=False)
+        return session.news() if changed else gr.skip(), timer
+
+    with gr.Blocks(title="whyfeed", fill_width=True, analytics_enabled=False) as page:
+        state = gr.State(None)
+        reader = gr.HTML(
+            None,
+            html_template=_read("page.html"),
+            js_on_load="\n".join(_read(name) for name in _SCRIPTS),
+            apply_default_css=False,
+            elem_id="whyfeed",
+            texts={name: dict(texts) for name, texts in TEXTS.items()},
+        )
+        timer = gr.Timer(_LOOK_SECONDS)
+        common: dict[str, Any] = {
+            "show_progress": "hidden",
+            "api_visibility": "private",
+            "trigger_mode": "multiple",
+            "concurrency_limit": None,
+        }
+        reader.act(act, state, [state, reader], **common)
+        reader.ask(ask, state, [state, reader], **common)
+        reader.desk(desk, state, [state, reader, timer], **common)
+        reader.stop(stop, state, reader, **common)
+        timer.tick(tick, state, [reader, timer], **{**common, "trigger_mode": "once"})
+    return page
+
+
+def serve(
+    agent: Agent,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    on_ready: Callable[[str], None] | None = None,
+    *,
+    language: str | None = None,
+    login: tuple[str, str] | None = None,
+) -> None:
+    """Serve the page until interrupted; `on_ready` gets its address once it answers.
+
+    Without a port the first free one from 7860 on is taken. HomeError when the port is in use, or
+    when others could reach the page (`host` is not this machine alone) and no login is given.
+    """
+    if login is None and not is_loopback(host):
+        raise HomeError(f"{host!r} can be reached from other machines: give a login, or use 127.0.0.1")
+    page = build(agent, language)
+    url = launch(page, host, port, login)
+    try:
+        if on_ready is not None:
+            on_ready(url)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        page.close(verbose=False)
+
+
+def launch(page: Any, host: str, port: int | None, login: tuple[str, str] | None = None) -> str:
+    """Start serving a built page in the background; returns its address. HomeError as in `serve`."""
+    try:
+        family, _, _, _, _ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as exc:
+        raise HomeError(f"{host!r} is no address of this machine ({exc}); use 127.0.0.1") from exc
+    wanted = [port] if port is not None else _PORTS
+    free = next((each for each in wanted if _is_free(family, host, each)), None)
+    if free is None:
+        shown = f"port {port}" if port is not None else f"every port from {_PORTS[0]} to {_PORTS[-1]}"
+        raise HomeError(f"{shown} of {host!r} is in use; stop what runs there, or name another with --port")
+    try:
+        page.launch(
+            server_name=host,
+            server_port=free,
+            auth=login,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            inbrowser=False,
+            **settings(),
+        )
+    except OSError as exc:
+        raise HomeError(f"cannot serve on port {free} of {host!r} ({exc}); name another with --port") from exc
+    return str(page.local_url)
+
+
+def settings() -> dict[str, Any]:
+    """How the page is served, whoever serves it: arguments of `Blocks.launch` and of `gradio.mount_gradio_app`."""
+    return {
+        "run_history": False,
+        "enable_monitoring": False,
+        "footer_links": [],
+        "ssr_mode": False,
+        "mcp_server": False,
+        "pwa": False,
+        "theme": theme(),
+        "head": f"{head()}<style>{_read('desk.css')}</style>",
+        "app_kwargs": {"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
+    }
+
+
+def _is_free(family: int, host: str, port: int) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+class _Headers:
+    """Adds the security headers to every answer (ASGI middleware)."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"content-security-policy", _POLICY.encode()),
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+def is_loopback(host: str) -> bool:
+    """Is it an address that only this machine can reach?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
