@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
@@ -28,7 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from whyfeed.retrieval.errors import DataError, HomeError
-from whyfeed.retrieval.files import write_whole
+from whyfeed.retrieval.files import sha256_of, write_whole
 
 CARD, POINTER = "card.json", "live.json"
 JUDGE = "judge"  # the name of the trained LLM judge; see `finetune.llm.judge`
@@ -234,7 +233,7 @@ class Registry:
         place = self._place(name, version)
         for file, digest in files.items():
             try:
-                if _sha256(place / file) != digest:
+                if sha256_of(place / file) != digest:
                     return f"{file} has changed"
             except (OSError, ValueError):
                 return f"{file} cannot be read"
@@ -270,7 +269,7 @@ class Registry:
         try:
             (folder / CARD).unlink(missing_ok=True)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
-            sealed = {path.relative_to(folder).as_posix(): _sha256(path, to_disk=True) for path in files}
+            sealed = {path.relative_to(folder).as_posix(): sha256_of(path, to_disk=True) for path in files}
             document = {**card, "files": sealed, "added": self._clock()}
             write_whole(folder / CARD, json.dumps(document, indent=1, ensure_ascii=False).encode())
             _sync(folder)
@@ -331,14 +330,6 @@ class Registry:
             raise _cannot_write(folder, exc) from exc
         finally:
             lock.release()
-
-
-def _sha256(path: Path, *, to_disk: bool = False) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if to_disk:
-            os.fsync(file.fileno())
-    return digest
 
 
 def _sync(folder: Path) -> None:

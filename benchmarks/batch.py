@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from benchmarks.synthetic import write_community
 from whyfeed import Agent
 from whyfeed.agent.batch.runner import BatchReport
 from whyfeed.agent.demo import FOLDER
-from whyfeed.agent.llm.engine import Completion, Engine, Message
+from whyfeed.agent.llm.engine import ChatRequest, Completion, Engine, Message
 from whyfeed.agent.llm.open import open_engine
 from whyfeed.agent.llm.scripted import ScriptedEngine
 from whyfeed.agent.settings import Settings
 
+HELLO = ChatRequest([{"role": "user", "content": "Say hello."}], max_tokens=4)
 IN_FLIGHT = (1, 4, 16)
 SIZES = (1_000, 10_000, 100_000)
 
@@ -45,12 +47,12 @@ class Recorder:
         self._engine = engine
         self.name = engine.name
         self.in_flight = in_flight
-        self.calls: list[tuple[Sequence[Message], dict[str, Any]]] = []
+        self.calls: list[ChatRequest] = []
 
-    def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
+    def complete(self, request: ChatRequest) -> Completion:
         """See `agent.llm.engine.Engine.complete`."""
-        self.calls.append((messages, {**options, "cancel": None}))
-        return self._engine.complete(messages, **options)
+        self.calls.append(replace(request, cancel=None))
+        return self._engine.complete(request)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -95,7 +97,7 @@ def _engine(base: Path, in_flight: int, args: argparse.Namespace) -> dict[str, A
     with Agent.open(home) as agent:
         readers = [member.id for member in agent.members(limit=args.readers)]
         recorder = Recorder(_open(args.url), in_flight)
-        recorder.complete([{"role": "user", "content": "Say hello."}], max_tokens=4)  # loads the weights
+        recorder.complete(HELLO)  # loads the weights
         recorder.calls.clear()
         agent.models.put("writer", recorder)
         before = agent.models.usage.of("writer")
@@ -105,10 +107,10 @@ def _engine(base: Path, in_flight: int, args: argparse.Namespace) -> dict[str, A
         used = agent.models.usage.of("writer")
     tokens = used.prompt_tokens + used.tokens - before.prompt_tokens - before.tokens
     engine = _open(args.url)
-    engine.complete([{"role": "user", "content": "Say hello."}], max_tokens=4)
+    engine.complete(HELLO)
     start = time.perf_counter()
     with ThreadPoolExecutor(in_flight) as pool:
-        done = list(pool.map(lambda call: engine.complete(call[0], **call[1]), recorder.calls))
+        done = list(pool.map(engine.complete, recorder.calls))
     alone = time.perf_counter() - start
     engine.close()
     pushed = sum(each.prompt_tokens + each.tokens for each in done)

@@ -29,7 +29,7 @@ from whyfeed.agent.demo import FOLDER
 from whyfeed.agent.encoder.gguf import GgufFile
 from whyfeed.agent.encoder.transformer import CausalModel
 from whyfeed.agent.llm import weights
-from whyfeed.agent.llm.engine import Engine
+from whyfeed.agent.llm.engine import Engine, JudgeRequest
 from whyfeed.agent.llm.open import open_engine
 from whyfeed.agent.llm.openai_server import OpenAIEngine
 from whyfeed.agent.recommend.judge import Judge, post_line
@@ -191,10 +191,10 @@ def _runtimes(path: Path, model: Any, prompts: Prompts, machine: Machine, args: 
         calls = iter(range(1_000_000))
         # A number in front of everything: nothing that was read before can be used again.
         fresh = lambda asked: f"<|im_start|>system\n{next(calls)}<|im_end|>\n{asked.prefix}"  # noqa: E731
-        engine.judge("warm", ["up"])
+        engine.judge(JudgeRequest("warm", ["up"]))
         return (
-            lambda asked: engine.judge(fresh(asked), asked.posts),
-            lambda asked, place: engine.judge(fresh(asked), [asked.posts[place]]),
+            lambda asked: engine.judge(JudgeRequest(fresh(asked), asked.posts)),
+            lambda asked, place: engine.judge(JudgeRequest(fresh(asked), [asked.posts[place]])),
             engine.close,
         )
 

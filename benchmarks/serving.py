@@ -36,7 +36,7 @@ from whyfeed import prompts
 from whyfeed.agent.demo import FOLDER
 from whyfeed.agent.llm import vllm_server as vllm
 from whyfeed.agent.llm import weights
-from whyfeed.agent.llm.engine import Engine
+from whyfeed.agent.llm.engine import ChatRequest, Engine, JudgeRequest
 from whyfeed.agent.llm.llamacpp import EmbeddedEngine
 from whyfeed.agent.llm.openai_server import OpenAIEngine
 from whyfeed.agent.reasons.clauses import TOKENS, asks, plain, shorten
@@ -64,7 +64,7 @@ def main() -> None:
     world = World(posts, args.candidates, args.reasons)
     with started(args.url, args.python) as url:
         engine = OpenAIEngine(url)
-        engine.find_model()
+        engine.models()  # names the model that the server serves
         bare = Bare(url, engine.name)
         print(f"{'':32}{'ours, s':>8}{'minimal, s':>11}{'overhead [95 %]':>26}{'processor':>12}")
         before = metrics(url)
@@ -165,7 +165,7 @@ class World:
 
     def ranked(self, engine: Engine) -> Work:
         """Candidates of a reader by an engine of ours."""
-        return lambda number: engine.judge(self.reader(number)[0], self.lines(number))
+        return lambda number: engine.judge(JudgeRequest(self.reader(number)[0], self.lines(number)))
 
     def written(self, engine: Engine, every: int = 1) -> Work:
         """Clauses at once by an engine of ours."""
@@ -174,7 +174,7 @@ class World:
             with ThreadPoolExecutor(self._reasons) as pool:
                 list(
                     pool.map(
-                        lambda each: engine.complete(each, max_tokens=TOKENS["en"], stop=("\n",)),
+                        lambda each: engine.complete(ChatRequest(each, max_tokens=TOKENS["en"], stop=("\n",))),
                         self.messages(number, every),
                     )
                 )
@@ -183,7 +183,9 @@ class World:
 
     def judged(self, engine: Engine, pairs: Sequence[tuple[int, list[str]]]) -> np.ndarray[Any, Any]:
         """P of each pair."""
-        return np.array([p for reader, lines in pairs for p in engine.judge(self.reader(reader)[0], lines)])
+        return np.array(
+            [p for reader, lines in pairs for p in engine.judge(JudgeRequest(self.reader(reader)[0], lines))]
+        )
 
     # ---- the same barely
 

@@ -28,6 +28,7 @@ import numpy as np
 from whyfeed.agent.demo import FOLDER
 from whyfeed.agent.encoder.post_encoder import MEASURED_TOKENS, open_encoder
 from whyfeed.agent.llm import weights
+from whyfeed.agent.llm.engine import JudgeRequest
 from whyfeed.agent.llm.open import open_engine
 from whyfeed.agent.recommend.judge import around
 from whyfeed.agent.settings import Settings
@@ -214,7 +215,7 @@ def requests(embedder: Embedder, count: int, judged: int, seed: int) -> dict[str
     for row in range(min(judged, len(asked))):
         best = np.argsort(-scores["words + sentences"][row])[:10]
         prefix, rest = around([f"interest: {asked[row]}"])
-        said = engine.judge(prefix, [f"{' '.join(texts[post].split())[:120]}{rest}" for post in best])
+        said = engine.judge(JudgeRequest(prefix, [f"{' '.join(texts[post].split())[:120]}{rest}" for post in best]))
         own = _standard(scores["words + sentences"][row][best][None])[0]
         both = own + _standard(np.log(np.array(said)[None]))[0]
         hit = best == right[row]

@@ -66,3 +66,8 @@ class ModelError(WhyfeedError):
 
 class UnreachableError(ModelError):
     """The server of a model does not answer, or fails whatever it is asked."""
+
+
+def one_line(exc: BaseException, limit: int | None = 300) -> str:
+    """The message of an exception on one line, cut to `limit` characters; the name of its class if it is empty."""
+    return " ".join(str(exc).split())[:limit] or type(exc).__name__

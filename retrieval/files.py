@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import shutil
@@ -33,6 +34,15 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path, *, to_disk: bool = False) -> str:
+    """The SHA-256 of a file as hexadecimal digits. `to_disk` also syncs the file. May raise OSError."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if to_disk:
+            os.fsync(file.fileno())
+    return digest
 
 
 def beside(path: Path, what: str) -> Path:

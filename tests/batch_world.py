@@ -14,7 +14,7 @@ from typing import Any
 from tests.conftest import EMBEDDER
 from tests.world import NOW
 from whyfeed.agent.agent import Agent
-from whyfeed.agent.llm.engine import Completion, Message
+from whyfeed.agent.llm.engine import ChatRequest, Completion, Message
 from whyfeed.agent.llm.scripted import ScriptedEngine
 from whyfeed.agent.settings import Settings
 
@@ -42,16 +42,14 @@ class Writer(ScriptedEngine):
         self.meanwhile = meanwhile or (lambda cancel: None)
         self.changed = threading.Condition()
 
-    def complete(
-        self, messages: Sequence[Message], *, cancel: threading.Event | None = None, **more: Any
-    ) -> Completion:  # type: ignore[override]
+    def complete(self, request: ChatRequest) -> Completion:
         with self.changed:
             self.running += 1
             self.most = max(self.most, self.running)
             self.changed.notify_all()
         try:
-            self.meanwhile(cancel)
-            return super().complete(messages, cancel=cancel, **more)
+            self.meanwhile(request.cancel)
+            return super().complete(request)
         finally:
             with self.changed:
                 self.running -= 1

@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.test_write import StopAt, content, make_base
+from whyfeed.agent.llm.engine import JudgeRequest
 from whyfeed.agent.llm.llamacpp import EmbeddedEngine
 from whyfeed.agent.llm.weights import find
 from whyfeed.agent.recommend.judge import around
@@ -288,9 +289,11 @@ def test_the_merged_judge_scores_alike_in_both_engines(tmp_path: Path) -> None:
     engine = EmbeddedEngine(out / card["serves"]["embedded"], threads=1, n_ctx=2048)
     try:
         asked = [(around(row.history), row.posts) for row in rows]
-        found = [engine.judge(prefix, [post + after for post in posts]) for (prefix, after), posts in asked]
+        found = [
+            engine.judge(JudgeRequest(prefix, [post + after for post in posts])) for (prefix, after), posts in asked
+        ]
         (prefix, after), posts = asked[5]
-        backwards = engine.judge(prefix, [post + after for post in posts[::-1]])
+        backwards = engine.judge(JudgeRequest(prefix, [post + after for post in posts[::-1]]))
     finally:
         engine.close()
     gaps = np.abs(np.array(found) - expected)

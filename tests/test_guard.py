@@ -17,7 +17,8 @@ from tests.test_vllm import put
 from tests.world import NOW
 from whyfeed import Agent
 from whyfeed.agent.answer import Answer
-from whyfeed.agent.llm.circuit_breaker import GuardedEngine
+from whyfeed.agent.llm.circuit_breaker import CircuitBreaker
+from whyfeed.agent.llm.engine import ChatRequest, JudgeRequest
 from whyfeed.agent.llm.openai_server import OpenAIEngine
 from whyfeed.agent.llm.roles import Models
 from whyfeed.agent.registry import Registry
@@ -34,8 +35,8 @@ def server() -> Iterator[FakeServer]:
         yield fake
 
 
-def guarded(server: FakeServer, **options: Any) -> GuardedEngine:
-    return GuardedEngine(OpenAIEngine(server.url, "small", retries=0, timeout=5), **{"pause": 0.05, **options})
+def guarded(server: FakeServer, **options: Any) -> CircuitBreaker:
+    return CircuitBreaker(OpenAIEngine(server.url, "small", retries=0, timeout=5), **{"pause": 0.05, **options})
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -53,12 +54,12 @@ def test_after_some_failures_in_a_row_the_server_is_not_asked_any_more(server: F
     server.status, server.failures = 500, 100
     for _ in range(5):
         with pytest.raises(UnreachableError):
-            engine.complete(HELLO, max_tokens=5)
+            engine.complete(ChatRequest(HELLO, max_tokens=5))
     assert len(server.asked("/v1/chat/completions")) == 3
     assert "HTTP 500" in engine.down
     for work in (
-        lambda: list(engine.stream(HELLO, max_tokens=5)),
-        lambda: engine.judge("a", ["b"]),
+        lambda: list(engine.stream(ChatRequest(HELLO, max_tokens=5))),
+        lambda: engine.judge(JudgeRequest("a", ["b"])),
         lambda: engine.warm("a"),
     ):
         with pytest.raises(UnreachableError, match="when it is back"):
@@ -71,18 +72,18 @@ def test_it_is_taken_back_by_itself_as_soon_as_it_answers(server: FakeServer) ->
     engine = guarded(server, failures=1)
     server.status, server.failures = 503, 5
     with pytest.raises(UnreachableError):
-        engine.complete(HELLO, max_tokens=5)
+        engine.complete(ChatRequest(HELLO, max_tokens=5))
     assert engine.down
     until(lambda: not engine.down)
     assert server.failures == 0
-    assert engine.complete(HELLO, max_tokens=20).text == SENTENCE
+    assert engine.complete(ChatRequest(HELLO, max_tokens=20)).text == SENTENCE
     engine.close()
 
 
 def test_a_server_that_comes_later_is_known_by_its_model(server: FakeServer) -> None:
-    engine = GuardedEngine(OpenAIEngine(server.url, retries=0), pause=0.05)
+    engine = CircuitBreaker(OpenAIEngine(server.url, retries=0), pause=0.05)
     server.status, server.failures = 503, 4
-    assert engine.find() == []
+    assert engine.probe() == []
     assert engine.down
     until(lambda: not engine.down)
     assert engine.name == "small"
@@ -95,12 +96,12 @@ def test_failures_count_in_a_row_and_refusals_do_not_count(server: FakeServer) -
     for _ in range(3):
         server.failures = 1
         with pytest.raises(UnreachableError):
-            engine.complete(HELLO, max_tokens=5)
-        engine.complete(HELLO, max_tokens=5)
+            engine.complete(ChatRequest(HELLO, max_tokens=5))
+        engine.complete(ChatRequest(HELLO, max_tokens=5))
     server.status, server.failures = 422, 5
     for _ in range(5):
         with pytest.raises(ModelError, match="refuses"):
-            engine.complete(HELLO, max_tokens=5)
+            engine.complete(ChatRequest(HELLO, max_tokens=5))
     assert not engine.down
     engine.close()
 
@@ -108,14 +109,14 @@ def test_failures_count_in_a_row_and_refusals_do_not_count(server: FakeServer) -
 def test_calls_that_do_not_fit_wait_here_and_can_be_left(server: FakeServer) -> None:
     server.seconds_before = 0.4
     engine = OpenAIEngine(server.url, "small", in_flight=1, most=1)
-    first = threading.Thread(target=lambda: engine.complete(HELLO, max_tokens=5))
+    first = threading.Thread(target=lambda: engine.complete(ChatRequest(HELLO, max_tokens=5)))
     first.start()
     until(lambda: bool(server.requests))
     cancel = threading.Event()
     cancel.set()
     with pytest.raises(ModelError, match="stopped"):
-        engine.complete(HELLO, max_tokens=5, cancel=cancel)
-    assert engine.complete(HELLO, max_tokens=5).text
+        engine.complete(ChatRequest(HELLO, max_tokens=5, cancel=cancel))
+    assert engine.complete(ChatRequest(HELLO, max_tokens=5)).text
     first.join()
     assert len(server.asked("/v1/chat/completions")) == 2
     engine.close()
@@ -150,7 +151,7 @@ def test_an_embedded_engine_serves_while_the_server_is_down(server: FakeServer, 
     server.status, server.failures = 500, 20
     for _ in range(3):
         with pytest.raises(UnreachableError):
-            writer.complete(HELLO, max_tokens=5)
+            writer.complete(ChatRequest(HELLO, max_tokens=5))
     instead = models.writer()
     assert instead is not None
     assert instead.name == "mine"
@@ -181,7 +182,7 @@ def test_the_homes_judge_is_asked_by_its_name_where_the_server_has_it(
     ranker = models.ranker()
     assert ranker is not None
     assert (ranker.name, models.calibration()) == (name, (2.0, 0.5))
-    ranker.judge("a", ["b"])
+    ranker.judge(JudgeRequest("a", ["b"]))
     assert server.asked("/generative_scoring")[-1]["model"] == name
     writer = models.writer()
     assert writer is not None

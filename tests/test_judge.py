@@ -47,7 +47,7 @@ def test_scores_are_kept_until_the_post_or_the_reader_changes(view: View, world:
     wanted = list(view.store.posts(list(world.topic_of)[:6]).values())
     first = judge.score(reader, wanted, posts)
     assert judge.score(reader, wanted[::-1], posts) == first[::-1]
-    assert sum(len(candidates) for _, candidates in engine.judged) == len(wanted)
+    assert sum(len(asked.candidates) for asked in engine.judged) == len(wanted)
 
 
 def test_posts_that_are_judged_alike_stand_in_the_order_of_the_other_signals(view: View) -> None:

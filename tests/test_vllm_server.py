@@ -18,6 +18,7 @@ from tests.conftest import EMBEDDER
 from tests.vllm_world import LINES, PATIENCE, WITH_VLLM, VllmServer, add_judge, shown
 from whyfeed import Agent
 from whyfeed.agent.answer import Answer
+from whyfeed.agent.llm.engine import ChatRequest, JudgeRequest
 from whyfeed.agent.llm.llamacpp import EmbeddedEngine
 from whyfeed.agent.llm.openai_server import OpenAIEngine
 from whyfeed.agent.llm.roles import Models
@@ -53,7 +54,7 @@ def judged(engine: OpenAIEngine | EmbeddedEngine, readers: int) -> np.ndarray:
     found = []
     for reader in shown(readers):
         before, after = around(reader.history)
-        found += engine.judge(before, [line + after for line in reader.posts])
+        found += engine.judge(JudgeRequest(before, [line + after for line in reader.posts]))
     return np.array(found)
 
 
@@ -107,9 +108,9 @@ def test_a_score_does_not_depend_on_its_company(server: VllmServer) -> None:
     engine = OpenAIEngine(server.url)
     before, after = around(("like: bread",))
     lines = [line + after for line in LINES]
-    scores = engine.judge(before, lines)
-    assert engine.judge(before, lines[::-1])[::-1] == pytest.approx(scores, abs=1e-5)
-    assert [engine.judge(before, [line])[0] for line in lines] == pytest.approx(scores, abs=1e-5)
+    scores = engine.judge(JudgeRequest(before, lines))
+    assert engine.judge(JudgeRequest(before, lines[::-1]))[::-1] == pytest.approx(scores, abs=1e-5)
+    assert [engine.judge(JudgeRequest(before, [line]))[0] for line in lines] == pytest.approx(scores, abs=1e-5)
 
 
 def test_the_readers_half_is_read_once(server: VllmServer) -> None:
@@ -117,7 +118,7 @@ def test_the_readers_half_is_read_once(server: VllmServer) -> None:
     engine = OpenAIEngine(server.url)
     before, after = around(tuple(f"like: number {n} of a long history about bread" for n in range(12)))
     asked, hit = (server.metric(f"vllm:prefix_cache_{name}_total") for name in ("queries", "hits"))
-    engine.judge(before, [f"{line} {n}{after}" for line in LINES for n in range(4)])
+    engine.judge(JudgeRequest(before, [f"{line} {n}{after}" for line in LINES for n in range(4)]))
     asked, hit = (
         server.metric(f"vllm:prefix_cache_{name}_total") - was for name, was in (("queries", asked), ("hits", hit))
     )
@@ -126,7 +127,7 @@ def test_the_readers_half_is_read_once(server: VllmServer) -> None:
 
 def test_an_unknown_model_is_one_line(server: VllmServer) -> None:
     with pytest.raises(ModelError, match="no such model"):
-        OpenAIEngine(server.url, "nope").complete([{"role": "user", "content": "hi"}], max_tokens=5)
+        OpenAIEngine(server.url, "nope").complete(ChatRequest([{"role": "user", "content": "hi"}], max_tokens=5))
 
 
 def test_who_leaves_stops_the_work(server: VllmServer) -> None:
@@ -134,7 +135,7 @@ def test_who_leaves_stops_the_work(server: VllmServer) -> None:
     threading.Timer(1.0, cancel.set).start()
     with pytest.raises(ModelError, match="stopped"):
         OpenAIEngine(server.url).complete(
-            [{"role": "user", "content": "Write a very long story."}], max_tokens=1500, cancel=cancel
+            ChatRequest([{"role": "user", "content": "Write a very long story."}], max_tokens=1500, cancel=cancel)
         )
     end = time.monotonic() + 10
     while server.metric("vllm:num_requests_running"):

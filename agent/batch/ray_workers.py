@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from whyfeed.agent.batch.runner import Wanted, prepare
 from whyfeed.agent.reasons.clauses import KIND, Clause, ClauseBook
 from whyfeed.agent.reasons.explainer import Prepared
-from whyfeed.retrieval.errors import HomeError
+from whyfeed.retrieval.errors import HomeError, one_line
 from whyfeed.retrieval.post import Post
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class RayHands:
                 prepared, seconds = ray.cloudpickle.loads(row["ranked"])
                 yield str(row["user"]), prepared, seconds
         except ray.exceptions.RayError as exc:
-            raise HomeError(f"the Ray cluster gave up ({_line(exc)}); run the batch again: it goes on") from exc
+            raise HomeError(f"the Ray cluster gave up ({one_line(exc)}); run the batch again: it goes on") from exc
 
     def clause(self, post: Post) -> Future[tuple[Clause, float]]:
         """See `Hands.clause`."""
@@ -91,7 +91,9 @@ class RayHands:
                     self._runtime.store.keep(KIND, key, document)
                 answered.set_result((written, seconds))
             except Exception as exc:  # of the actor, the cluster or the store: whoever waits hears of it
-                answered.set_exception(HomeError(f"a writer on the Ray cluster gave up ({_line(exc)}); run it again"))
+                answered.set_exception(
+                    HomeError(f"a writer on the Ray cluster gave up ({one_line(exc)}); run it again")
+                )
 
         self._writers[chosen].write.remote(post, language).future().add_done_callback(keep)
         return answered
@@ -200,7 +202,7 @@ def start_ray(processors: int) -> bool:
     try:
         ray.init(log_to_driver=False, logging_level="error", **local)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as exc:
-        raise HomeError(f"no Ray cluster can be reached or started ({_line(exc)}); check RAY_ADDRESS") from exc
+        raise HomeError(f"no Ray cluster can be reached or started ({one_line(exc)}); check RAY_ADDRESS") from exc
     return True
 
 
@@ -213,7 +215,3 @@ def _check_reachable(cluster: str) -> None:
         socket.create_connection((parts.hostname, parts.port), timeout=10).close()
     except OSError as exc:
         raise HomeError(f"no Ray cluster answers at {cluster!r} ({exc.strerror or exc}); check RAY_ADDRESS") from exc
-
-
-def _line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300]

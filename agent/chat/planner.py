@@ -24,7 +24,7 @@ from whyfeed.agent.llm.engine import check_wanted, defuse
 from whyfeed.agent.llm.usage import Usage
 from whyfeed.agent.request import Language, Request
 from whyfeed.agent.understanding.references import Context
-from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -123,9 +123,11 @@ class Planner:
                 if isinstance(event, BaseException):
                     if not done:
                         raise (
-                            event if isinstance(event, ModelError) else ModelError(f"the agent failed: {_line(event)}")
+                            event
+                            if isinstance(event, ModelError)
+                            else ModelError(f"the agent failed: {one_line(event)}")
                         )
-                    _log.warning("the agent failed after %s: %s", ", ".join(done), _line(event))
+                    _log.warning("the agent failed after %s: %s", ", ".join(done), one_line(event))
                     return
                 yield event
         finally:
@@ -208,7 +210,3 @@ def _told(answer: Answer | None) -> str:
         return "{}"
     titles = [" ".join(item.post.label.split())[:80] for item in answer.items]
     return defuse(json.dumps({"shown to the reader": answer.text[:500], "posts": titles}, ensure_ascii=False))
-
-
-def _line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:200] or type(exc).__name__

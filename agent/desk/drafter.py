@@ -14,7 +14,7 @@ from whyfeed.agent.desk.lookups import facts_of
 from whyfeed.agent.desk.specifics import stems
 from whyfeed.agent.desk.suggestion import ReplySuggestion, Sentence
 from whyfeed.agent.desk.wishes import Wish
-from whyfeed.agent.llm.engine import defuse
+from whyfeed.agent.llm.engine import ChatRequest, defuse
 from whyfeed.agent.reasons.checks import plain
 from whyfeed.retrieval.desk.store import Case
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskTurn
@@ -62,7 +62,7 @@ class Drafter:
             return None
         messages = asked_of_writer(turns, cases, articles, language, wish)
         text = ""
-        for piece in engine.stream(messages, max_tokens=TOKENS, stop=["\n"], cancel=cancel):
+        for piece in engine.stream(ChatRequest(messages, max_tokens=TOKENS, stop=("\n",), cancel=cancel)):
             text += piece
             if on_text is not None:
                 on_text(text)

@@ -1,4 +1,4 @@
-"""A circuit breaker before a model's server (Nygard, "Release It!", 2007): while it is down nobody waits for it."""
+"""A circuit breaker for a model's server (Nygard, "Release It!", 2007): while it is down, calls fail at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from whyfeed.agent.llm.wrapper import T, WrappedEngine
 from whyfeed.retrieval.errors import ModelError, UnreachableError
 
 
-class GuardedEngine(WrappedEngine[OpenAIEngine]):
+class CircuitBreaker(WrappedEngine[OpenAIEngine]):
     """A server's engine. After `failures` calls in a row that it did not answer, calls fail at once.
 
     From then on a thread of its own asks every `pause` seconds whether the server is back: no reader has to try. A
@@ -30,40 +30,42 @@ class GuardedEngine(WrappedEngine[OpenAIEngine]):
         self._closing.set()
         self.engine.close()
 
-    def find(self) -> list[str]:
+    def probe(self) -> list[str]:
         """What the server serves; an empty list where it does not answer, which counts as down at once."""
         try:
             return self.engine.models()
         except ModelError as exc:
-            self._note(exc, self._failures)
+            self._record(exc, self._failures)
             return []
 
-    # ---- inside ----
+    # ---- hooks ----
 
-    def _call(self, call: Callable[[], T]) -> T:
+    def _around_call(self, call: Callable[[], T]) -> T:
         self._check()
         try:
             found = call()
         except ModelError as exc:
-            self._note(exc)
+            self._record(exc)
             raise
-        self._note(None)
+        self._record(None)
         return found
 
-    def _pieces(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
+    def _around_stream(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
         self._check()
         try:
             yield from start()
         except ModelError as exc:
-            self._note(exc)
+            self._record(exc)
             raise
-        self._note(None)
+        self._record(None)
+
+    # ---- inside ----
 
     def _check(self) -> None:
         if self.down and not self._closing.is_set():
             raise UnreachableError(f"{self.down}; it is asked again when it is back")
 
-    def _note(self, exc: ModelError | None, weight: int = 1) -> None:
+    def _record(self, exc: ModelError | None, weight: int = 1) -> None:
         with self._lock:
             if not isinstance(exc, UnreachableError):
                 self._failed = self._failed if exc else 0
@@ -72,9 +74,9 @@ class GuardedEngine(WrappedEngine[OpenAIEngine]):
             if self._failed < self._failures or self.down:
                 return
             self.down = str(exc)
-        threading.Thread(target=self._look, name="whyfeed-guard", daemon=True).start()
+        threading.Thread(target=self._wait_until_back, name="whyfeed-circuit-breaker", daemon=True).start()
 
-    def _look(self) -> None:
+    def _wait_until_back(self) -> None:
         while not self._closing.wait(self._pause):
             try:
                 self.engine.models()

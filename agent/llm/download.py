@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from whyfeed.retrieval.errors import WeightsError
+from whyfeed.retrieval.errors import WeightsError, one_line
 
 Report = Callable[[int], None]  # bytes that this part has so far
 
@@ -274,8 +274,3 @@ def stop_if(cancel: threading.Event) -> None:
     """Raise `Stopped` when the caller wants the pull to end."""
     if cancel.is_set():
         raise Stopped("stopped")
-
-
-def one_line(exc: BaseException) -> str:
-    """The message of an exception as part of a sentence."""
-    return " ".join(str(exc).split())[:200] or type(exc).__name__

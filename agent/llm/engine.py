@@ -23,6 +23,52 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A conversation to answer, checked when it is made and fit to send as it is.
+
+    `messages` and `stop` are kept as tuples, with the control tokens of the messages broken (see `defuse`), so that a
+    text cannot end its own message. `schema` is the JSON schema of the answer; text that "length" cut may break it.
+    Setting `cancel` ends the call with a ModelError. ModelError when there is nothing to answer or a text holds a lone
+    surrogate, which no tokeniser takes; ValueError when `max_tokens` is below 1.
+    """
+
+    messages: Sequence[Message]
+    max_tokens: int
+    temperature: float = 0.0
+    stop: Sequence[str] = ()
+    schema: Mapping[str, Any] | None = None
+    cancel: threading.Event | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        # The class is frozen: this is how it may set its own fields.
+        object.__setattr__(self, "messages", tuple(checked_messages(self.messages)))
+        object.__setattr__(self, "stop", tuple(checked_text(mark) for mark in self.stop))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """How likely `yes` is, against `no`, as the token after `prefix` + candidate, for each candidate.
+
+    Prefix and candidate are tokenised apart. Both are prompts as the model reads them: control tokens count, and
+    `defuse` takes them out of the words of others. Setting `cancel` ends the call with a ModelError. ModelError when a
+    text holds a lone surrogate.
+    """
+
+    prefix: str
+    candidates: Sequence[str]
+    yes: str = "Yes"
+    no: str = "No"
+    cancel: threading.Event | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", tuple(self.candidates))
+        for text in (self.prefix, *self.candidates, self.yes, self.no):
+            checked_text(text)
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What a model wrote. `finish_reason` is "stop", or "length" when `max_tokens` or the context cut it."""
 
@@ -45,53 +91,20 @@ class Engine(Protocol):
         """How many calls at once keep it busy: one in this process, many behind a server that batches them."""
         ...
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Completion:
-        """The answer to a conversation, of at most `max_tokens` tokens, in the form of a JSON `schema`.
-
-        Control tokens inside the messages are made harmless, so that a text cannot end its own message.
-        Text that "length" cut may break the schema. Setting `cancel` ends the call with a ModelError.
-        """
+    def complete(self, request: ChatRequest) -> Completion:
+        """The answer to a conversation."""
         ...
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        cancel: threading.Event | None = None,
-    ) -> Iterator[str]:
+    def stream(self, request: ChatRequest) -> Iterator[str]:
         """The same answer in pieces, as they come; leaving the loop ends the work."""
         ...
 
-    def judge(
-        self,
-        prefix: str,
-        candidates: Sequence[str],
-        *,
-        yes: str = "Yes",
-        no: str = "No",
-        cancel: threading.Event | None = None,
-    ) -> list[float]:
-        """P(`yes`) against `no` as the token after `prefix` + candidate, for each candidate, in 0..1.
-
-        Prefix and candidate are tokenised apart. Both are prompts as the model reads them: control tokens
-        count, and `defuse` takes them out of the words of others.
-        """
+    def judge(self, request: JudgeRequest) -> list[float]:
+        """P(yes) of each candidate, in 0..1."""
         ...
 
     def warm(self, prefix: str) -> None:
-        """Read a prefix ahead, so that the next `judge` with it is sooner done."""
+        """Read a prefix ahead, so that the next `judge` with it is sooner done; `checked_text` holds for it."""
         ...
 
     def close(self) -> None:
@@ -116,13 +129,6 @@ def checked_text(text: str) -> str:
     if found := _SURROGATE.search(text):
         raise ModelError(f"a prompt holds the lone surrogate {found[0]!r} at {found.start()}; decode the text properly")
     return text
-
-
-def checked_limit(max_tokens: int) -> int:
-    """The limit itself; ValueError when it leaves no room for an answer."""
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-    return max_tokens
 
 
 def check_wanted(cancel: threading.Event | None) -> None:

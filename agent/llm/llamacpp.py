@@ -10,22 +10,14 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from whyfeed.agent.llm.engine import (
-    Completion,
-    Job,
-    Message,
-    check_wanted,
-    checked_limit,
-    checked_messages,
-    checked_text,
-)
+from whyfeed.agent.llm.engine import ChatRequest, Completion, Job, JudgeRequest, check_wanted, checked_text
 from whyfeed.agent.llm.llama_labels import share, weighing
-from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.errors import ModelError, one_line
 
 T = TypeVar("T")
 
@@ -104,55 +96,29 @@ class EmbeddedEngine:
         self._labels: dict[str, int] = {}
         _living.add(self)
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Completion:
+    def complete(self, request: ChatRequest) -> Completion:
         """See `Engine.complete`."""
-        return self._chat(messages, max_tokens, temperature, stop, schema).result(cancel)
+        return self._chat(request).result(request.cancel)
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        cancel: threading.Event | None = None,
-    ) -> Iterator[str]:
+    def stream(self, request: ChatRequest) -> Iterator[str]:
         """See `Engine.stream`."""
-        return self._chat(messages, max_tokens, temperature, stop, None).pieces(cancel)
+        return self._chat(request).pieces(request.cancel)
 
-    def judge(
-        self,
-        prefix: str,
-        candidates: Sequence[str],
-        *,
-        yes: str = "Yes",
-        no: str = "No",
-        cancel: threading.Event | None = None,
-    ) -> list[float]:
+    def judge(self, request: JudgeRequest) -> list[float]:
         """See `Engine.judge`; `yes` and `no` must each be one token, and neither text may be empty."""
-        texts = [checked_text(text) for text in (prefix, *candidates)]
-        if not all(texts):
+        if not request.prefix or not all(request.candidates):
             raise ValueError("prefix and candidates must not be empty")
-        if not candidates:
+        if not request.candidates:
             return []
 
         def work(job: Job[list[float]]) -> list[float]:
-            labels = self._label(yes), self._label(no)
+            labels = self._label(request.yes), self._label(request.no)
             if labels[0] == labels[1]:
-                raise ValueError(f"yes and no are the same token: {yes!r}")
-            self._hold(prefix, job)
-            return [self._probability(candidate, labels, job) for candidate in texts[1:]]
+                raise ValueError(f"yes and no are the same token: {request.yes!r}")
+            self._hold(request.prefix, job)
+            return [self._probability(candidate, labels, job) for candidate in request.candidates]
 
-        return self._job(work, "whyfeed-judge").result(cancel)
+        return self._job(work, "whyfeed-judge").result(request.cancel)
 
     def warm(self, prefix: str) -> None:
         """See `Engine.warm`; it lasts until the engine is used for anything else."""
@@ -245,33 +211,26 @@ class EmbeddedEngine:
             self._server = xllamacpp.Server(params)
         except Exception as exc:  # RuntimeError as a rule, and whatever the native code throws
             raise ModelError(
-                f"cannot load {str(self.path)!r} ({_line(exc)}): it is damaged, or of an unknown architecture; "
+                f"cannot load {str(self.path)!r} ({one_line(exc)}): it is damaged, or of an unknown architecture; "
                 "run `whyfeed models verify`, or name another file"
             ) from exc
         self._process = os.getpid()
         # Ended before its own loop has begun, the server never ends: its loop takes no notice of what came before.
         self._native("handle_completions", {"prompt": "a", "n_predict": 0, "cache_prompt": False})
 
-    def _chat(
-        self,
-        messages: Sequence[Message],
-        max_tokens: int,
-        temperature: float,
-        stop: Sequence[str],
-        schema: Mapping[str, Any] | None,
-    ) -> Job[Completion]:
+    def _chat(self, request: ChatRequest) -> Job[Completion]:
         body: dict[str, Any] = {
-            "messages": checked_messages(messages),
-            "max_tokens": checked_limit(max_tokens),
-            "temperature": temperature,
-            "stop": [checked_text(mark) for mark in stop],
+            "messages": list(request.messages),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "stop": list(request.stop),
             "cache_prompt": True,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # else nothing is called back, and so nothing can end, in a prompt
         }
-        if schema is not None:
-            form = {"name": "answer", "schema": dict(schema), "strict": True}
+        if request.schema is not None:
+            form = {"name": "answer", "schema": dict(request.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
 
         def work(job: Job[Completion]) -> Completion:
@@ -325,7 +284,7 @@ class EmbeddedEngine:
             # and its threads into the end of the interpreter, where they crash.
             return getattr(self._server, route)(*arguments)
         except (RuntimeError, ValueError, UnicodeError) as exc:  # bad JSON, a bad schema, bad UTF-8
-            raise ModelError(f"{self.name!r} refuses the request ({_line(exc)}); check prompt and schema") from exc
+            raise ModelError(f"{self.name!r} refuses the request ({one_line(exc)}); check prompt and schema") from exc
 
     def _refuse_error(self, answer: Mapping[str, Any]) -> None:
         error = answer.get("error")
@@ -376,7 +335,7 @@ class EmbeddedEngine:
 
     def _label(self, text: str) -> int:
         if text not in self._labels:
-            ids = self._tokens(checked_text(text), opening=False)
+            ids = self._tokens(text, opening=False)
             if len(ids) != 1:
                 raise ValueError(f"{text!r} is {len(ids)} tokens of {self.name!r}; a label must be one")
             self._labels[text] = ids[0]
@@ -395,7 +354,7 @@ class EmbeddedEngine:
             self._refuse_error(answer)
             return [int(token) for token in answer["tokens"]]
         except (OSError, http.client.HTTPException, ValueError, LookupError) as exc:
-            raise ModelError(f"{self.name!r} cannot split text into tokens ({_line(exc)}); open it again") from exc
+            raise ModelError(f"{self.name!r} cannot split text into tokens ({one_line(exc)}); open it again") from exc
         finally:
             connection.close()
 
@@ -408,7 +367,3 @@ def free_cores() -> int:
     except (AttributeError, OSError):  # not on Linux
         return max(1, (os.cpu_count() or 1) - 1)
     return cores if idle else max(1, cores - 1)
-
-
-def _line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300] or type(exc).__name__

@@ -8,21 +8,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from whyfeed.agent.llm.engine import (
-    Completion,
-    Job,
-    Message,
-    check_wanted,
-    checked_limit,
-    checked_messages,
-    checked_text,
-)
+from whyfeed.agent.llm.engine import ChatRequest, Completion, Job, JudgeRequest, check_wanted, checked_text
 from whyfeed.agent.llm.llama_labels import share, weighing
-from whyfeed.retrieval.errors import ModelError, UnreachableError
+from whyfeed.retrieval.errors import ModelError, UnreachableError, one_line
 
 if TYPE_CHECKING:
     import openai
@@ -78,11 +69,6 @@ class OpenAIEngine:
         """The model, or the address before the server was asked for its first one."""
         return self._model or self.url
 
-    def find_model(self) -> None:
-        """Ask the server which model it serves, so that `name` is that of the model; nothing when it is not there."""
-        with suppress(ModelError):
-            Job(self._translated(lambda job: self._chosen()), "whyfeed-model").result()
-
     def models(self) -> list[str]:
         """What the server serves, adapters too; the first is taken where no model was named.
 
@@ -94,48 +80,23 @@ class OpenAIEngine:
             self._model = found[0]
         return found
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Completion:
+    def complete(self, request: ChatRequest) -> Completion:
         """See `Engine.complete`."""
-        return self._chat(messages, max_tokens, temperature, stop, schema).result(cancel)
+        return self._chat(request).result(request.cancel)
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        cancel: threading.Event | None = None,
-    ) -> Iterator[str]:
+    def stream(self, request: ChatRequest) -> Iterator[str]:
         """See `Engine.stream`."""
-        return self._chat(messages, max_tokens, temperature, stop, None).pieces(cancel)
+        return self._chat(request).pieces(request.cancel)
 
-    def judge(
-        self,
-        prefix: str,
-        candidates: Sequence[str],
-        *,
-        yes: str = "Yes",
-        no: str = "No",
-        cancel: threading.Event | None = None,
-    ) -> list[float]:
+    def judge(self, request: JudgeRequest) -> list[float]:
         """See `Engine.judge`: vLLM's /generative_scoring, elsewhere the log-probabilities of a completion.
 
         vLLM and llama.cpp weigh the two labels whatever else is likely. Other servers list the most likely tokens:
         where only one of the labels is among them, the other counts as the least likely listed.
         """
-        texts = [checked_text(text) for text in (prefix, *candidates)]
-        if not candidates:
+        if not request.candidates:
             return []
+        texts, yes, no = [request.prefix, *request.candidates], request.yes, request.no
 
         def work(job: Job[list[float]]) -> list[float]:
             ids = self._token_ids([*texts, yes, no], job)
@@ -144,7 +105,7 @@ class OpenAIEngine:
                 scores = self._score_by_llama(ids, job)
             return self._score_by_logprobs(texts, ids, yes, no) if scores is None else scores
 
-        return Job(self._translated(work), "whyfeed-judge").result(cancel)
+        return Job(self._translated(work), "whyfeed-judge").result(request.cancel)
 
     def warm(self, prefix: str) -> None:
         """See `Engine.warm`: one token, so that a server with a prefix cache has read it."""
@@ -184,26 +145,18 @@ class OpenAIEngine:
 
     # ---- inside ----
 
-    def _chat(
-        self,
-        messages: Sequence[Message],
-        max_tokens: int,
-        temperature: float,
-        stop: Sequence[str],
-        schema: Mapping[str, Any] | None,
-    ) -> Job[Completion]:
-        checked_limit(max_tokens)
+    def _chat(self, request: ChatRequest) -> Job[Completion]:
         body: dict[str, Any] = {
-            "messages": checked_messages(messages),
-            "max_tokens": max_tokens,
-            "temperature": temperature,
+            "messages": list(request.messages),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if stop:
-            body["stop"] = list(stop)
-        if schema is not None:
-            form = {"name": "answer", "schema": dict(schema), "strict": True}
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if request.schema is not None:
+            form = {"name": "answer", "schema": dict(request.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
 
         def work(job: Job[Completion]) -> Completion:
@@ -401,7 +354,7 @@ class OpenAIEngine:
         import openai
 
         where = f"{self.name!r} at {self.url!r}"
-        said = " ".join(str(exc).split())[:300]
+        said = one_line(exc)
         if isinstance(exc, openai.APITimeoutError):
             return UnreachableError(
                 f"{where} did not answer within {self._timeout:g} s; try again, or give it more time"

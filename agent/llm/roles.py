@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from whyfeed.agent.llm import weights as weight_files
-from whyfeed.agent.llm.circuit_breaker import GuardedEngine
+from whyfeed.agent.llm.circuit_breaker import CircuitBreaker
 from whyfeed.agent.llm.engine import Engine
 from whyfeed.agent.llm.open import open_engine
 from whyfeed.agent.llm.openai_server import OpenAIEngine
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 Role = Literal["writer", "ranker"]
+ROLES: tuple[Role, ...] = ("writer", "ranker")
 EMBEDDER = "embedder"  # in the registry: a folder of sentence-transformers, see `finetune.llm.embedder`
 _LOOK_AGAIN = 5.0  # seconds until a server that lacked the home's judge is asked for it again
 TUNED = "tuned"  # as a setting: the live one of those
@@ -56,6 +57,65 @@ class _OwnJudge:
     calibration: tuple[float, float] = (1.0, 0.0)
 
 
+class RoleSlot:
+    """The engines of one role: the server's behind a circuit breaker, and one in this process or the caller's own.
+
+    It has no lock of its own: `Models` holds one while it changes a slot.
+    """
+
+    def __init__(self, role: Role, usage: Usage) -> None:
+        self._role, self._usage = role, usage
+        self.local: Engine | None = None  # in this process, or the caller's own
+        self.spec = ""  # what `local` was opened from
+        self.given = False  # whether `local` is the caller's own
+        self.failure = ""  # why there is no engine in this process
+        self.breaker: CircuitBreaker | None = None
+        self.served: Engine | None = None  # the breaker with its calls counted
+        self.adapter = ""  # that the server is asked for; "" for its base model
+        self.looked = 0.0  # when the server was last asked for adapters, `time.monotonic`
+
+    @property
+    def down(self) -> str:
+        """Why the server is not asked at the moment; "" when it is, and without a server."""
+        return self.breaker.down if self.breaker is not None else ""
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a server that answers."""
+        return self.breaker is not None and not self.breaker.down
+
+    def give(self, engine: Engine) -> None:
+        """Use the caller's own engine."""
+        self.local, self.spec, self.given = self._metered(engine), "", True
+
+    def serve(self, breaker: CircuitBreaker) -> Engine:
+        """Use the server's engine. One that it replaces is left to end what it does; it holds connections alone."""
+        self.breaker, self.served = breaker, self._metered(breaker)
+        return self.served
+
+    def open(self, spec: str) -> Engine | None:
+        """The engine in this process; None while its weights are missing, and when they are of no use."""
+        if self.local is not None and self.spec != spec:
+            self.local.close()  # another judge went live
+            self.local, self.failure = None, ""
+        if self.local is None and not self.failure and _absent(spec) is None:
+            try:
+                self.local, self.spec = self._metered(open_engine(spec)), spec
+            except (ModelError, WeightsError) as exc:
+                self.failure = str(exc)
+        return self.local
+
+    def close(self) -> None:
+        """Close every engine."""
+        for engine in (self.local, self.breaker):
+            if engine is not None:
+                engine.close()
+        self.local = self.breaker = self.served = None
+
+    def _metered(self, engine: Engine) -> Engine:
+        return MeteredEngine(engine, self._role, self._usage)
+
+
 class Models:
     """Writer and ranker LLM. A role without a usable model answers None, and `status` says why."""
 
@@ -63,18 +123,12 @@ class Models:
         self._settings = settings
         self.usage = Usage()
         self._lock = threading.Lock()
-        self._engines: dict[Role, Engine] = {}
-        self._opened: dict[Role, str] = {}  # from what
+        self._slots: dict[Role, RoleSlot] = {role: RoleSlot(role, self.usage) for role in ROLES}
         self._registry = Registry(settings.home.expanduser())
         self._judge: tuple[object, _OwnJudge] = (None, _OwnJudge())  # with the registry's stamp
-        self._guards: dict[Role, GuardedEngine] = {}
-        self._metered: dict[Role, MeteredEngine] = {}  # before those
         self._caller: BaseChatModel | None = None
         self._given_caller = False
-        self._adapter = ""  # that the server is asked for as the ranker
-        self._looked = 0.0  # when the server was last asked for it
-        self._failed: dict[Role, str] = {}
-        self._progress: dict[str, tuple[int, int]] = {}
+        self._progress: dict[str, tuple[int, int]] = {}  # by the weights' name: bytes done and in all
         self._stop = threading.Event()
         self._fetching: threading.Thread | None = None
 
@@ -90,26 +144,28 @@ class Models:
         """The server's model as LangChain calls it, with tools; None without a server, and while it is down."""
         if self._caller is not None and self._given_caller:
             return self._caller
-        if not self._settings.llm_url or self.writer() is None or not self._serves("writer"):
+        if not self._settings.llm_url or self.writer() is None:
             return None
         with self._lock:
-            guard = self._guards["writer"]
+            breaker = self._slots["writer"].breaker
+            if breaker is None or breaker.down:
+                return None
             if self._caller is None:
                 from langchain_openai import ChatOpenAI
                 from pydantic import SecretStr
 
                 settings = self._settings
                 self._caller = ChatOpenAI(
-                    model=guard.name, base_url=guard.engine.url, api_key=SecretStr(settings.llm_key or "none"),
+                    model=breaker.name, base_url=breaker.engine.url, api_key=SecretStr(settings.llm_key or "none"),
                     timeout=settings.llm_timeout, max_retries=1, temperature=0.0, max_completion_tokens=400,
                 )  # fmt: skip
             return self._caller
 
     def check_server(self) -> None:
-        """Something that goes past the guards found no answer: have them look, without waiting for it."""
-        for guard in self._guards.values():
-            if not guard.down:
-                threading.Thread(target=guard.find, name="whyfeed-look", daemon=True).start()
+        """Have the circuit breakers ask the server in the background, after a call beside them found no answer."""
+        for slot in self._slots.values():
+            if slot.breaker is not None and not slot.breaker.down:
+                threading.Thread(target=slot.breaker.probe, name="whyfeed-probe", daemon=True).start()
 
     def put_tool_caller(self, model: BaseChatModel) -> None:
         """Use a model of the caller's own to plan turns."""
@@ -117,23 +173,22 @@ class Models:
 
     def calibration(self) -> tuple[float, float]:
         """Slope and intercept of the logit of the home's own judge; 1 and 0 of any other."""
-        own = self._own()
-        served = self._serves("ranker")
-        mine, asked = (own.name, self._adapter) if served else (own.file, self._opened.get("ranker"))
+        own, slot = self._own(), self._slots["ranker"]
+        mine, asked = (own.name, slot.adapter) if slot.serves else (own.file, slot.spec)
         return own.calibration if mine and mine == asked else (1.0, 0.0)
 
     def put(self, role: Role, engine: Engine) -> None:
         """Use an engine of the caller's own for a role, in place of what the settings name; `close` closes it."""
         with self._lock:
-            self._engines[role] = MeteredEngine(engine, role, self.usage)
-            self._opened[role] = ""
+            self._slots[role].give(engine)
 
     def fetch(self, progress: Callable[[str, int, int], None] | None = None) -> None:
         """Download missing weights in the background; `status` follows it, `close` stops it.
 
         `progress` is called with a file's name, the bytes that are there and those that it has.
         """
-        wanted = [weights for role in ("ranker", "writer") if (weights := self._missing(role)) is not None]
+        roles: tuple[Role, ...] = ("ranker", "writer")
+        wanted = [(role, weights) for role in roles if (weights := self._missing(role)) is not None]
         if not wanted or self._fetching is not None:
             return
 
@@ -143,12 +198,12 @@ class Models:
                 progress(name, done, total)
 
         def run() -> None:
-            for weights in wanted:
+            for role, weights in wanted:
                 try:
                     weight_files.pull(weights, report, self._stop)
                 except WhyfeedError as exc:
                     if not self._stop.is_set():
-                        self._failed[weights.role] = str(exc)  # type: ignore[index]
+                        self._slots[role].failure = str(exc)
                 finally:
                     self._progress.pop(weights.name, None)
 
@@ -157,7 +212,7 @@ class Models:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """By role: name, state (off, missing, downloading, ready, failed), bytes done and total, and why."""
-        return {role: self._status(role) for role in ("writer", "ranker")}
+        return {role: self._status(role) for role in ROLES}
 
     def describe(self, role: Role) -> str:
         """The state of a role in a few words, with the cause when it failed."""
@@ -170,10 +225,8 @@ class Models:
         if self._fetching is not None:
             self._fetching.join()
         with self._lock:
-            for engine in (*self._engines.values(), *self._guards.values()):
-                engine.close()
-            self._engines.clear()
-            self._guards.clear()
+            for slot in self._slots.values():
+                slot.close()
 
     # ---- inside ----
 
@@ -181,66 +234,42 @@ class Models:
         if self._settings.no_llm or self._stop.is_set():
             return None
         with self._lock:
-            if self._opened.get(role) == "":
-                return self._engines[role]
+            slot = self._slots[role]
+            if slot.given:
+                return slot.local
             if self._settings.llm_url:
                 served = self._served(role)
-                if not self._guards[role].down:
+                if not slot.down:
                     return served
-            return self._local(role)
+            return slot.open(self._spec(role))
 
     def _served(self, role: Role) -> Engine:
         """The server's engine; as the ranker the home's own judge as soon as the server has it as an adapter."""
+        slot = self._slots[role]
         wanted = self._own().name if role == "ranker" else ""
-        found = self._guards.get(role)
-        stale = found is not None and role == "ranker" and wanted != self._adapter
-        if found is not None and not (stale and not found.down and time.monotonic() > self._looked + _LOOK_AGAIN):
-            return self._metered[role]
-        if found is not None:
-            self._looked = time.monotonic()
-            if (wanted if wanted in found.find() else "") == self._adapter:
-                return self._metered[role]  # nothing has changed there
-        guard = GuardedEngine(self._client(self._settings.llm_model or None))
+        if slot.breaker is not None and slot.served is not None:
+            due = time.monotonic() > slot.looked + _LOOK_AGAIN
+            if wanted == slot.adapter or slot.down or not due:
+                return slot.served
+            slot.looked = time.monotonic()
+            if (wanted if wanted in slot.breaker.probe() else "") == slot.adapter:
+                return slot.served  # nothing has changed there
+        breaker = CircuitBreaker(self._client(self._settings.llm_model or None))
         # What is kept bears the model's name, in the next process too.
-        names = guard.find()
+        names = breaker.probe()
         if role == "ranker":
-            self._looked = time.monotonic()
-            self._adapter = wanted if wanted in names else ""
-            if self._adapter:
-                guard.close()
-                guard = GuardedEngine(self._client(self._adapter))
-        # One that was replaced is left to end what it does; it holds connections alone.
-        self._guards[role] = guard
-        self._metered[role] = MeteredEngine(guard, role, self.usage)
-        return self._metered[role]
+            slot.looked = time.monotonic()
+            slot.adapter = wanted if wanted in names else ""
+            if slot.adapter:
+                breaker.close()
+                breaker = CircuitBreaker(self._client(slot.adapter))
+        return slot.serve(breaker)
 
     def _client(self, model: str | None) -> OpenAIEngine:
         settings = self._settings
         return OpenAIEngine(
             settings.llm_url, model, settings.llm_key or None, settings.llm_timeout, in_flight=settings.llm_in_flight
         )
-
-    def _serves(self, role: Role) -> bool:
-        return role in self._guards and not self._guards[role].down
-
-    def _local(self, role: Role) -> Engine | None:
-        """The engine in this process; None where its weights are not there, or are of no use."""
-        spec = self._spec(role)
-        if role in self._engines and self._opened[role] != spec:
-            self._engines.pop(role).close()  # another judge went live
-            self._failed.pop(role, None)
-        if role in self._engines:
-            return self._engines[role]
-        if role in self._failed or self._absent(role) is not None:
-            return None
-        try:
-            engine = open_engine(spec)
-        except (ModelError, WeightsError) as exc:
-            self._failed[role] = str(exc)
-            return None
-        self._engines[role] = MeteredEngine(engine, role, self.usage)
-        self._opened[role] = spec
-        return self._engines[role]
 
     def _spec(self, role: Role) -> str:
         return self._settings.writer if role == "writer" else self._own().file or self._settings.ranker
@@ -266,26 +295,19 @@ class Models:
 
     def _missing(self, role: Role) -> Weights | None:
         """The manifest's weights of this role when they are not there yet; with a server none are needed."""
-        return None if self._settings.no_llm or self._settings.llm_url else self._absent(role)
-
-    def _absent(self, role: Role) -> Weights | None:
-        try:
-            weights = weight_files.find(self._spec(role))
-        except ValueError:
-            return None  # a path or a URL of the operator's own
-        return None if weights.state() == "ready" else weights
+        return None if self._settings.no_llm or self._settings.llm_url else _absent(self._spec(role))
 
     def _status(self, role: Role) -> dict[str, Any]:
         name = self._settings.llm_model or self._settings.llm_url or self._spec(role)
         document: dict[str, Any] = {"name": Path(name).name if "://" not in name else name, "state": "ready"}
-        weights = self._missing(role)
+        weights, slot = self._missing(role), self._slots[role]
         if self._settings.no_llm:
             document["state"] = "off"
-        elif role in self._guards and (down := self._guards[role].down):
-            instead = Path(self._spec(role)).name if self._absent(role) is None else "nothing"
+        elif down := slot.down:
+            instead = Path(self._spec(role)).name if _absent(self._spec(role)) is None else "nothing"
             document |= {"state": "fallback", "why": f"{down}; {instead} serves instead"}
-        elif role in self._failed and not self._settings.llm_url:
-            document |= {"state": "failed", "why": self._failed[role]}
+        elif slot.failure and not self._settings.llm_url:
+            document |= {"state": "failed", "why": slot.failure}
         elif weights is not None and weights.name in self._progress:
             done, total = self._progress[weights.name]
             document |= {"state": "downloading", "done": done, "total": total}
@@ -294,3 +316,12 @@ class Models:
             waiting = self._fetching is not None and self._fetching.is_alive()
             document |= {"state": "downloading" if waiting else "missing", "done": 0, "total": weights.size}
         return document
+
+
+def _absent(spec: str) -> Weights | None:
+    """The weights of the manifest that a spec names, when they are not on this machine."""
+    try:
+        weights = weight_files.find(spec)
+    except ValueError:
+        return None  # a path or a URL of the operator's own
+    return None if weights.state() == "ready" else weights

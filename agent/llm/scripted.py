@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from whyfeed.agent.llm.engine import Completion, Message, check_wanted, checked_limit, checked_messages, checked_text
+from whyfeed.agent.llm.engine import ChatRequest, Completion, JudgeRequest, Message, check_wanted, checked_text
 from whyfeed.retrieval.errors import ModelError
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a scripted engine, for a test to look at."""
-
-    messages: tuple[Message, ...]
-    max_tokens: int
-    temperature: float = 0.0
-    stop: tuple[str, ...] = ()
-    schema: Mapping[str, Any] | None = None
-
 
 Reply = str | Exception
 
@@ -31,15 +18,16 @@ class ScriptedEngine:
     """A deterministic engine: `replies` in order, or a function of the messages; an exception is raised.
 
     A token is a word with the space before it. `judgement` maps (prefix, candidate) to P(yes); without
-    it, P is the share of the candidate's words that the prefix has too.
+    it, P is the share of the candidate's words that the prefix has too. `history`, `judged` and `warmed` hold what it
+    was asked, for a test to look at.
     """
 
     replies: Callable[[Sequence[Message]], Reply] | Sequence[Reply] = ()
     judgement: Callable[[str, str], float] | None = None
     name: str = "scripted"
     in_flight: int = 4
-    history: list[Call] = field(default_factory=list)
-    judged: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    history: list[ChatRequest] = field(default_factory=list)
+    judged: list[JudgeRequest] = field(default_factory=list)
     warmed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -47,50 +35,25 @@ class ScriptedEngine:
         self._next = 0
         self._closed = False
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Completion:
+    def complete(self, request: ChatRequest) -> Completion:
         """See `Engine.complete`."""
-        call = Call(tuple(checked_messages(messages)), max_tokens, temperature, tuple(stop), schema)
-        words, finish = self._answer(call, cancel)
-        return Completion("".join(words), finish, sum(len(m["content"].split()) for m in call.messages), len(words))
+        words, finish = self._answer(request)
+        read = sum(len(message["content"].split()) for message in request.messages)
+        return Completion("".join(words), finish, read, len(words))
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        cancel: threading.Event | None = None,
-    ) -> Iterator[str]:
+    def stream(self, request: ChatRequest) -> Iterator[str]:
         """See `Engine.stream`."""
-        call = Call(tuple(checked_messages(messages)), max_tokens, temperature, tuple(stop))
-        return self._stream(call, cancel)
+        for word in self._answer(request)[0]:
+            self._check(request.cancel)
+            yield word
 
-    def judge(
-        self,
-        prefix: str,
-        candidates: Sequence[str],
-        *,
-        yes: str = "Yes",
-        no: str = "No",
-        cancel: threading.Event | None = None,
-    ) -> list[float]:
+    def judge(self, request: JudgeRequest) -> list[float]:
         """See `Engine.judge`."""
-        for text in (prefix, *candidates):
-            checked_text(text)
         with self._lock:
-            self._check(cancel)
-            self.judged.append((prefix, tuple(candidates)))
-        return [(self.judgement or _overlap)(prefix, candidate) for candidate in candidates]
+            self._check(request.cancel)
+            self.judged.append(request)
+        judgement = self.judgement or _overlap
+        return [judgement(request.prefix, candidate) for candidate in request.candidates]
 
     def warm(self, prefix: str) -> None:
         """See `Engine.warm`; kept in `warmed`."""
@@ -102,18 +65,12 @@ class ScriptedEngine:
         """See `Engine.close`."""
         self._closed = True
 
-    def _stream(self, call: Call, cancel: threading.Event | None) -> Iterator[str]:
-        for word in self._answer(call, cancel)[0]:
-            self._check(cancel)
-            yield word
-
-    def _answer(self, call: Call, cancel: threading.Event | None) -> tuple[list[str], str]:
-        checked_limit(call.max_tokens)
+    def _answer(self, request: ChatRequest) -> tuple[list[str], str]:
         with self._lock:
-            self._check(cancel)
-            self.history.append(call)
+            self._check(request.cancel)
+            self.history.append(request)
             if callable(self.replies):
-                reply = self.replies(call.messages)
+                reply = self.replies(request.messages)
             elif self._next < len(self.replies):
                 reply = self.replies[self._next]
                 self._next += 1
@@ -121,9 +78,9 @@ class ScriptedEngine:
                 raise ModelError(f"{self.name!r} has no reply left after {self._next}; script more of them")
         if isinstance(reply, Exception):
             raise reply
-        cut = min([reply.find(mark) for mark in call.stop if mark in reply], default=len(reply))
+        cut = min([reply.find(mark) for mark in request.stop if mark in reply], default=len(reply))
         words = re.findall(r"\s*\S+|\s+$", reply[:cut])
-        return words[: call.max_tokens], "length" if len(words) > call.max_tokens else "stop"
+        return words[: request.max_tokens], "length" if len(words) > request.max_tokens else "stop"
 
     def _check(self, cancel: threading.Event | None) -> None:
         if self._closed:

@@ -61,14 +61,14 @@ class MeteredEngine(WrappedEngine[Engine]):
         """See `Engine.warm`."""
         self.engine.warm(prefix)
 
-    def _call(self, call: Callable[[], T]) -> T:
+    def _around_call(self, call: Callable[[], T]) -> T:
         start = time.perf_counter()
         found = call()
         spent = (found.prompt_tokens, found.tokens) if isinstance(found, Completion) else (0, 0)
         self._usage.add(self._role, time.perf_counter() - start, *spent)
         return found
 
-    def _pieces(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
+    def _around_stream(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
         begun, pieces = time.perf_counter(), 0
         try:
             for piece in start():

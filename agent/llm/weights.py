@@ -30,12 +30,11 @@ from whyfeed.agent.llm.download import (
     Source,
     Stopped,
     WheelSource,
-    one_line,
     stop_if,
     to_f16,
 )
-from whyfeed.retrieval.errors import WeightsError
-from whyfeed.retrieval.files import beside, new_folder, write_whole
+from whyfeed.retrieval.errors import WeightsError, one_line
+from whyfeed.retrieval.files import beside, new_folder, sha256_of, write_whole
 
 Progress = Callable[[str, int, int], None]  # name of the weights, bytes done, bytes in all
 State = Literal["ready", "missing", "damaged"]
@@ -104,7 +103,7 @@ def verify(weights: Weights) -> None:
         stat = path.stat()
         if stat.st_size != weights.size:
             raise WeightsError(f"{str(path)!r} has {stat.st_size} bytes instead of {weights.size}; {again}")
-        if (found := _sha256(path)) != weights.sha256:
+        if (found := sha256_of(path)) != weights.sha256:
             raise WeightsError(f"{str(path)!r} has SHA-256 {found} instead of {weights.sha256}; {again}")
     except FileNotFoundError:
         raise WeightsError(f"the {weights.role} weights {weights.name!r} are not on this machine; {again}") from None
@@ -228,7 +227,7 @@ def _assemble(weights: Weights, source: Source, progress: Progress, cancel: thre
         except BaseException:
             made.unlink(missing_ok=True)
             raise
-    if (found := _sha256(made)) != weights.sha256:
+    if (found := sha256_of(made)) != weights.sha256:
         for left in weights.path.parent.glob(f".{weights.file}.{tag}.*.part"):
             left.unlink()
         raise WeightsError(f"the file made has SHA-256 {found} instead of {weights.sha256}; it was removed")
@@ -277,7 +276,7 @@ def _append(part: Part, download: Path, joined: Path, start: int) -> None:
 
 
 def _check_part(part: Part, download: Path) -> None:
-    size, found = download.stat().st_size, _sha256(download)
+    size, found = download.stat().st_size, sha256_of(download)
     if size != part.size or found != part.sha256:
         download.unlink()
         raise WeightsError(
@@ -316,11 +315,6 @@ def _mark(weights: Weights) -> None:
     if weights.module is None:
         with suppress(OSError):  # a folder that cannot be written costs a hash at each start
             _marker(weights).write_text(_seal(weights), encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:

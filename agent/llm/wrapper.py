@@ -1,19 +1,18 @@
-"""An engine around another one: what is asked passes through, and two hooks see it pass."""
+"""Base class for engine decorators (metering, circuit breaking)."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
-from whyfeed.agent.llm.engine import Completion, Engine, Message
+from whyfeed.agent.llm.engine import ChatRequest, Completion, Engine, JudgeRequest
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Engine)
 
 
 class WrappedEngine(Generic[E]):
-    """The engine itself, as long as `_call` and `_pieces` only pass on what they are given."""
+    """Passes every call on to `engine`. Subclasses override `_around_call` and `_around_stream`."""
 
     def __init__(self, engine: E) -> None:
         self.engine = engine
@@ -28,54 +27,21 @@ class WrappedEngine(Generic[E]):
         """See `Engine.in_flight`."""
         return self.engine.in_flight
 
-    def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        schema: Mapping[str, Any] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Completion:
+    def complete(self, request: ChatRequest) -> Completion:
         """See `Engine.complete`."""
-        return self._call(
-            lambda: self.engine.complete(
-                messages, max_tokens=max_tokens, temperature=temperature, stop=stop, schema=schema, cancel=cancel
-            )
-        )
+        return self._around_call(lambda: self.engine.complete(request))
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        cancel: threading.Event | None = None,
-    ) -> Iterator[str]:
+    def stream(self, request: ChatRequest) -> Iterator[str]:
         """See `Engine.stream`."""
-        return self._pieces(
-            lambda: self.engine.stream(
-                messages, max_tokens=max_tokens, temperature=temperature, stop=stop, cancel=cancel
-            )
-        )
+        return self._around_stream(lambda: self.engine.stream(request))
 
-    def judge(
-        self,
-        prefix: str,
-        candidates: Sequence[str],
-        *,
-        yes: str = "Yes",
-        no: str = "No",
-        cancel: threading.Event | None = None,
-    ) -> list[float]:
+    def judge(self, request: JudgeRequest) -> list[float]:
         """See `Engine.judge`."""
-        return self._call(lambda: self.engine.judge(prefix, candidates, yes=yes, no=no, cancel=cancel))
+        return self._around_call(lambda: self.engine.judge(request))
 
     def warm(self, prefix: str) -> None:
         """See `Engine.warm`."""
-        self._call(lambda: self.engine.warm(prefix))
+        self._around_call(lambda: self.engine.warm(prefix))
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -83,8 +49,10 @@ class WrappedEngine(Generic[E]):
 
     # ---- hooks
 
-    def _call(self, call: Callable[[], T]) -> T:
+    def _around_call(self, call: Callable[[], T]) -> T:
+        """Runs around `complete`, `judge` and `warm`; `call` asks the wrapped engine."""
         return call()
 
-    def _pieces(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
+    def _around_stream(self, start: Callable[[], Iterator[str]]) -> Iterator[str]:
+        """Runs around `stream`; `start` asks the wrapped engine for its pieces."""
         yield from start()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from whyfeed import prompts
+from whyfeed.agent.llm.engine import ChatRequest
 from whyfeed.agent.reasons.checks import (
     OPENERS,
     Fault,
@@ -187,7 +188,7 @@ class ClauseBook:
                 topic=plain(topic), title=plain(post.title), text=text, asks=asks(post), terms=terms,
                 fault=fault.code, words=", ".join(fault.words[:5]),
             )  # fmt: skip
-            done = engine.complete(messages, max_tokens=TOKENS[language], temperature=0.0, stop=("\n",), cancel=cancel)
+            done = engine.complete(ChatRequest(messages, TOKENS[language], stop=("\n",), cancel=cancel))
             if cancel is not None and cancel.is_set():
                 return None
             said = done.text

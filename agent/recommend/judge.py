@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from whyfeed import prompts
-from whyfeed.agent.llm.engine import Engine, defuse
+from whyfeed.agent.llm.engine import Engine, JudgeRequest, defuse
 from whyfeed.retrieval.community.reader import Reader
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.store.store import Store
@@ -62,7 +62,7 @@ class Judge:
         missing = [place for place, document in enumerate(known) if document is None]
         scores = [0.0 if document is None else float(document["p"]) for document in known]
         if missing:
-            fresh = self._engine.judge(before, [lines[place] + after for place in missing])
+            fresh = self._engine.judge(JudgeRequest(before, [lines[place] + after for place in missing]))
             for place, probability in zip(missing, fresh, strict=True):
                 scores[place] = probability
                 self._store.keep("judgement", keys[place], {"p": probability})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whyfeed import prompts
-from whyfeed.agent.llm.engine import Deadline
+from whyfeed.agent.llm.engine import ChatRequest, Deadline
 from whyfeed.agent.request import Intent, Request
 from whyfeed.agent.understanding.classifier import Guess, IntentClassifier, frame_words, load_utterances
 from whyfeed.agent.understanding.patterns import (
@@ -431,7 +431,8 @@ class Understander:
         try:
             messages = prompts.load("understand", detect_language(text, "en")).render(text=text, intent=request.intent)
             deadline = Deadline(threading.Event(), PATIENCE)
-            answer = json.loads(writer.complete(messages, max_tokens=60, schema=_SCHEMA, cancel=deadline).text)
+            asked = ChatRequest(messages, max_tokens=60, schema=_SCHEMA, cancel=deadline)
+            answer = json.loads(writer.complete(asked).text)
             copied = [tidy_topic(str(item)) for item in answer["topics"]]
         except Exception:  # whatever goes wrong in a model or its answer, the rules' answer stands
             return request

@@ -39,6 +39,7 @@ from whyfeed.retrieval.errors import (
     UnknownPost,
     UnknownUser,
     WhyfeedError,
+    one_line,
 )
 from whyfeed.ui.http.access import Access, Refused
 from whyfeed.ui.http.jobs import Jobs, Unfinished, UnknownJob, add_routes
@@ -226,7 +227,7 @@ class _Home:
             self._agent.desk.build(go_on)
         except Exception as exc:
             _log.exception("the home cannot be built")
-            said = " ".join(str(exc).split()) if isinstance(exc, WhyfeedError) else "internal error; the log has more"
+            said = one_line(exc, None) if isinstance(exc, WhyfeedError) else "internal error; the log has more"
             self._state = f"the home cannot be built: {said}"
             return
         gc.collect()
@@ -349,7 +350,7 @@ def _add_chat(router: APIRouter, agent: Agent, access: Access) -> None:
             async for event in events:
                 yield _sent(event)
         except (WhyfeedError, ValueError) as exc:
-            yield ServerSentEvent(event="error", data={"error": _line(exc)})
+            yield ServerSentEvent(event="error", data={"error": one_line(exc, None)})
         except Exception:
             _log.exception("a chat failed")
             yield ServerSentEvent(event="error", data={"error": _INTERNAL})
@@ -391,11 +392,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (ValueError, OverflowError, RecursionError) as exc:
-        raise DataError(_line(exc)) from exc
-
-
-def _line(exc: Exception) -> str:
-    return " ".join(str(exc).split())
+        raise DataError(one_line(exc, None)) from exc
 
 
 def _failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -416,7 +413,7 @@ async def _expected(_: Request, exc: Any) -> Response:
             status = 422
         case _:
             status = 503
-    return _failure(status, _line(exc))
+    return _failure(status, one_line(exc, None))
 
 
 async def _invalid(_: Request, exc: Any) -> Response:
