@@ -87,7 +87,7 @@ def serve(index: Index) -> type[http.server.BaseHTTPRequestHandler]:
             if not path.is_file():
                 self.send_error(404)
                 return
-            if index.only_pip and self.headers.get("User-Agent", "").startswith("Python-urllib"):
+            if index.only_pip and self.headers.get("User-Agent", "").startswith("python-httpx"):
                 self.send_error(401)
                 return
             data, start = path.read_bytes(), 0
@@ -100,7 +100,7 @@ def serve(index: Index) -> type[http.server.BaseHTTPRequestHandler]:
             self.end_headers()
             if not body:
                 return
-            if self.headers.get("User-Agent", "").startswith("Python-urllib"):
+            if self.headers.get("User-Agent", "").startswith("python-httpx"):
                 index.requests.append((name, start))
             rest = data[start:]
             if index.hang_up_after:
