@@ -15,8 +15,8 @@ import pytest
 
 from tests.page_driver import ask, choose, served
 from tests.page_world import HOSTILE, World
+from whyfeed.agent.phrases import texts
 from whyfeed.retrieval.errors import HomeError
-from whyfeed.ui.page.texts import TEXTS
 
 if TYPE_CHECKING:
     from whyfeed import Agent
@@ -39,12 +39,6 @@ def collected() -> Iterator[None]:
 # ---- words and templates
 
 
-def test_both_languages_say_the_same_things() -> None:
-    assert TEXTS["en"].keys() == TEXTS["zh"].keys()
-    for key, text in TEXTS["en"].items():
-        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", TEXTS["zh"][key])), key
-
-
 def test_the_template_holds_nothing_that_gradio_would_evaluate() -> None:
     html = (UI / "page.html").read_text(encoding="utf-8")
     assert not re.search(r"\{\{|\$\{|[`\\]|@children", html)
@@ -52,7 +46,7 @@ def test_the_template_holds_nothing_that_gradio_would_evaluate() -> None:
 
 def test_every_word_and_button_of_the_template_is_known() -> None:
     html = (UI / "page.html").read_text(encoding="utf-8")
-    assert set(re.findall(r'data-t(?:-\w+)?="([^"]+)"', html)) <= TEXTS["en"].keys()
+    assert set(re.findall(r'data-t(?:-\w+)?="([^"]+)"', html)) <= texts("en").keys()
     scripts = "".join(path.read_text(encoding="utf-8") for path in UI.glob("*.js"))
     handlers = set(re.findall(r'^  "?([\w-]+)"?(?::|\()', scripts, re.MULTILINE))
     assert set(re.findall(r'data-do="([^"]+)"', html)) <= handlers
@@ -323,5 +317,5 @@ def test_a_running_answer_can_be_stopped(opened: Open) -> None:
         page.locator(".card").first.wait_for()
         page.locator(".ask-stop").click()
         page.locator(".answer[aria-busy=false]").wait_for()
-        assert page.locator(".answer-end").inner_text() == TEXTS["en"]["turn.stopped"]
+        assert page.locator(".answer-end").inner_text() == texts("en")["turn.stopped"]
         assert page.locator(".card").count() == 5

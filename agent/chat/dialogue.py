@@ -15,7 +15,7 @@ import numpy as np
 
 from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, Receipt, StageStarted
 from whyfeed.agent.llm.engine import Deadline
-from whyfeed.agent.phrases import listed, say, signal_word
+from whyfeed.agent.phrases import languages, listed, say, share_of, signal_word
 from whyfeed.agent.reasons.extracts import central_sentences
 from whyfeed.agent.recommend.pipeline import RELEVANT, Task
 from whyfeed.agent.recommend.profile import describe
@@ -83,7 +83,7 @@ class Dialogue:
             request = self._pending(self._runtime.understander().understand(text, self._context()))
             record.note = request.by
             record.status = why or "ok"
-        yield from self._act(request) if text else self._say(request, say("empty", request.language))
+        yield from self._act(request) if text else self._say(request, say("chat.empty", request.language))
 
     def _planned(self, planner: Planner, text: str) -> Iterator[ChatEvent]:
         """The turn as a model plans it; the last of its answers is that of the turn."""
@@ -96,7 +96,7 @@ class Dialogue:
         ):
             if isinstance(event, str):
                 request = Request("smalltalk", language=language, by="agent")
-                yield from self._say(request, event or say("smalltalk", language))
+                yield from self._say(request, event or say("chat.smalltalk", language))
             elif isinstance(event, Answer):
                 answer = event if answer is None or event.items or not answer.items else answer
                 self._turns = self._runtime.conversations.turns(self._conversation)
@@ -127,7 +127,7 @@ class Dialogue:
             yield from intents[request.intent](request)
         else:
             thanks = request.intent == "smalltalk" and _is_thanks(self._text)
-            yield from self._say(request, say("thanks" if thanks else request.intent, request.language))
+            yield from self._say(request, say(f"chat.{'thanks' if thanks else request.intent}", request.language))
 
     @property
     def _view(self) -> View:
@@ -165,7 +165,7 @@ class Dialogue:
         items = self._runtime.explainer.items(view, ranking, request, write=False)
         text = lead or self._headline(request, ranking.relevance, view, like, bool(items), ranking.reader)
         if items and len(items) < k:
-            text += say("list.few", request.language)
+            text += say("chat.list.few", request.language)
         before = {item["post"]["id"] for item in self._last["items"]} if self._last else set()
         now = {item.post.id for item in items}
         rules = tuple(rule.topic for rule in ranking.rules if rule.kind == "exclude")
@@ -193,18 +193,18 @@ class Dialogue:
         language = request.language
         if not any_items:
             if not len(view.community):
-                return say("list.empty", language)
-            return say("list.no_match" if request.query else "list.none", language, query=request.query)
+                return say("chat.list.empty", language)
+            return say("chat.list.no_match" if request.query else "chat.list.none", language, query=request.query)
         if request.query:
             far = relevance is not None and relevance < RELEVANT
-            return say("list.far" if far else "list.search", language, query=request.query)
+            return say("chat.list.far" if far else "chat.list.search", language, query=request.query)
         if like:
-            return say("list.like", language, title=self._title(like[0]))
+            return say("chat.list.like", language, title=self._title(like[0]))
         if request.others:
-            return say("list.others", language)
+            return say("chat.list.others", language)
         if not len(reader.rows):
-            return say("list.named" if reader.named else "list.new", language)
-        return say("list", language)
+            return say("chat.list.named" if reader.named else "chat.list.new", language)
+        return say("chat.list", language)
 
     # ---- steering ----
 
@@ -217,7 +217,7 @@ class Dialogue:
             if kind == "like":
                 yield from self._list(request, like=request.posts, shown=self._shown(), receipt=True)
             else:
-                yield from self._list(request, lead=say("hidden", language), receipt=True)
+                yield from self._list(request, lead=say("chat.hidden", language), receipt=True)
             return
         if not request.include and not request.exclude:
             yield from self._ask_which(request)
@@ -227,13 +227,13 @@ class Dialogue:
             for topic in topics:
                 if request.horizon != "now":  # what holds for this answer alone is no rule: the request carries it
                     self._rule(kind, topic, request.horizon)
-                told = say(f"rule.{kind}", language, topic=topic)
+                told = say(f"chat.rule.{kind}", language, topic=topic)
                 if not self._view.topics.match(topic):
-                    told += say("rule.nothing", language)
+                    told += say("chat.rule.nothing", language)
                 lead.append(told)
-        text = " ".join(lead) if language == "en" else "".join(lead)
+        text = say("join.sentence", language).join(lead)
         if request.horizon != "always":
-            text += say("rule.for", language, horizon=say(f"horizon.{request.horizon}", language))
+            text += say("chat.rule.for", language, horizon=say(f"chat.horizon.{request.horizon}", language))
         yield from self._list(request, lead=text, receipt=True)
 
     def _rule(self, kind: str, topic: str, horizon: Horizon) -> None:
@@ -246,16 +246,16 @@ class Dialogue:
             return
         for post in request.posts:
             self._recommender.feedback(self._user, post, "hide")
-        yield from self._list(request, lead=say("hidden", request.language), receipt=True)
+        yield from self._list(request, lead=say("chat.hidden", request.language), receipt=True)
 
     def _undo(self, request: Request) -> Iterator[ChatEvent]:
         last = next((event for event in self._recommender.events(self._user) if event.kind in UNDOABLE), None)
         if last is None:
-            yield from self._say(request, say("undo.nothing", request.language))
+            yield from self._say(request, say("chat.undo.nothing", request.language))
             return
-        what = self._what(last)
+        what = self._what(last, request.language)
         self._recommender.forget(self._user, [last.id])
-        yield from self._list(request, lead=say("undone", request.language, what=what), receipt=True)
+        yield from self._list(request, lead=say("chat.undone", request.language, what=what), receipt=True)
 
     def _forget(self, request: Request) -> Iterator[ChatEvent]:
         events = self._recommender.events(self._user, limit=100_000)
@@ -275,10 +275,10 @@ class Dialogue:
         else:
             wanted = [event for event in events if event.kind in UNDOABLE][:1]
         if not wanted:
-            yield from self._say(request, say("forget.nothing", request.language))
+            yield from self._say(request, say("chat.forget.nothing", request.language))
             return
         self._recommender.forget(self._user, [event.id for event in wanted])
-        yield from self._list(request, lead=say("forgotten", request.language, count=len(wanted)), receipt=True)
+        yield from self._list(request, lead=say("chat.forgotten", request.language, count=len(wanted)), receipt=True)
 
     # ---- talking about posts ----
 
@@ -290,7 +290,7 @@ class Dialogue:
         told = []
         for post in posts:
             explanation = self._recommender.why(self._user, post, request.language)
-            reason = explanation.reason.text + (" " if request.language == "en" else "") if explanation.reason else ""
+            reason = explanation.reason.text + say("join.sentence", request.language) if explanation.reason else ""
             told.append(f"{reason}{explanation.text} {explanation.would_change}".strip())
         yield from self._say(request, "\n\n".join(told))
 
@@ -300,7 +300,8 @@ class Dialogue:
             yield from self._ask_which(request)
             return
         explanation = self._recommender.why_not(self._user, post, request.language)
-        text = f"{_quoted(explanation.post.label, request.language)} {explanation.text} {explanation.would_change}"
+        about = say("why_not.about", request.language, title=explanation.post.label)
+        text = f"{about} {explanation.text} {explanation.would_change}"
         yield from self._say(request, text.strip())
 
     def _compare(self, request: Request) -> Iterator[ChatEvent]:
@@ -316,8 +317,8 @@ class Dialogue:
             detail = ", ".join(part for part in (names.get(post.author, ""), _year(post)) if part)
             clause = self._runtime.explainer.clause(post, language).text
             lines.append(
-                say("compare", language, number=shown.get(id, {}).get("rank", number), title=post.label,
-                    detail=f" ({detail})" if detail else "", clause=clause)
+                say("chat.compare", language, number=shown.get(id, {}).get("rank", number), title=post.label,
+                    detail=say("chat.compare.detail", language, detail=detail) if detail else "", clause=clause)
             )  # fmt: skip
         rated = [shown[id] for id in request.posts if id in shown]
         if len(rated) >= 2:
@@ -328,7 +329,7 @@ class Dialogue:
                 for name, value in better["signals"].items()
             })  # fmt: skip
             signal = signal_word(gain.most_common(1)[0][0], language)
-            lines.append(say("compare.closer", language, title=self._title(better["post"]["id"]), signal=signal))
+            lines.append(say("chat.compare.closer", language, title=self._title(better["post"]["id"]), signal=signal))
         yield from self._say(request, "\n".join(lines))
 
     def _summarise(self, request: Request) -> Iterator[ChatEvent]:
@@ -340,9 +341,11 @@ class Dialogue:
         for id in posts:
             post = self._view.store.post(id)
             sentences = central_sentences(post, self._view.embedder)
-            quoted = " ".join(f"“{readable(sentence)}”" for sentence in sentences)
-            key = "summary" if sentences else "summary.none"
-            told.append(say(key, request.language, title=post.label, sentences=quoted))
+            quoted = [
+                say("chat.summary.sentence", request.language, sentence=readable(sentence)) for sentence in sentences
+            ]
+            key = "chat.summary" if sentences else "chat.summary.none"
+            told.append(say(key, request.language, title=post.label, sentences=" ".join(quoted)))
         yield from self._say(request, "\n\n".join(told))
 
     # ---- talking about the reader and others ----
@@ -351,16 +354,16 @@ class Dialogue:
         language = request.language
         profile = describe(self._view, self._view.reader(self._user), self._runtime.clock())
         if not profile.interests:
-            yield from self._say(request, say("profile.none", language))
+            yield from self._say(request, say("chat.profile.none", language))
             return
         interests = listed(
-            [f"{interest.label} ({interest.weight:.0%})" for interest in profile.interests[:5]], language
+            [share_of(interest.label, interest.weight, language) for interest in profile.interests[:5]], language
         )
-        text = say("profile", language, events=profile.events, interests=interests)
+        text = say("chat.profile", language, events=profile.events, interests=interests)
         active = [rule.topic for rule in profile.rules if rule.active]
         if active:
-            text += say("profile.rules", language, rules=listed(active, language))
-        yield from self._say(request, text + say("profile.hint", language))
+            text += say("chat.profile.rules", language, rules=listed(active, language))
+        yield from self._say(request, text + say("chat.profile.hint", language))
 
     def _people(self, request: Request) -> Iterator[ChatEvent]:
         """Authors of the posts nearest to the reader's interests; only what they published is spoken of."""
@@ -380,27 +383,27 @@ class Dialogue:
             key=lambda author: (-sum(cosine for cosine, _ in by_author[author]), author),
         )[:3]
         if not best:
-            yield from self._say(request, say("people.none", language))
+            yield from self._say(request, say("chat.people.none", language))
             return
         told = []
         for author in best:
             rows = {row for _, row in by_author[author]}
             title = self._title(community.ids[max(by_author[author])[1]])
-            told.append(say("people.one", language, name=names[author], count=len(rows), title=title))
-        yield from self._say(request, say("people", language, people=("; " if language == "en" else "；").join(told)))
+            told.append(say("chat.people.one", language, name=names[author], count=len(rows), title=title))
+        yield from self._say(request, say("chat.people", language, people=say("join.semicolon", language).join(told)))
 
     def _groups(self, request: Request) -> Iterator[ChatEvent]:
         community, language = self._view.community, request.language
         shares = self._view.reader(self._user).communities
         if not shares:
             names = [name for name in community.community_names if name]
-            yield from self._say(request, say("groups.none", language, groups=listed(names, language)))
+            yield from self._say(request, say("chat.groups.none", language, groups=listed(names, language)))
             return
         told = [
-            f"{community.community_names[code]} ({share:.0%})"
+            share_of(community.community_names[code], share, language)
             for code, share in sorted(shares.items(), key=lambda item: -item[1])
         ]
-        yield from self._say(request, say("groups", language, groups=listed(told, language)))
+        yield from self._say(request, say("chat.groups", language, groups=listed(told, language)))
 
     # ---- inside ----
 
@@ -414,12 +417,12 @@ class Dialogue:
         yield answer
 
     def _ask_which(self, request: Request) -> Iterator[ChatEvent]:
-        yield from self._say(request, say("which" if self._last else "no_list", request.language))
+        yield from self._say(request, say("chat.which" if self._last else "chat.no_list", request.language))
 
     def _pending(self, request: Request) -> Request:
         """ "The second one", said after whyfeed asked which one was meant, answers that question."""
         last = self._turns[-1] if self._turns else None
-        if last is None or last.answer is None or last.text not in (say("which", "en"), say("which", "zh")):
+        if last is None or last.answer is None or last.text not in [say("chat.which", each) for each in languages()]:
             return request
         if request.intent != "summarise" or not request.posts:
             return request
@@ -457,18 +460,11 @@ class Dialogue:
         except UnknownPost:
             return id
 
-    def _what(self, event: Event) -> str:
-        if event.post:
-            return f"{event.kind} “{self._title(event.post)}”"
-        topic = next(
-            (rule.topic for rule in self._view.reader(self._user).rules if rule.id in (event.id, event.text)),
-            event.text,
-        )
-        return f"{event.kind} “{topic}”"
-
-
-def _quoted(title: str, language: str) -> str:
-    return f"《{title}》" if language == "zh" else f"“{title}”:"
+    def _what(self, event: Event, language: Language) -> str:
+        rules = self._view.reader(self._user).rules
+        topic = next((rule.topic for rule in rules if rule.id in (event.id, event.text)), event.text)
+        what = self._title(event.post) if event.post else topic
+        return say("chat.undone.what", language, kind=event.kind, what=what)
 
 
 def _year(post: Post) -> str:

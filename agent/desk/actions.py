@@ -60,8 +60,7 @@ class ActionKind:
     """Something that can be done for a customer."""
 
     name: str
-    en: str
-    zh: str
+    description: str  # for a model that is to call it
     arguments: tuple[Argument, ...] = ()
 
     def check(self, arguments: Mapping[str, Any], *, complete: bool = False) -> dict[str, Any]:
@@ -83,23 +82,23 @@ class ActionKind:
         types = {"text": "string", "number": "number"}
         properties = {one.name: {"type": [types[one.type], "null"]} for one in self.arguments}
         schema = {"type": "object", "title": self.name, "properties": properties}
-        return StructuredTool.from_function(run, name=self.name, description=self.en, args_schema=schema)
+        return StructuredTool.from_function(run, name=self.name, description=self.description, args_schema=schema)
 
 
 ACTIONS: Mapping[str, ActionKind] = {
     kind.name: kind
     for kind in (
         ActionKind(
-            "refund", "Pay the customer's money back", "给客户退款",
+            "refund", "Pay the customer's money back",
             (Argument("order", "text", required=True), Argument("amount", "number")),
         ),
         ActionKind(
-            "replace", "Send the customer a replacement", "给客户换货",
+            "replace", "Send the customer a replacement",
             (Argument("order", "text", required=True), Argument("item", "text")),
         ),
-        ActionKind("close", "Close the conversation", "结束会话"),
+        ActionKind("close", "Close the conversation"),
         ActionKind(
-            "hand_over", "Pass the conversation on to a colleague", "转交给同事",
+            "hand_over", "Pass the conversation on to a colleague",
             (Argument("reason", "text", required=True),),
         ),
     )

@@ -23,7 +23,7 @@ from whyfeed.agent.desk.placeholders import SlotBook
 from whyfeed.agent.desk.proposals import propose
 from whyfeed.agent.desk.ranker import MODEL, ReplyRanker
 from whyfeed.agent.desk.suggestion import Handover, Proposal, ReplySuggestion, Suggestions
-from whyfeed.agent.phrases import NOTHING_FITS, NOTHING_GROUNDED
+from whyfeed.agent.phrases import say
 from whyfeed.agent.registry import Registry
 from whyfeed.agent.runtime import Runtime
 from whyfeed.agent.trace import Trace
@@ -140,7 +140,7 @@ class Desk:
             if written is not None:
                 suggestions = _with_draft(suggestions, written, k)
         if not suggestions and given is None:
-            given = Handover(NOTHING_GROUNDED[language], handover.summary(turns, language))
+            given = Handover(say("desk.nothing_grounded", language), handover.summary(turns, language))
         if noting and not (cancel is not None and cancel.is_set()):
             self._note_shown(conversation.id, suggestions, given)
         yield Suggestions(conversation.id, suggestions, given, posts, proposals, False, trace)
@@ -285,7 +285,7 @@ def _language(conversation: DeskConversation) -> str:
 def _handover(turns: Sequence[DeskTurn], language: str, fits: bool, proposals: Sequence[Proposal]) -> Handover | None:
     """Where somebody else is asked for, or nothing that is known comes near."""
     asked = next((proposal.why for proposal in proposals if proposal.name == "hand_over"), "")
-    reason = asked or ("" if fits else NOTHING_FITS[language])
+    reason = asked or ("" if fits else say("desk.nothing_fits", language))
     return Handover(reason, handover.summary(turns, language)) if reason else None
 
 

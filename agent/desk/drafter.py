@@ -15,6 +15,7 @@ from whyfeed.agent.desk.specifics import stems
 from whyfeed.agent.desk.suggestion import ReplySuggestion, Sentence
 from whyfeed.agent.desk.wishes import Wish
 from whyfeed.agent.llm.engine import ChatRequest, defuse
+from whyfeed.agent.phrases import say
 from whyfeed.agent.reasons.checks import plain
 from whyfeed.retrieval.desk.store import Case
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskTurn
@@ -92,7 +93,7 @@ class Drafter:
         )
         if not any(_helps(sentence) for sentence in sentences) or PLACEHOLDER.search(text):
             return None
-        final = ("" if language == "zh" else " ").join(sentence.text for sentence in sentences)
+        final = say("join.sentence", language).join(sentence.text for sentence in sentences)
         if any(turn.role == "agent" and turn.text.strip() == final for turn in turns[-4:]):
             return None  # it only repeats what was said
         id = "draft-" + hashlib.sha256(final.encode()).hexdigest()[:12]

@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from whyfeed.agent.desk.grounding import classify, split
 from whyfeed.agent.desk.lookups import facts_of
 from whyfeed.agent.desk.specifics import specifics
+from whyfeed.agent.phrases import say
 from whyfeed.agent.reasons.checks import plain
 from whyfeed.retrieval.desk.types import DeskTurn
 from whyfeed.retrieval.privacy.vault import CHIP
 
 QUOTE = 140  # characters
 GIVEN, FACTS = 6, 5
-_LINES = {
-    "en": ("The customer wants: “{}”", "They gave: {}.", "Looked up last: {}.", "Last said by us: “{}”", "; "),
-    "zh": ("客户的诉求：“{}”", "客户已提供：{}。", "最近查到：{}。", "我们最后说：“{}”", "；"),
-}
 _INTERNAL = re.compile(r"^(?:api ?name|id): ")
 
 
@@ -26,12 +23,11 @@ def summary(turns: Sequence[DeskTurn], language: str) -> str:
 
     Without a customer's words it is "". Nothing is put in other words, so nothing is made up.
     """
-    wants, gave, found, said, comma = _LINES["zh" if language.startswith("zh") else "en"]
     spoken = [turn.text for turn in turns if turn.role == "customer" and plain(turn.text)]
     if not spoken:
         return ""
     request = next((text for text in spoken if _requests(text)), spoken[0])
-    lines = [wants.format(_short(request))]
+    lines = [say("desk.summary.wants", language, quote=_short(request))]
     # A capital alone makes no name: it counts where a look-up knows it too.
     known = " ".join(f"{turn.item or ''} {turn.query or ''}" for turn in turns).casefold()
     given = [
@@ -42,13 +38,14 @@ def summary(turns: Sequence[DeskTurn], language: str) -> str:
         if s.kind != "name" or CHIP.fullmatch(text[s.start : s.end]) or s.value in known
     ]
     if given := list(dict.fromkeys(given)):
-        lines.append(gave.format(", ".join(given[:GIVEN])))
+        lines.append(say("desk.summary.gave", language, values=", ".join(given[:GIVEN])))
     item = next((turn.item for turn in reversed(turns) if turn.role == "knowledge" and turn.item), None)
     facts = [line for line in facts_of(item or {}) if not _INTERNAL.match(line)]
     if facts:
-        lines.append(found.format(comma.join(_short(fact, 60) for fact in facts[:FACTS])))
+        told = say("join.semicolon", language).join(_short(fact, 60) for fact in facts[:FACTS])
+        lines.append(say("desk.summary.found", language, facts=told))
     if last := next((turn.text for turn in reversed(turns) if turn.role == "agent" and turn.text), ""):
-        lines.append(said.format(_short(last)))
+        lines.append(say("desk.summary.said", language, quote=_short(last)))
     return "\n".join(lines)
 
 

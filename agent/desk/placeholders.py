@@ -11,6 +11,7 @@ from typing import Any
 from whyfeed.agent.desk.lookups import key_words, looked_up
 from whyfeed.agent.desk.specifics import HAN, Specific, specifics
 from whyfeed.agent.desk.suggestion import Citation
+from whyfeed.agent.phrases import say
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
 from whyfeed.retrieval.words import STOPWORDS, words
 
@@ -20,8 +21,6 @@ FORMS = 5  # times that a template was sent in another form before that form cou
 SPECIFIC = 3  # a word said in fewer conversations than this belongs to one case
 MOST_MISSING = 3
 _KINDS = {"money": "price", "am": "time", "pm": "time", "clock": "time"}
-_NAMED = {"chip": "personal value", "link": "link", "number": "number", "date": "date", "name": "name"}
-_NAMED_ZH = {"chip": "个人信息", "link": "链接", "number": "数字", "date": "日期", "name": "名称"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,8 +349,9 @@ def _occurs(specific: Specific, said: str) -> bool:
 def _collapsed(text: str) -> str:
     """One placeholder for what is one thing in Chinese: "北京{名称}路{数字}号{数字}楼" is "北京{名称}"."""
     text = re.sub(r"(\{[^{}]+\})(?:[^{}，。！？、；：,.!?;:\s]{0,6}\{[^{}]+\})+", r"\1", text)
+    name, number = say("missing.name", "zh"), say("missing.number", "zh")
     return re.sub(
-        r"(\{(?:地址|名称|数字)\})[^{}，。！？、；：,.!?;:\s]{0,6}?(?:号院|号楼|号|层|楼|路|街|室|栋|座|店)+(?=[，。！？、；：,.!?;:\s]|$)",
+        rf"(\{{(?:地址|{name}|{number})\}})[^{{}}，。！？、；：,.!?;:\s]{{0,6}}?(?:号院|号楼|号|层|楼|路|街|室|栋|座|店)+(?=[，。！？、；：,.!?;:\s]|$)",
         r"\1",
         text,
     )
@@ -412,18 +412,12 @@ def _named(text: str, specific: Specific) -> tuple[str, str]:
         head = re.search(r"([\u4e00-\u9fff]{1,12})(?:是|为|有|在|：|:|共|约|大概|消费)+\s*$", before)
         if head and (cut := [word for word in words(head[1]) if len(word) > 1 and word not in STOPWORDS]):
             return cut[-1], kept
-        return (
-            "时间"
-            if specific.unit in ("clock", "am", "pm")
-            else "价格"
-            if specific.unit == "money"
-            else _NAMED_ZH[specific.kind]
-        ), kept
+        return say(f"missing.{_KINDS.get(specific.unit, specific.kind)}", "zh"), kept
     if specific.unit in _KINDS:
-        return _KINDS[specific.unit], kept if specific.unit == "money" else ""
+        return say(f"missing.{_KINDS[specific.unit]}", "en"), kept if specific.unit == "money" else ""
     if specific.kind == "number" and specific.unit:
         return f"{specific.unit}s", kept
     head = re.search(r"([A-Za-z]{3,})(?: (?:is|are|was|of|at|number|no\.?))*[ :#'\"]*$", before)
     if head and head[1].casefold() not in STOPWORDS and specific.kind != "date":
         return head[1].casefold(), kept
-    return _NAMED[specific.kind], kept
+    return say(f"missing.{specific.kind}", "en"), kept

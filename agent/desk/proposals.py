@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from whyfeed.agent.desk.suggestion import Citation, Proposal
+from whyfeed.agent.phrases import say
 from whyfeed.retrieval.desk.types import DeskTurn, since_answer
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.privacy.vault import CHIP
@@ -53,14 +54,6 @@ _MONEY = re.compile(r"(?:[$€£¥￥]|\b(?:USD|EUR|GBP|CNY|RMB)\s?)\s?(\d[\d,]*
 _SUM = re.compile(r"[^\d\s-]{0,3}\s?(\d[\d,]*(?:\.\d+)?)\s?[^\d\s]{0,7}")
 _AMOUNT_FIELDS = (("refund", "退款"), ("amount", "total", "金额", "总"), ("price", "价"))
 _ITEM_FIELDS = ("item", "product", "商品", "产品")
-
-_WHY: Mapping[str, tuple[str, str]] = {
-    "refund": ("The customer asks for a refund, and the policy speaks of it", "客户要求退款，相关政策有规定"),
-    "replace": ("The customer asks for a replacement, and the policy speaks of it", "客户要求换货，相关政策有规定"),
-    "close": ("The customer has said goodbye and nothing is open", "客户已道别，没有未解决的问题"),
-    "person": ("The customer asks for a person", "客户要求人工服务"),
-    "legal": ("The customer speaks of legal steps", "客户提到法律途径"),
-}
 # fmt: on
 
 
@@ -77,16 +70,12 @@ def propose(turns: Sequence[DeskTurn], articles: Sequence[Post], language: str) 
             arguments: dict[str, Any] = {"order": _order(turns, place)}
             arguments |= {"amount": _amount(turns)} if name == "refund" else {"item": _item(turns)}
             said = Citation("conversation", str(place), quote)
-            found.append(Proposal(name, arguments, _why(name, language), (policy, said)))
+            found.append(Proposal(name, arguments, say(f"desk.why.{name}", language), (policy, said)))
     if handed := _hand_over(turns, language):
         found.append(handed)
     if not wishes and not handed and (bye := _goodbye(turns)):
-        found.append(Proposal("close", {}, _why("close", language), (bye,)))
+        found.append(Proposal("close", {}, say("desk.why.close", language), (bye,)))
     return found
-
-
-def _why(key: str, language: str) -> str:
-    return _WHY[key][language == "zh"]
 
 
 def _wishes(turns: Sequence[DeskTurn]) -> dict[str, tuple[int, str]]:
@@ -180,7 +169,7 @@ def _hand_over(turns: Sequence[DeskTurn], language: str) -> Proposal | None:
             for sentence in map(str.strip, _END.split(turns[place].text)) if turns[place].role == "customer" else ():
                 match = rule.search(sentence)
                 if match and not _NOT.search(sentence[: match.start()]):
-                    why = _why(key, language)
+                    why = say(f"desk.why.{key}", language)
                     cited = Citation("conversation", str(place), sentence)
                     return Proposal("hand_over", {"reason": why}, why, (cited,))
     return None

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from whyfeed.agent.desk.grounding import classify, split
+from whyfeed.agent.phrases import languages, say
 
 _SHORTER = re.compile(
     r"\b(?:short(?:er)?|brief(?:er|ly)?|concise|less words|cut it)\b|短一?点|简短|简洁|精简|短些", re.I
@@ -34,15 +36,6 @@ _CONTRACTIONS = (
 _CASUAL = (
     (r"^(?:hi|hey)\b", "Hello"), (r"\b(?:yeah|yep)\b", "yes"), (r"\b(?:ok|okay),\s*(\w)", r"\1"), (r"\bthanks\b", "thank you"),
 )  # fmt: skip
-_OPENING = {
-    "en": {"sorry": "I'm sorry about that.", "": "Thank you for your message."},
-    "zh": {"sorry": "很抱歉给您带来不便。", "": "感谢您的联系。"},
-}
-_CLOSING = {
-    "en": "Please let me know if there is anything else that I can help with.",
-    "zh": "如果还有其他问题，欢迎随时联系我们。",
-}
-_PHRASES = {phrase for opening in _OPENING.values() for phrase in opening.values()} | set(_CLOSING.values())
 _TROUBLE = re.compile(
     r"\b(?:sorry|unfortunately|cannot|can['’]t|not|unable|no longer)\b|抱歉|无法|不能|没有|不好意思", re.I
 )
@@ -81,19 +74,34 @@ class Wish:
 def apply(text: str, wish: Wish, language: str) -> str:
     """The text made shorter, warmer or more formal without a model; nothing that states anything is added."""
     language = "zh" if language.startswith("zh") else "en"
-    space = "" if language == "zh" else " "
     pieces = split(text, language)
     if wish.shorter:
-        pieces = [piece for piece in pieces if classify(piece) != "courtesy" and piece not in _PHRASES] or pieces[:1]
+        pieces = [
+            piece for piece in pieces if classify(piece) != "courtesy" and piece not in _own_sentences()
+        ] or pieces[:1]
     if wish.warmer:
         kinds = [classify(piece) for piece in pieces]
         if kinds and kinds[0] != "courtesy":
-            pieces.insert(0, _OPENING[language]["sorry" if _TROUBLE.search(text) else ""])
+            pieces.insert(0, say("desk.opening.sorry" if _TROUBLE.search(text) else "desk.opening.thanks", language))
         # After a question the customer is to answer, not to read on.
         if kinds and kinds[-1] not in ("courtesy", "question") and not wish.shorter:
-            pieces.append(_CLOSING[language])
-    text = space.join(pieces)
+            pieces.append(say("desk.closing", language))
+    text = say("join.sentence", language).join(pieces)
     return _formal(text, language) if wish.formal else text
+
+
+@cache
+def _own_sentences() -> frozenset[str]:
+    """What `apply` itself adds, in every language."""
+    return frozenset(
+        sentence
+        for language in languages()
+        for sentence in (
+            say("desk.opening.sorry", language),
+            say("desk.opening.thanks", language),
+            say("desk.closing", language),
+        )
+    )
 
 
 def _formal(text: str, language: str) -> str:

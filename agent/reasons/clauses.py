@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from whyfeed import prompts
 from whyfeed.agent.llm.engine import ChatRequest
+from whyfeed.agent.phrases import nested, noun, quoted, say
 from whyfeed.agent.reasons.checks import (
     OPENERS,
     Fault,
@@ -47,18 +48,6 @@ KEY, LESS = 260, 200  # of the sentences that matter most, and of the start of t
 TOKENS = {"en": 44, "zh": 52}  # 20 words, 30 characters, and room to see that it is too long
 QUOTE = {"en": 140, "zh": 70}  # characters of an extract
 Span = tuple[str, int, int]  # field of the post ("title" or "text"), start, end
-
-# What "this post" is called by the kind of thing that it is.
-NOUNS = {
-    "post": ("this post", "这篇帖子"),
-    "article": ("this article", "这篇文章"),
-    "video": ("this video", "这个视频"),
-    "product": ("this product", "这款商品"),
-    "artist": ("this artist", "这位艺术家"),
-    "person": ("this person", "这个人"),
-    "group": ("this group", "这个小组"),
-    "ad": ("this ad", "这则广告"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +132,16 @@ class ClauseBook:
 
     def extract(self, post: Post, language: str) -> Clause:
         """The post's own best sentence, quoted; its title when it has no text."""
-        noun = _noun(post, language)
+        called = noun(post.kind, language)
         found = next(iter(_ranked_sentences(post)), None)
         if found is None and not post.title.strip():
-            text = f"{noun}还没有文字可以引用" if language == "zh" else f"{noun} has no words of its own to quote"
-            return Clause(post.id, language, text, "extract", ())
+            return Clause(post.id, language, say("clause.none", language, noun=called), "extract", ())
         field, start, end = found or ("title", 0, len(post.title))
-        quoted = readable(" ".join(post.words_of(field)[start:end].split()))
-        quote = shorten(quoted, QUOTE[language]).translate(_INNER)
-        question = quote.rstrip("”\"')").endswith(("?", "？"))
-        if field == "title":
-            text = f"{noun}叫“{quote}”" if language == "zh" else f"{noun} is called “{quote}”"
-        elif language == "zh":
-            text = f"{noun}{'问道' if question else '写道'}：“{quote}”"
-        else:
-            text = f"{noun} {'asks' if question else 'says'}, “{quote}”"
+        sentence = readable(" ".join(post.words_of(field)[start:end].split()))
+        quote = shorten(sentence, QUOTE.get(language, QUOTE["en"]))
+        question = nested(quote, language).rstrip("”\"')").endswith(("?", "？"))
+        key = "clause.title" if field == "title" else "clause.asks" if question else "clause.says"
+        text = say(key, language, noun=called, quote=quoted(quote, language))
         return Clause(post.id, language, text, "extract", ((field, start, end),))
 
     # ---- inside ----
@@ -208,8 +192,8 @@ class ClauseBook:
                 continue
             chosen = twin or attempt
             spans = supporting_spans(chosen, post, self._embedder)
-            opener = NOUNS["post"][language == "zh"]
-            return Clause(post.id, language, _noun(post, language) + chosen[len(opener) :], "llm", spans)
+            opener = OPENERS[language].rstrip()
+            return Clause(post.id, language, noun(post.kind, language) + chosen[len(opener) :], "llm", spans)
         return self.extract(post, language)
 
 
@@ -222,14 +206,6 @@ def shorten(text: str, limit: int) -> str:
     if space > limit // 2:
         cut = cut[:space]
     return cut.rstrip(" ,;:.…-–—(，；：。、（") + "…"
-
-
-# A quote is put into “ ”: its own quotation marks become single ones.
-_INNER = str.maketrans({'"': "'", "“": "‘", "”": "’", "„": "‘", "«": "‘", "»": "’"})
-
-
-def _noun(post: Post, language: str) -> str:
-    return NOUNS.get(post.kind, NOUNS["post"])[language == "zh"]
 
 
 @cache

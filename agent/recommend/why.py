@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whyfeed.agent.answer import Answer, Claim, Evidence, Explanation, Reason
-from whyfeed.agent.phrases import listed, say, signal_word, source_word
+from whyfeed.agent.phrases import listed, say, share_of, signal_word, source_word
 from whyfeed.agent.recommend.pipeline import Ranking
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Language
@@ -57,10 +57,8 @@ def explain_presence(user: str, post: Post, document: dict[str, Any], language: 
     text = say(
         "why.from", language, sources=listed([source_word(name, language) for name in shown["sources"]], language)
     )
-    text += say(
-        "why.counted", language,
-        signals=listed([f"{signal_word(name, language)} ({value / total:.0%})" for name, value in best], language),
-    )  # fmt: skip
+    shares = [share_of(signal_word(name, language), value / total, language) for name, value in best]
+    text += say("why.counted", language, signals=listed(shares, language))
     would_change = []
     if shown["because"]:
         id, share = shown["because"][0]
@@ -71,7 +69,7 @@ def explain_presence(user: str, post: Post, document: dict[str, Any], language: 
     would_change.append(say("why.keep_out", language, topic=topic))
     return Explanation(
         user, post, True, shown["rank"], text, shown["score"], tuple(shown["sources"]), contributions,
-        reason=reason_from_json(shown["reason"]), would_change=("" if language == "zh" else " ").join(would_change),
+        reason=reason_from_json(shown["reason"]), would_change=say("join.sentence", language).join(would_change),
     )  # fmt: skip
 
 

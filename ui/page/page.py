@@ -21,9 +21,9 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 from starlette.middleware import Middleware
 
+from whyfeed.agent.phrases import languages, texts
 from whyfeed.retrieval.errors import HomeError
 from whyfeed.ui.page.session import Session
-from whyfeed.ui.page.texts import TEXTS
 from whyfeed.ui.page.theme import head, theme
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def build(agent: Agent, language: str | None = None) -> Any:
             js_on_load="\n".join(_read(name) for name in _SCRIPTS),
             apply_default_css=False,
             elem_id="whyfeed",
-            texts={name: dict(texts) for name, texts in TEXTS.items()},
+            texts={name: texts(name) for name in languages()},
         )
         timer = gr.Timer(_LOOK_SECONDS)
         common: dict[str, Any] = {

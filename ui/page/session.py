@@ -16,11 +16,11 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, Member, ReasonReady, StageStarted
+from whyfeed.agent.phrases import languages
 from whyfeed.retrieval.errors import WhyfeedError
 from whyfeed.retrieval.event import Event
 from whyfeed.ui.page.cards import EVENTS_READ, Cards, explanation, link, moment, said, short
 from whyfeed.ui.page.desk_session import DeskSession
-from whyfeed.ui.page.texts import LANGUAGES
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
@@ -48,7 +48,7 @@ class Session:
         self._awaited = 0  # how often to look for an answer that was begun before a reload
         self._version = 0
         self._written: dict[str, tuple[int, str]] = {}  # of each part: the version that it is of, and its JSON
-        self._language = language if language in LANGUAGES else "en"
+        self._language = language if language in languages() else "en"
         self._user: dict[str, Any] | None = None
         self._conversation = ""
         self._conversations: list[dict[str, Any]] = []
@@ -268,7 +268,7 @@ class Session:
     # -- acts ---------------------------------------------------------------------------------
 
     def _start(self, data: dict[str, Any]) -> None:
-        if data.get("language") in LANGUAGES:
+        if data.get("language") in languages():
             self._language = data["language"]
         self._check_status()
         self._topics = list(self._agent.topics(24))
@@ -284,7 +284,7 @@ class Session:
                 self._talk({"conversation": talk})
 
     def _set_language(self, data: dict[str, Any]) -> None:
-        if data["language"] in LANGUAGES:
+        if data["language"] in languages():
             self._language = data["language"]
 
     def _find_members(self, data: dict[str, Any]) -> None:

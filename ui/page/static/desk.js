@@ -376,7 +376,7 @@ Object.assign(acts, {
     const words = input.value.split(/[,，]\s*/).map((each) => each.trim()).filter(Boolean);
     const say = t(button.dataset.wish + ".say");
     const left = words.filter((each) => each !== say);
-    input.value = (left.length < words.length ? left : [...words, say]).join(language === "zh" ? "，" : ", ");
+    input.value = (left.length < words.length ? left : [...words, say]).join(t("desk.wish.comma"));
     wish();
   },
   "desk-close"(button) {

@@ -41,7 +41,7 @@ function label(scope) {
 function when(seconds) {
   if (seconds === null || seconds === undefined) return "";
   const days = (Date.now() / 1000 - seconds) / 86400;
-  const tag = language === "zh" ? "zh-CN" : "en";
+  const tag = t("language.tag");
   if (days < 0 || days >= 330) {
     return new Intl.DateTimeFormat(tag, { year: "numeric", month: "short" }).format(new Date(seconds * 1000));
   }
@@ -53,7 +53,7 @@ function when(seconds) {
 }
 
 const fullDate = (seconds) =>
-  seconds ? new Intl.DateTimeFormat(language === "zh" ? "zh-CN" : "en", { dateStyle: "long" }).format(new Date(seconds * 1000)) : "";
+  seconds ? new Intl.DateTimeFormat(t("language.tag"), { dateStyle: "long" }).format(new Date(seconds * 1000)) : "";
 
 /* ---- templates */
 

@@ -57,8 +57,8 @@ function remember() {
 }
 
 function speak(wanted) {
-  language = wanted === "zh" ? "zh" : "en";
-  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  language = wanted in props.texts ? wanted : "en";
+  document.documentElement.lang = t("language.tag");
   label(root);
   for (const button of findAll(".switch button")) {
     button.setAttribute("aria-pressed", String(button.dataset.language === language));
@@ -137,6 +137,12 @@ watch("value", () => {
   draw();
 });
 
+for (const [name, texts] of Object.entries(props.texts)) {
+  const button = make("language");
+  button.dataset.language = button.lang = name;
+  button.textContent = texts["language.short"];
+  find(".switch").append(button);
+}
 wear(document.documentElement.dataset.theme || "light");
 speak(store.get("language") ?? (navigator.language || "en").slice(0, 2));
 go("read");
