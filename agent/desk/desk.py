@@ -26,7 +26,7 @@ from whyfeed.agent.desk.suggestion import Handover, Proposal, ReplySuggestion, S
 from whyfeed.agent.phrases import NOTHING_FITS, NOTHING_GROUNDED
 from whyfeed.agent.registry import Registry
 from whyfeed.agent.runtime import Runtime
-from whyfeed.agent.trace import Trace
+from whyfeed.agent.trace import Status, Trace
 from whyfeed.agent.understanding.topics import detect_language
 from whyfeed.retrieval.desk.cases import CaseBook, Neighbour
 from whyfeed.retrieval.desk.situation import situation
@@ -157,7 +157,7 @@ class Desk:
             try:
                 written = self._drafter.draft(turns, cases, posts, language, wanted, cancel, on_text)
             except ModelError as exc:
-                record.status = f"failed: {exc}"
+                record.end(Status.FAILED, exc)
                 return None
             record.left = int(written is not None)
             return written

@@ -16,7 +16,7 @@ from whyfeed.agent.recommend.rules import in_force
 from whyfeed.agent.recommend.selection import Limits, choose, keep_allowed
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Request
-from whyfeed.agent.trace import StageRecord, Trace
+from whyfeed.agent.trace import StageRecord, Status, Trace
 from whyfeed.retrieval.arrays import Floats, Rows
 from whyfeed.retrieval.community import signals
 from whyfeed.retrieval.community import sources as source
@@ -197,7 +197,7 @@ def _judge(
     try:
         judged = judge.score(reader, [posts[candidate.post] for candidate in best], posts)
     except ModelError as exc:
-        record.status = f"failed: {exc}"
+        record.end(Status.FAILED, exc)
         record.left = len(candidates)
         return
     for candidate, probability in zip(best, judged, strict=True):
