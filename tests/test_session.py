@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.page_world import World
 from tests.world import NOW
 from whyfeed.agent.answer import Answer
-from whyfeed.ui.page.cards import Cards, safe_url
 from whyfeed.retrieval.store.conversations import Conversations
+from whyfeed.ui.page.cards import Cards, safe_url
 from whyfeed.ui.page.session import Session
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ class _OwnJudge:
 
 @dataclass(frozen=True, slots=True)
 class RoleState:
-    """The state of a role: off, missing, downloading, ready, failed or fallback; `why` it is so, where that is known."""
+    """State of a role: off, missing, downloading, ready, failed or fallback, and why where that is known."""
 
     name: str
     why: str = ""
