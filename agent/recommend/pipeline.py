@@ -24,7 +24,6 @@ from whyfeed.retrieval.community.candidate import Candidate
 from whyfeed.retrieval.community.reader import Reader, SteeringRule
 from whyfeed.retrieval.errors import ModelError
 
-NAMES = signals.CORE + signals.ASKED
 QUERY_LIMIT = 200
 RELEVANT = 0.35  # of a post that answers a query; below it whyfeed says that it found nothing closer
 UNRELATED = 0.55  # of the best match's relevance: what is below is not about the query
@@ -179,10 +178,10 @@ def _score(
     rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
     if not len(rows):
         return
-    measured = signals.measure(rows, reader, view.community, spread[rows], query, include)
-    scores = view.ranker.score(measured, NAMES).tolist()
+    measured = signals.measure(signals.SignalContext(rows, reader, view.community, spread[rows], query, include))
+    scores = view.ranker.score(measured, signals.MEASURED).tolist()
     for candidate, values, score in zip(candidates, measured.tolist(), scores, strict=True):
-        candidate.signals = dict(zip(NAMES, values, strict=True))
+        candidate.signals = dict(zip(signals.MEASURED, values, strict=True))
         candidate.score = score
         candidate.probability = view.ranker.probability(score)
 

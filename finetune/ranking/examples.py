@@ -150,7 +150,7 @@ def _group(
     free, hard = np.flatnonzero(possible), np.flatnonzero(possible & brought)
     negatives = np.unique(np.concatenate([_drawn(community, positives, pool, as_fresh, rng) for pool in (hard, free)]))
     rows = np.concatenate([positives, negatives])
-    measured = signals.measure(rows, reader, community, spread[rows])[:, : len(signals.CORE)]
+    measured = signals.measure(signals.SignalContext(rows, reader, community, spread[rows]), signals.CORE)
     return Group(
         user=reader.user,
         window=window,
