@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from whyfeed.agent.recommend.filters import FilterContext, Limits, keep_allowed
 from whyfeed.agent.recommend.judge import Judge
 from whyfeed.agent.recommend.rules import in_force
-from whyfeed.agent.recommend.selection import Limits, choose, keep_allowed
+from whyfeed.agent.recommend.selection import choose
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Request
 from whyfeed.agent.trace import StageRecord, Status, Trace
@@ -68,7 +69,12 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
         spread = signals.spread(reader, community, reach)
         query = _asked(view, request, task.like)
         include = _included(view, rules, request)
-        candidates = source.gather(_sources(view, spread, query, include, task.seed), reader, community)
+        if query is not None:
+            sources: list[source.Source] = [source.AskedSource("query", query)]
+        else:
+            given = source.SourceContext(view.store, community, view.topics, spread, include, task.seed)
+            sources = [make(given) for make in source.SOURCES]
+        candidates = source.gather(sources, reader, community)
         record.left = len(candidates)
         record.note = _brought(candidates)
 
@@ -80,7 +86,7 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
             shown=frozenset(task.shown),
             unrelated=_unrelated(rows, query),
         )
-        allowed = keep_allowed(candidates, reader, community, limits, trace, record)
+        allowed = keep_allowed(candidates, FilterContext(rows, reader, community, limits), trace, record)
         record.left = len(allowed)
 
     with trace.stage("rank", len(allowed)) as record:
@@ -102,25 +108,6 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
 
 
 # ---- inside ----
-
-
-def _sources(
-    view: View, spread: Floats, query: dict[int, float] | None, include: dict[int, float], seed: str
-) -> list[source.Source]:
-    community = view.community
-    if query is not None:
-        return [source.AskedSource("query", query)]
-    return [
-        source.InterestSource(community, view.topics),
-        source.CooccurrenceSource(spread),
-        source.NextSource(community),
-        source.TextSource(view.store, view.topics),
-        source.PeopleSource(community),
-        source.FreshSource(community),
-        source.PopularSource(community),
-        source.AskedSource("include", include),
-        source.ExploreSource(community, seed),
-    ]
 
 
 def _asked(view: View, request: Request, like: Sequence[int]) -> dict[int, float] | None:
