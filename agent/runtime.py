@@ -35,7 +35,7 @@ class Runtime:
         self.models = Models(settings)
         book = ClauseBook(self.store, self.models.writer, self.embedder)
         self._worker = ClauseWorker(book)
-        self.explainer = Explainer(book, self._worker, lambda: self.models.describe("writer"))
+        self.explainer = Explainer(book, self._worker, lambda: self.models.state("writer"))
         self.recommender = Recommender(
             self.store, self.conversations, views, self.models, clock,
             explainer=self.explainer, foreground=self._worker.foreground, judged=settings.judged,

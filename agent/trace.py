@@ -9,32 +9,48 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
+
+
+class Status(StrEnum):
+    """How a stage went; why is said in the record's `detail`."""
+
+    OK = "ok"
+    OFF = "off"  # asked for, but there is no model for it
+    FAILED = "failed"
+    FALLBACK = "fallback"  # the stage gave an answer in a simpler way than was meant
 
 
 @dataclass(slots=True)
 class StageRecord:
-    """One stage of one request. `removed` counts by reason code; `status` is ok, off, or failed: ..."""
+    """One stage of one request. `removed` counts by reason code; `detail` says why `status` is not ok."""
 
     name: str
     ms: float = 0.0
     entered: int = 0
     left: int = 0
     removed: dict[str, int] = field(default_factory=dict)
-    status: str = "ok"
+    status: Status = Status.OK
+    detail: str = ""
     note: str = ""
 
+    def end(self, status: Status, detail: object) -> None:
+        """Say how the stage went and why, in words or by the exception that was raised."""
+        self.status, self.detail = status, str(detail)
+
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract."""
+        """The shape of the contract. `detail` and `note` are there when they say something."""
         document = {
             "name": self.name,
             "ms": round(self.ms, 1),
             "in": self.entered,
             "out": self.left,
             "removed": self.removed,
-            "status": self.status,
+            "status": self.status.value,
         }
-        return {**document, "note": self.note} if self.note else document
+        told = {"detail": self.detail, "note": self.note}
+        return document | {key: text for key, text in told.items() if text}
 
 
 @dataclass(slots=True)
@@ -61,7 +77,7 @@ class Trace:
         try:
             yield record
         except Exception as exc:
-            record.status = f"failed: {exc}"
+            record.end(Status.FAILED, exc)
             raise
         finally:
             record.ms = (time.perf_counter() - start) * 1000

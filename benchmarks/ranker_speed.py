@@ -241,8 +241,8 @@ def _core(agent: Agent, count: int) -> None:
 
         def rank(reader: Any = reader, rows: Any = rows) -> None:
             spread = signals.spread(reader, community, signals.reach(reader, community))
-            measured = signals.measure(rows, reader, community, spread[rows])
-            ranker.score(measured, [*signals.CORE, *signals.ASKED])
+            measured = signals.measure(signals.SignalContext(rows, reader, community, spread[rows]))
+            ranker.score(measured, signals.MEASURED)
 
         rank()
         times.append(_seconds(rank))

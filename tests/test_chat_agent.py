@@ -139,7 +139,7 @@ def test_a_model_that_fails_leaves_the_turn_to_the_plan_and_the_trace_says_so(
     assert len(answer.items) == 5
     stage = answer.to_chat_json()["trace"]["stages"][0]
     assert stage["name"] == "understand"
-    assert stage["status"] == f"fallback: the agent failed: {trouble}"
+    assert (stage["status"], stage["detail"]) == ("fallback", f"the agent failed: {trouble}")
 
 
 def test_a_model_that_calls_in_circles_ends(talking: Callable[..., Talk]) -> None:

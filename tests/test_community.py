@@ -15,7 +15,7 @@ from scipy import sparse
 
 from tests.conftest import arrays, of_reader
 from tests.world import DAY, NOW, START, TOPICS, WORDS, World, make_world
-from whyfeed.agent.recommend.pipeline import NAMES, Ranking, Task, run
+from whyfeed.agent.recommend.pipeline import Ranking, Task, run
 from whyfeed.agent.recommend.ranker import Ranker
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Request
@@ -329,33 +329,34 @@ def measured(view: View, user: str, rows: Sequence[int] | Rows) -> Floats:
     reader = view.reader(user)
     spread = signals.spread(reader, view.community, signals.reach(reader, view.community))
     every = np.asarray(rows, dtype=np.int64)
-    return signals.measure(every, reader, view.community, spread[every], {3: 0.5}, {4: 0.25})
+    return signals.measure(signals.SignalContext(every, reader, view.community, spread[every], {3: 0.5}, {4: 0.25}))
 
 
 def test_signals_are_in_their_ranges_and_mean_what_they_say(view: View, world: World) -> None:
     community = view.community
+    ranges = {signal.name: signal.range for signal in signals.TABLE}
     for user in ("u0", "u1", "u7", "u20", "newcomer"):
-        values = dict(zip(NAMES, measured(view, user, np.arange(len(community))).T, strict=True))
+        values = dict(zip(signals.MEASURED, measured(view, user, np.arange(len(community))).T, strict=True))
         for name, column in values.items():
             assert np.isfinite(column).all(), name
-            low = -1.0001 if name in ("interest", "recent") else -1e-6
-            assert low <= column.min() <= column.max() <= 1.0001, name
+            low, high = ranges[name]
+            assert low - 1e-4 <= column.min() <= column.max() <= high + 1e-4, name
         assert values["query"].nonzero()[0].tolist() == [3]
         assert values["include"].nonzero()[0].tolist() == [4]
         if taste := world.tastes[user]:
             own = np.array([world.topic_of.get(id) in taste for id in community.ids])
             for name in ("interest", "cooccurrence", "community"):
                 assert values[name][own].mean() > values[name][~own].mean() + 0.1, name
-    hidden = dict(zip(NAMES, measured(view, "u7", [community.row_of["sailing-twin-b"]])[0], strict=True))
+    hidden = dict(zip(signals.MEASURED, measured(view, "u7", [community.row_of["sailing-twin-b"]])[0], strict=True))
     assert hidden["disliked"] > 0.9
-    assert not measured(view, "u1", np.arange(len(community)))[:, NAMES.index("disliked")].any()
+    assert not measured(view, "u1", np.arange(len(community)))[:, signals.MEASURED.index("disliked")].any()
 
 
 def test_people_whom_a_reader_replies_to_count(store: Store, view: View) -> None:
     author = view.community.authors[view.community.row_of["clocks-0"]]
     other = view.community.row_of["clocks-5"]
     assert view.community.authors[other] == author
-    place = NAMES.index("people")
+    place = signals.MEASURED.index("people")
     before = measured(view, "newcomer", [other])[0, place]
     store.append(act("newcomer", "clocks-0", "comment"))
     view.community.take_in(store)

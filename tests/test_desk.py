@@ -413,7 +413,8 @@ def test_a_writer_that_fails_takes_no_suggestion_away(desk_home: Path, still: De
 
 def test_the_trace_says_that_the_writer_failed(desk_home: Path) -> None:
     found = drafted(desk_home, ModelError("the model is out"))
-    assert [stage.status for stage in found.trace.stages if stage.name == "draft"] == ["failed: the model is out"]
+    (stage,) = [stage for stage in found.trace.stages if stage.name == "draft"]
+    assert (stage.status, stage.detail) == ("failed", "the model is out")
 
 
 def test_a_cancelled_draft_is_neither_offered_nor_noted(desk_home: Path) -> None:

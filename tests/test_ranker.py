@@ -17,43 +17,42 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.world import DAY, START, Row, write_rows
-from whyfeed.agent.recommend.pipeline import NAMES
 from whyfeed.agent.recommend.ranker import HAND_SET, MODEL, MODEL_FILE, NOT_FITTED, Ranker
 from whyfeed.agent.registry import Registry
 from whyfeed.finetune.gate import Outcome
 from whyfeed.finetune.ranking.examples import Group, groups
 from whyfeed.finetune.ranking.fit import ENOUGH, FITTED, fit
 from whyfeed.retrieval.community.embedder import HashEmbedder
-from whyfeed.retrieval.community.signals import CORE, SIGNALS
+from whyfeed.retrieval.community.signals import CORE, MEASURED, SIGNALS
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.store.exchange import import_folder
 from whyfeed.retrieval.store.store import Store
 
 # ---- scores
 
-_signals = arrays(np.float32, st.tuples(st.integers(1, 9), st.just(len(NAMES))), elements=st.floats(-1, 1, width=32))
+_signals = arrays(np.float32, st.tuples(st.integers(1, 9), st.just(len(MEASURED))), elements=st.floats(-1, 1, width=32))
 
 
 @given(_signals, st.randoms(use_true_random=False))
 def test_a_score_does_not_depend_on_the_others_to_the_bit(signals: np.ndarray, rng: random.Random) -> None:
     ranker = Ranker(bias=0.1)
-    together = ranker.score(signals, NAMES)
+    together = ranker.score(signals, MEASURED)
     assert together.shape == (len(signals),)
     for row, score in zip(signals, together, strict=True):
-        assert ranker.score(row[None, :], NAMES).tobytes() == score.tobytes()
+        assert ranker.score(row[None, :], MEASURED).tobytes() == score.tobytes()
     order = list(range(len(signals)))
     rng.shuffle(order)
-    assert ranker.score(signals[order], NAMES).tobytes() == together[order].tobytes()
+    assert ranker.score(signals[order], MEASURED).tobytes() == together[order].tobytes()
 
 
 def test_a_score_is_the_sum_of_what_each_signal_adds() -> None:
     ranker = Ranker(bias=-2.0, calibrated=True)
-    values = dict(zip(NAMES, np.linspace(0, 1, len(NAMES)), strict=True))
-    score = float(ranker.score(np.array([list(values.values())], dtype=np.float32), NAMES)[0])
+    values = dict(zip(MEASURED, np.linspace(0, 1, len(MEASURED)), strict=True))
+    score = float(ranker.score(np.array([list(values.values())], dtype=np.float32), MEASURED)[0])
     parts = ranker.contributions(values)
     assert sum(parts.values()) - 2.0 == pytest.approx(score, abs=1e-5)
     assert [abs(part) for part in parts.values()] == sorted((abs(part) for part in parts.values()), reverse=True)
-    assert ranker.score(np.zeros((0, len(NAMES)), dtype=np.float32), NAMES).shape == (0,)
+    assert ranker.score(np.zeros((0, len(MEASURED)), dtype=np.float32), MEASURED).shape == (0,)
 
 
 def test_an_unknown_signal_is_refused() -> None:

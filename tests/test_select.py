@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.world import NOW
+from whyfeed.agent.recommend.filters import FILTERS, Filter, FilterContext, Limits, keep_allowed
 from whyfeed.agent.recommend.pipeline import Task, run
-from whyfeed.agent.recommend.selection import DUPLICATE_COSINE, PER_AUTHOR, Limits, choose, keep_allowed
+from whyfeed.agent.recommend.selection import DUPLICATE_COSINE, PER_AUTHOR, choose
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Request
 from whyfeed.agent.trace import StageRecord, Trace
@@ -216,10 +217,12 @@ def test_whatever_comes_the_list_keeps_its_promises(shelf: Make, data: st.DataOb
 # ---- filtering
 
 
-def filtered(here: Shelf, limits: Limits | None = None) -> dict[str, str]:
+def filtered(here: Shelf, limits: Limits | None = None, filters: Sequence[Filter] = FILTERS) -> dict[str, str]:
     trace, record = Trace(), StageRecord("filter")
     candidates = here.candidates(dict.fromkeys(here.community.ids, 0.0))
-    kept = keep_allowed(candidates, here.reader, here.community, limits or Limits(), trace, record)
+    rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
+    given = FilterContext(rows, here.reader, here.community, limits or Limits())
+    kept = keep_allowed(candidates, given, trace, record, filters)
     codes = {post: reason for post, (_, reason) in trace.removed.items()}
     assert Counter(codes.values()) == Counter(record.removed)
     assert {candidate.post for candidate in kept} == set(here.community.ids) - set(codes)
@@ -245,6 +248,16 @@ def test_the_first_filter_that_fits_is_the_one_that_is_said(shelf: Make) -> None
     here = shelf(far_apart(3), {"p00": "me"}, likes=["p00"], hides=["p01"])
     limits = Limits(excluded=dict.fromkeys(range(3), "e1"), shown=frozenset(range(3)), unrelated=frozenset(range(3)))
     assert filtered(here, limits) == {"p00": "own", "p01": "hidden", "p02": "rule:e1"}
+
+
+def test_one_entry_and_one_function_are_a_filter(shelf: Make) -> None:
+    def late(given: FilterContext) -> list[int]:
+        return [row for row in given.rows.tolist() if given.community.ids[row] > "p02"]
+
+    here = shelf(far_apart(6), {"p04": "me"}, hides=["p05"])
+    toy = Filter("late", "what comes late", late, detail=lambda given, row: given.community.ids[row])
+    assert filtered(here, filters=(*FILTERS, toy)) == {"p03": "late:p03", "p04": "own", "p05": "hidden"}
+    assert filtered(here, filters=(toy, *FILTERS)) == {id: f"late:{id}" for id in ("p03", "p04", "p05")}
 
 
 @pytest.mark.parametrize("user", ["u1", "u7", "u20", "newcomer"])

@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.page_world import World
+from tests.world import NOW
+from whyfeed.agent.answer import Answer
+from whyfeed.retrieval.store.conversations import Conversations
 from whyfeed.ui.page.cards import Cards, safe_url
 from whyfeed.ui.page.session import Session
 
@@ -267,6 +270,30 @@ def test_behind_shows_the_stages_of_the_last_answers_and_the_ledger() -> None:
     assert [stage["name"] for stage in behind["traces"][0]["stages"]] == ["understand", "retrieve", "rank", "select"]
     assert behind["traces"][0]["asked"] == "What should I read?"
     assert len(behind["events"]) == 7
+
+
+def test_a_trace_of_an_earlier_version_is_still_read(agent: Agent) -> None:
+    """Its status was one string, cause and all."""
+    user = agent.members(limit=1)[0].id
+    *_, answer = agent.chat(user, "What should I read?")
+    assert isinstance(answer, Answer)
+    kept, said = Conversations(agent.store), answer.to_chat_json()
+    (document,) = kept.traces(user)
+    for trace in (document, said["trace"]):
+        for stage in trace["stages"]:
+            stage.pop("detail", None)
+            stage["status"] = "failed: the model is out"
+    shown, gone = answer.items[0].post.id, next(iter(document["removed"]))
+    before = agent.why(user, shown), agent.why_not(user, gone)
+    kept.remember(user, NOW, document, (answer.conversation, answer.text, said))
+    assert (agent.why(user, shown), agent.why_not(user, gone)) == before
+    session = Session(agent)
+    session.act({"do": "start", "language": "en"})
+    session.act({"do": "choose", "user": user})
+    session.act({"do": "talk", "conversation": answer.conversation})
+    session.act({"do": "behind"})
+    stages = session.view()["behind"]["traces"][0]["stages"]
+    assert {stage["status"] for stage in stages} == {"failed: the model is out"}
 
 
 class Tab:

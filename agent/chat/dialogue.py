@@ -22,7 +22,7 @@ from whyfeed.agent.recommend.profile import describe
 from whyfeed.agent.recommend.rules import in_force
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Horizon, Language, Request
-from whyfeed.agent.trace import Trace
+from whyfeed.agent.trace import Status, Trace
 from whyfeed.agent.understanding.topics import detect_language
 from whyfeed.agent.understanding.understander import Context
 from whyfeed.retrieval.errors import ModelError, UnknownPost
@@ -70,19 +70,20 @@ class Dialogue:
         yield StageStarted("understand")
         self._text = text
         self._runtime.conversations.add(self._conversation, "user", text, self._runtime.clock())
-        why = ""
+        why: ModelError | None = None
         if text and self._planner is not None:
             try:
                 yield from self._planned(self._planner, text)
                 return
             except ModelError as exc:
-                why = f"fallback: {exc}"
+                why = exc
                 self._trace = Trace()
                 self._runtime.models.check_server()
         with self._trace.stage("understand") as record:
             request = self._pending(self._runtime.understander().understand(text, self._context()))
             record.note = request.by
-            record.status = why or "ok"
+            if why is not None:
+                record.end(Status.FALLBACK, why)
         yield from self._act(request) if text else self._say(request, say("chat.empty", request.language))
 
     def _planned(self, planner: Planner, text: str) -> Iterator[ChatEvent]:

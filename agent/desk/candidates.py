@@ -48,25 +48,42 @@ class Found:
     fits: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What the desk has learnt from past conversations, and the replies that the team has saved, by id."""
+
+    book: CaseBook
+    ranker: ReplyRanker
+    slots: SlotBook
+    replies: Mapping[str, SavedReply]
+
+
+@dataclass(frozen=True, slots=True)
+class DeskRequest:
+    """One request: the conversation, what comes near it, the language to answer in, and what was typed so far."""
+
+    turns: Sequence[DeskTurn]
+    neighbours: Sequence[Neighbour]
+    articles: Sequence[Post]
+    language: str
+    draft: str
+
+
 class Pool:
     """Candidates of one request. Saved replies compete with each other, replies in an agent's own words too;
     how often either was sent in like situations decides between them."""
 
-    def __init__(
-        self, book: CaseBook, ranker: ReplyRanker, slots: SlotBook, replies: Mapping[str, SavedReply],
-        turns: Sequence[DeskTurn], neighbours: Sequence[Neighbour], articles: Sequence[Post], language: str,
-        draft: str,
-    ) -> None:  # fmt: skip
-        self._book = book
-        self._ranker = ranker
-        self._slots = slots
-        self._replies = replies
-        self._turns = turns
-        self._neighbours = neighbours
-        self._articles = articles
-        self._language = language
-        self._draft = draft
-        self._cases = {neighbour.case.id: neighbour for neighbour in neighbours}
+    def __init__(self, known: Knowledge, request: DeskRequest) -> None:
+        self._book = known.book
+        self._ranker = known.ranker
+        self._slots = known.slots
+        self._replies = known.replies
+        self._turns = request.turns
+        self._neighbours = request.neighbours
+        self._articles = request.articles
+        self._language = request.language
+        self._draft = request.draft
+        self._cases = {neighbour.case.id: neighbour for neighbour in request.neighbours}
 
     def ranked(self, without: Collection[str]) -> list[Scored]:
         """Every candidate with its probability, the likeliest first; an agent's own edit in a like situation leads."""

@@ -17,7 +17,7 @@ from whyfeed.agent.desk import handover
 from whyfeed.agent.desk import wishes as wish
 from whyfeed.agent.desk.actions import Actions, Decision, Pending
 from whyfeed.agent.desk.articles import DeskPosts
-from whyfeed.agent.desk.candidates import Pool, own_chips
+from whyfeed.agent.desk.candidates import DeskRequest, Knowledge, Pool, own_chips
 from whyfeed.agent.desk.drafter import Drafter
 from whyfeed.agent.desk.placeholders import SlotBook
 from whyfeed.agent.desk.proposals import propose
@@ -26,15 +26,15 @@ from whyfeed.agent.desk.suggestion import Handover, Proposal, ReplySuggestion, S
 from whyfeed.agent.phrases import say
 from whyfeed.agent.registry import Registry
 from whyfeed.agent.runtime import Runtime
-from whyfeed.agent.trace import Trace
+from whyfeed.agent.trace import Status, Trace
 from whyfeed.agent.understanding.topics import detect_language
-from whyfeed.retrieval.desk.cases import CaseBook, Neighbour
+from whyfeed.retrieval.desk.cases import CaseBook
 from whyfeed.retrieval.desk.situation import situation
 from whyfeed.retrieval.desk.store import DeskStore, masked, masked_value
 from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply, since_answer
 from whyfeed.retrieval.errors import ModelError
 from whyfeed.retrieval.event import Event
-from whyfeed.retrieval.post import Post, clean_text
+from whyfeed.retrieval.post import clean_text
 from whyfeed.retrieval.privacy.vault import Vault
 
 MOST = 10  # suggestions at once
@@ -107,20 +107,19 @@ class Desk:
             neighbours = self.book.like(now, conversation.id)
             record.left = len(neighbours)
         with trace.stage("articles") as record:
-            articles = self._posts.articles(now.asked) if now.asked else []
+            articles = [article for article, _ in self._posts.articles(now.asked)] if now.asked else []
             record.left = len(articles)
         refused = self._refused(conversation.id)
-        pool = Pool(
-            self.book, self._ranker or ReplyRanker(), self._slots, self._replies, turns, neighbours,
-            [article for article, _ in articles], language, draft,
-        )  # fmt: skip
+        known = Knowledge(self.book, self._ranker or ReplyRanker(), self._slots, self._replies)
+        request = DeskRequest(turns, neighbours, articles, language, draft)
+        pool = Pool(known, request)
         with trace.stage("rank") as record:
             scored = pool.ranked(refused)
-            record.left, record.note = len(scored), (self._ranker or ReplyRanker()).origin
+            record.left, record.note = len(scored), known.ranker.origin
         with trace.stage("ground", len(scored)) as record:
             found = pool.choose(scored, k, record)
             record.left = len(found.suggestions)
-        proposals = tuple(propose(turns, [article for article, _ in articles], language))
+        proposals = tuple(propose(turns, articles, language))
         given = _handover(turns, language, found.fits, proposals)
         suggestions = tuple(_as_wanted(each, asked_for) for each in found.suggestions) if found.fits else ()
         with trace.stage("posts") as record:
@@ -136,7 +135,7 @@ class Desk:
             if noting:
                 self._note_shown(conversation.id, suggestions, given)
             yield Suggestions(conversation.id, suggestions, given, posts, proposals, True, trace)
-            written = self._written(trace, turns, neighbours, articles, language, wanted, cancel, on_text)
+            written = self._written(trace, request, wanted, cancel, on_text)
             if written is not None:
                 suggestions = _with_draft(suggestions, written, k)
         if not suggestions and given is None:
@@ -146,18 +145,18 @@ class Desk:
         yield Suggestions(conversation.id, suggestions, given, posts, proposals, False, trace)
 
     def _written(
-        self, trace: Trace, turns: Sequence[DeskTurn], neighbours: Sequence[Neighbour],
-        articles: Sequence[tuple[Post, float]], language: str, wanted: str, cancel: threading.Event | None,
+        self, trace: Trace, request: DeskRequest, wanted: str, cancel: threading.Event | None,
         on_text: Callable[[str], None] | None,
     ) -> ReplySuggestion | None:  # fmt: skip
         """The writer's draft; the trace says when it fails."""
-        cases = [replace(each.case, text=own_chips(each.case.text, turns)) for each in neighbours[:2]]
-        posts = [article for article, _ in articles[:2]]
+        cases = [replace(each.case, text=own_chips(each.case.text, request.turns)) for each in request.neighbours[:2]]
         with trace.stage("draft") as record:
             try:
-                written = self._drafter.draft(turns, cases, posts, language, wanted, cancel, on_text)
+                written = self._drafter.draft(
+                    request.turns, cases, request.articles[:2], request.language, wanted, cancel, on_text
+                )
             except ModelError as exc:
-                record.status = f"failed: {exc}"
+                record.end(Status.FAILED, exc)
                 return None
             record.left = int(written is not None)
             return written

@@ -116,6 +116,17 @@ class RoleSlot:
         return MeteredEngine(engine, self._role, self._usage)
 
 
+@dataclass(frozen=True, slots=True)
+class RoleState:
+    """State of a role: off, missing, downloading, ready, failed or fallback, and why where that is known."""
+
+    name: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})" if self.why else self.name
+
+
 class Models:
     """Writer and ranker LLM. A role without a usable model answers None, and `status` says why."""
 
@@ -214,10 +225,14 @@ class Models:
         """By role: name, state (off, missing, downloading, ready, failed), bytes done and total, and why."""
         return {role: self._status(role) for role in ROLES}
 
-    def describe(self, role: Role) -> str:
-        """The state of a role in a few words, with the cause when it failed."""
+    def state(self, role: Role) -> RoleState:
+        """The state of a role, with the cause when it failed."""
         status = self._status(role)
-        return f"{status['state']} ({status['why']})" if "why" in status else str(status["state"])
+        return RoleState(str(status["state"]), str(status.get("why", "")))
+
+    def describe(self, role: Role) -> str:
+        """`state` in a few words."""
+        return str(self.state(role))
 
     def close(self) -> None:
         """Stop a download and unload the engines."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from whyfeed.agent.answer import Item
 from whyfeed.agent.llm.engine import Deadline
+from whyfeed.agent.llm.roles import RoleState
 from whyfeed.agent.reasons.clause_worker import ClauseWorker
 from whyfeed.agent.reasons.clauses import Clause, ClauseBook
 from whyfeed.agent.reasons.reader_half import Facts, explain
@@ -15,6 +16,7 @@ from whyfeed.agent.recommend.attribution import Attribution
 from whyfeed.agent.recommend.pipeline import Ranking
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Request
+from whyfeed.agent.trace import Status
 from whyfeed.retrieval.community.candidate import Candidate
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.post import Post
@@ -52,7 +54,7 @@ class Prepared:
 class Explainer:
     """Joins the reader's half of a reason, made here and now, with the post's half, which is kept."""
 
-    def __init__(self, book: ClauseBook, worker: ClauseWorker, writer_state: Callable[[], str]) -> None:
+    def __init__(self, book: ClauseBook, worker: ClauseWorker, writer_state: Callable[[], RoleState]) -> None:
         self.book = book
         self._worker = worker
         self._writer_state = writer_state
@@ -94,8 +96,8 @@ class Explainer:
             record.note = f"{ready} ready"
             writer = self.book.writer_name()
             state = self._writer_state()
-            if state.startswith("fallback"):
-                record.status = state
+            if state.name == "fallback":
+                record.end(Status.FALLBACK, state.why)
             elif writer is None:
                 record.note += f"; the writer is {state}: quotes serve"
         ranking.trace.models["writer"] = writer or "none"
@@ -133,7 +135,7 @@ class Explainer:
                 why = (
                     "time was up" if late else "stopped" if cancel.is_set() else f"the writer is {self._writer_state()}"
                 )
-                record.status = f"fallback: {len(missing) - record.left} of {len(missing)} quoted, {why}"
+                record.end(Status.FALLBACK, f"{len(missing) - record.left} of {len(missing)} quoted, {why}")
 
     def ahead(self, posts: Sequence[Post], language: str) -> None:
         """Have clauses made in the background, for posts that will soon be shown."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from whyfeed.agent.recommend.pipeline import NAMES, Ranking
+from whyfeed.agent.recommend.pipeline import Ranking
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.retrieval.community import signals
 from whyfeed.retrieval.community.candidate import Because, Candidate
@@ -67,7 +67,9 @@ class Attribution:
         weighted = [shares.get(own, 0.0) * weight for own, weight in zip(left.rows.tolist(), left.weights, strict=True)]
         history = sum(weighted)
         spread = np.array([history / max(float(left.weights.sum()), 1e-9)], dtype=np.float32)
-        measured = np.array([[candidate.signals.get(name, 0.0) for name in NAMES]], dtype=np.float32)
         row_alone = np.array([candidate.row], dtype=np.int64)
-        measured[:, : len(signals.HISTORY)] = signals.measure_history(row_alone, left, community, spread)
-        return float(ranker.score(measured, NAMES)[0]) + ranker.weights["llm"] * candidate.signals.get("llm", 0.0)
+        history = signals.measure(signals.SignalContext(row_alone, left, community, spread), signals.HISTORY)
+        values = {**candidate.signals, **dict(zip(signals.HISTORY, history[0].tolist(), strict=True))}
+        measured = np.array([[values.get(name, 0.0) for name in signals.MEASURED]], dtype=np.float32)
+        scores = ranker.score(measured, signals.MEASURED)
+        return float(scores[0]) + ranker.weights["llm"] * candidate.signals.get("llm", 0.0)

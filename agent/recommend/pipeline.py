@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from whyfeed.agent.recommend.filters import FilterContext, Limits, keep_allowed
 from whyfeed.agent.recommend.judge import Judge
 from whyfeed.agent.recommend.rules import in_force
-from whyfeed.agent.recommend.selection import Limits, choose, keep_allowed
+from whyfeed.agent.recommend.selection import choose
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Request
-from whyfeed.agent.trace import StageRecord, Trace
+from whyfeed.agent.trace import StageRecord, Status, Trace
 from whyfeed.retrieval.arrays import Floats, Rows
 from whyfeed.retrieval.community import signals
 from whyfeed.retrieval.community import sources as source
@@ -24,7 +25,6 @@ from whyfeed.retrieval.community.candidate import Candidate
 from whyfeed.retrieval.community.reader import Reader, SteeringRule
 from whyfeed.retrieval.errors import ModelError
 
-NAMES = signals.CORE + signals.ASKED
 QUERY_LIMIT = 200
 RELEVANT = 0.35  # of a post that answers a query; below it whyfeed says that it found nothing closer
 UNRELATED = 0.55  # of the best match's relevance: what is below is not about the query
@@ -69,7 +69,12 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
         spread = signals.spread(reader, community, reach)
         query = _asked(view, request, task.like)
         include = _included(view, rules, request)
-        candidates = source.gather(_sources(view, spread, query, include, task.seed), reader, community)
+        if query is not None:
+            sources: list[source.Source] = [source.AskedSource("query", query)]
+        else:
+            given = source.SourceContext(view.store, community, view.topics, spread, include, task.seed)
+            sources = [make(given) for make in source.SOURCES]
+        candidates = source.gather(sources, reader, community)
         record.left = len(candidates)
         record.note = _brought(candidates)
 
@@ -81,7 +86,7 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
             shown=frozenset(task.shown),
             unrelated=_unrelated(rows, query),
         )
-        allowed = keep_allowed(candidates, reader, community, limits, trace, record)
+        allowed = keep_allowed(candidates, FilterContext(rows, reader, community, limits), trace, record)
         record.left = len(allowed)
 
     with trace.stage("rank", len(allowed)) as record:
@@ -103,25 +108,6 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
 
 
 # ---- inside ----
-
-
-def _sources(
-    view: View, spread: Floats, query: dict[int, float] | None, include: dict[int, float], seed: str
-) -> list[source.Source]:
-    community = view.community
-    if query is not None:
-        return [source.AskedSource("query", query)]
-    return [
-        source.InterestSource(community, view.topics),
-        source.CooccurrenceSource(spread),
-        source.NextSource(community),
-        source.TextSource(view.store, view.topics),
-        source.PeopleSource(community),
-        source.FreshSource(community),
-        source.PopularSource(community),
-        source.AskedSource("include", include),
-        source.ExploreSource(community, seed),
-    ]
 
 
 def _asked(view: View, request: Request, like: Sequence[int]) -> dict[int, float] | None:
@@ -179,10 +165,10 @@ def _score(
     rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
     if not len(rows):
         return
-    measured = signals.measure(rows, reader, view.community, spread[rows], query, include)
-    scores = view.ranker.score(measured, NAMES).tolist()
+    measured = signals.measure(signals.SignalContext(rows, reader, view.community, spread[rows], query, include))
+    scores = view.ranker.score(measured, signals.MEASURED).tolist()
     for candidate, values, score in zip(candidates, measured.tolist(), scores, strict=True):
-        candidate.signals = dict(zip(NAMES, values, strict=True))
+        candidate.signals = dict(zip(signals.MEASURED, values, strict=True))
         candidate.score = score
         candidate.probability = view.ranker.probability(score)
 
@@ -197,7 +183,7 @@ def _judge(
     try:
         judged = judge.score(reader, [posts[candidate.post] for candidate in best], posts)
     except ModelError as exc:
-        record.status = f"failed: {exc}"
+        record.end(Status.FAILED, exc)
         record.left = len(candidates)
         return
     for candidate, probability in zip(best, judged, strict=True):

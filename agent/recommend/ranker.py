@@ -23,8 +23,8 @@ MODEL, MODEL_FILE = "ranker", "ranker.json"
 NEXT_FILE = "next.npz"
 
 # Until a home has enough events to fit from. In units of log-odds per unit of the raw signal, by
-# judgement; `benchmarks/` compares them with the fitted ones.
-HAND_SET: Mapping[str, float] = {
+# judgement; `benchmarks/` compares them with the fitted ones. A signal that is not named here weighs nothing.
+HAND_SET: Mapping[str, float] = dict.fromkeys(SIGNALS, 0.0) | {
     "interest": 1.5,
     "recent": 1.5,
     "cooccurrence": 2.0,

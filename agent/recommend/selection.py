@@ -1,15 +1,9 @@
-"""From scored candidates to the k that are shown: what must not be shown, and what would repeat.
+"""From scored candidates to the k that are shown: what would repeat, and what there is no place for.
 
-| filter, in this order | removes |
+What must not be shown at all has been taken out before, see `agent/recommend/filters.py`.
+
+| code | removes |
 |---|---|
-| kind | other kinds than asked for |
-| own | the reader's own posts |
-| seen | what the reader has already acted on |
-| hidden | what the reader pushed away |
-| twin | near-duplicates of what was pushed away |
-| rule | what a rule in force excludes |
-| shown | what this conversation has shown, when others are asked for |
-| unrelated | when something was asked for: what is not about it |
 | duplicate | near-duplicates of a better post of the same list |
 | author | more than two of one author |
 | outranked | the rest |
@@ -17,8 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,63 +21,12 @@ from whyfeed.retrieval.community.candidate import Candidate
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.reader import Reader
 
-TWIN_COSINE = 0.83  # of a hidden post and its near twin; on the demo such pairs ask the same question
 DUPLICATE_COSINE = 0.92
 PER_AUTHOR = 2
 CALIBRATION = 6.0  # log-odds that a post loses per share of the list that its interest has too much
 INCLUDED = 0.4  # share of a list that topics which the reader wants more of get at least, if there are any
 DIVERSITY = 3.0  # log-odds that a post loses per unit of cosine above .55 with a better one (MMR)
 _DIVERSITY_FROM = 0.55
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What this request leaves out. `excluded` maps a row to the rule that excludes it."""
-
-    kinds: tuple[str, ...] = ()
-    excluded: Mapping[int, str] = field(default_factory=dict)
-    shown: Collection[int] = ()
-    unrelated: Collection[int] = ()
-
-
-def keep_allowed(
-    candidates: Sequence[Candidate],
-    reader: Reader,
-    community: Community,
-    limits: Limits,
-    trace: Trace,
-    record: StageRecord,
-) -> list[Candidate]:
-    """The candidates that may be shown at all; each removal is noted in the trace with its code."""
-    rows = np.array([candidate.row for candidate in candidates], dtype=np.int64)
-    twins: set[int] = set()
-    if reader.hidden and len(rows):
-        nearest = (community.vectors(rows) @ community.vectors(reader.hidden).T).max(axis=1)
-        twins = {int(row) for row in rows[nearest >= TWIN_COSINE]}
-    hidden, seen, kept = set(reader.hidden), reader.seen, []
-    for candidate in candidates:
-        row = candidate.row
-        if limits.kinds and community.kinds[row] not in limits.kinds:
-            code = "kind"
-        elif community.authors[row] == reader.user:
-            code = "own"
-        elif row in hidden:
-            code = "hidden"
-        elif row in seen:
-            code = "seen"
-        elif row in twins:
-            code = "twin"
-        elif row in limits.excluded:
-            code = f"rule:{limits.excluded[row]}"
-        elif row in limits.shown:
-            code = "shown"
-        elif row in limits.unrelated:
-            code = "unrelated"
-        else:
-            kept.append(candidate)
-            continue
-        trace.remove(record, candidate.post, code)
-    return kept
 
 
 def choose(

@@ -16,6 +16,7 @@ from whyfeed.agent.recommend.rules import horizon_end, rule_text
 from whyfeed.agent.recommend.snapshot import View, Views
 from whyfeed.agent.recommend.why import explain_absence, explain_presence, trace_document
 from whyfeed.agent.request import Horizon, Language, Request
+from whyfeed.agent.trace import Status
 from whyfeed.retrieval.errors import UnknownEvent
 from whyfeed.retrieval.event import INTEREST, Event
 from whyfeed.retrieval.post import clean_text
@@ -80,7 +81,7 @@ class Recommender:
             ranking = run(view, view.reader(user), task, judge)
         if llm_rank and judge is None:
             with ranking.trace.stage("judge") as record:
-                record.status = f"off: the ranker LLM is {self._models.describe('ranker')}"
+                record.end(Status.OFF, f"the ranker LLM is {self._models.state('ranker')}")
         return ranking
 
     def recommend(

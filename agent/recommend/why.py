@@ -6,6 +6,7 @@ from typing import Any
 
 from whyfeed.agent.answer import Answer, Claim, Evidence, Explanation, Reason
 from whyfeed.agent.phrases import listed, say, share_of, signal_word, source_word
+from whyfeed.agent.recommend.filters import FILTERS
 from whyfeed.agent.recommend.pipeline import Ranking
 from whyfeed.agent.recommend.snapshot import View
 from whyfeed.agent.request import Language
@@ -13,6 +14,7 @@ from whyfeed.retrieval.post import Post
 
 _TELLING = 0.01  # share of a score whose loss is worth a sentence
 _SCORED = 200  # candidates whose score the kept trace holds
+_CHANGES = {each.name: each.change for each in FILTERS}
 
 
 def trace_document(view: View, ranking: Ranking, answer: Answer) -> dict[str, Any]:
@@ -88,13 +90,11 @@ def explain_absence(user: str, post: Post, document: dict[str, Any], language: L
         gap = f"{max(last - (score if score is not None else min(scores.values())), 0):.2f}"
         text = say("why_not.outranked", language, rank=rank, count=document["count"], gap=gap)
         change = say("change.like", language)
-    elif code.startswith("rule:"):
-        text, change = say("why_not.rule", language, topic=topic), say("change.rule", language)
-    elif code == "shown":
-        text, change = say("why_not.shown_before", language), say("change.none", language)
     else:
-        text = say(f"why_not.{code}", language)
-        change = say("change.undo" if code in ("seen", "hidden", "twin") else "change.like", language)
+        name = code.partition(":")[0]
+        # "why_not.shown" says that the post is in the list.
+        text = say("why_not.shown_before" if name == "shown" else f"why_not.{name}", language, topic=topic)
+        change = say(f"change.{_CHANGES.get(name, 'like')}", language)
     return Explanation(
         user, post, False, None, text, score,
         removed=(stage, code) if stage else ("retrieve", "not brought"), would_change=change,

@@ -54,6 +54,21 @@ class Group:
     history: int  # posts that the reader had acted on before
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A stretch of the past, in Unix seconds: the home as of its end, but with no event after its start."""
+
+    number: int
+    before: float
+    until: float
+    store: Store
+    community: Community
+    topics: Topics
+    authors: npt.NDArray[np.object_]  # of each post
+    as_fresh: bool
+    rng: np.random.Generator
+
+
 def groups(
     store: Store,
     embedder: Embedder,
@@ -77,39 +92,34 @@ def groups(
     for window, (before, until) in enumerate(pairwise(edges)):
         if until <= before:
             continue
-        rng = np.random.default_rng([seed, window])
-        yield from _window(store, embedder, window, float(before), float(until), as_fresh, rng, ahead, readers)
+        community = Community.load(store, embedder, as_of=float(until), events_until=float(before))
+        if ahead is not None:
+            community.look_ahead(*ahead(community))
+        yield from _groups(
+            _Window(
+                window, float(before), float(until), store, community, Topics(store, community, embedder),
+                np.array(community.authors, dtype=object), as_fresh, np.random.default_rng([seed, window]),
+            ),
+            embedder, readers,
+        )  # fmt: skip
         if progress:
             progress("replaying the past", window + 1, windows)
 
 
-def _window(
-    store: Store,
-    embedder: Embedder,
-    window: int,
-    before: float,
-    until: float,
-    as_fresh: bool,
-    rng: np.random.Generator,
-    ahead: Ahead | None,
-    most: int | None,
-) -> Iterator[Group]:
-    community = Community.load(store, embedder, as_of=until, events_until=before)
-    if ahead is not None:
-        community.look_ahead(*ahead(community))
-    topics = Topics(store, community, embedder)
-    authors = np.array(community.authors, dtype=object)
+def _groups(window: _Window, embedder: Embedder, most: int | None) -> Iterator[Group]:
+    """The groups of a window; of its readers at most `most`, drawn at random."""
+    store, community = window.store, window.community
     past: dict[str, list[Event]] = {}
     acted: dict[str, dict[int, float]] = {}
     for _, event in store.events():
         row = community.row_of.get(event.post)
-        if event.time is None or event.time <= before:
+        if event.time is None or event.time <= window.before:
             past.setdefault(event.user, []).append(event)
-        elif event.time <= until and row is not None and event.weight > 0:
+        elif event.time <= window.until and row is not None and event.weight > 0:
             acted.setdefault(event.user, {}).setdefault(row, event.time)
     users = sorted(acted)
     if most is not None and len(users) > most:
-        users = [users[place] for place in np.sort(rng.choice(len(users), most, replace=False)).tolist()]
+        users = [users[place] for place in np.sort(window.rng.choice(len(users), most, replace=False)).tolist()]
     for user in users:
         rows = acted[user]
         reader = read(user, past.get(user, []), community, embedder)
@@ -118,57 +128,42 @@ def _window(
         new = [row for row in rows if row not in reader.seen and community.authors[row] != user]
         if new:
             positives = np.array(sorted(new), dtype=np.int64)
-            yield _group(store, community, topics, reader, authors, positives, window, before, as_fresh, rng)
+            yield _group(window, reader, positives)
 
 
-def _group(
-    store: Store,
-    community: Community,
-    topics: Topics,
-    reader: Reader,
-    authors: npt.NDArray[np.object_],
-    positives: Rows,
-    window: int,
-    before: float,
-    as_fresh: bool,
-    rng: np.random.Generator,
-) -> Group:
+def _group(window: _Window, reader: Reader, positives: Rows) -> Group:
+    community = window.community
     spread = signals.spread(reader, community, signals.reach(reader, community))
-    sources: list[source.Source] = [
-        source.InterestSource(community, topics),
-        source.CooccurrenceSource(spread),
-        source.NextSource(community),
-        source.TextSource(store, topics),
-        source.PeopleSource(community),
-        source.FreshSource(community),
-        source.PopularSource(community),
-    ]
+    given = source.SourceContext(window.store, community, window.topics, spread)
+    # What is drawn at random stands for nothing that a ranking should learn.
+    sources = [each for make in source.SOURCES if (each := make(given)).name != "explore"]
     brought = np.zeros(len(community), dtype=bool)
     brought[[candidate.row for candidate in source.gather(sources, reader, community)]] = True
-    possible = authors != reader.user
+    possible = window.authors != reader.user
     possible[[*reader.seen, *positives.tolist()]] = False
     free, hard = np.flatnonzero(possible), np.flatnonzero(possible & brought)
-    negatives = np.unique(np.concatenate([_drawn(community, positives, pool, as_fresh, rng) for pool in (hard, free)]))
+    negatives = np.unique(np.concatenate([_drawn(window, positives, pool) for pool in (hard, free)]))
     rows = np.concatenate([positives, negatives])
-    measured = signals.measure(rows, reader, community, spread[rows])[:, : len(signals.CORE)]
+    measured = signals.measure(signals.SignalContext(rows, reader, community, spread[rows]), signals.CORE)
     return Group(
         user=reader.user,
-        window=window,
+        window=window.number,
         signals=measured,
         labels=np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))]).astype(np.float32),
         brought=brought[rows].astype(np.float32),
         possible=len(free) + len(positives),
         posts=tuple(community.ids[row] for row in rows.tolist()),
-        before=before,
+        before=window.before,
         history=len(reader.rows),
     )
 
 
-def _drawn(community: Community, positives: Rows, pool: Rows, as_fresh: bool, rng: np.random.Generator) -> Rows:
+def _drawn(window: _Window, positives: Rows, pool: Rows) -> Rows:
     """Half of the negatives from one pool: for each positive some among those nearest in freshness."""
     if not len(pool):
         return pool
-    if not as_fresh:
+    community, rng = window.community, window.rng
+    if not window.as_fresh:
         return rng.choice(pool, min(NEGATIVES // 2, len(pool)), replace=False)
     each = NEGATIVES // 2 // len(positives) + 1
     freshness = community.freshness(pool)

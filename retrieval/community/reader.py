@@ -83,6 +83,21 @@ class Liked:
         return Liked(rows, self.vectors[kept], self.distances[kept][:, kept])
 
 
+@dataclass(frozen=True, slots=True)
+class _Ledger:
+    """What a user's own events say before anything is measured; the fields are those of `Reader`."""
+
+    user: str
+    events: tuple[Event, ...]
+    acts: Mapping[int, Sequence[Event]]
+    past: Mapping[int, float]
+    replied: Mapping[str, int]
+    hidden: tuple[int, ...]
+    rules: tuple[SteeringRule, ...]
+    named: tuple[tuple[Event, str], ...]
+    named_vectors: Vectors
+
+
 @dataclass(slots=True)
 class Reader:
     """One user as the ranking sees them.
@@ -126,19 +141,18 @@ class Reader:
         if past.pop(row, None) is not None and author in replied:
             replied[author] -= sum(event.weight > 0 for event in gone)
         latest = _latest(past, LONGEST)
-        return _compose(
+        ledger = _Ledger(
             self.user,
             tuple(event for event in self.events if event.id not in left),
             acts,
             past,
-            self.liked.only(latest) or Liked.of(latest, community),
             replied,
             tuple(other for other in self.hidden if other != row),
             self.rules,
             self.named,
             self.named_vectors,
-            community,
         )
+        return _compose(ledger, self.liked.only(latest) or Liked.of(latest, community), community)
 
 
 def read(user: str, events: Sequence[Event], community: Community, embedder: Embedder) -> Reader:
@@ -167,31 +181,21 @@ def read(user: str, events: Sequence[Event], community: Community, embedder: Emb
     rules, named = _rules(timeline), _named(timeline)
     vectors = embedder.encode([topic for _, topic in named]) if named else np.zeros((0, embedder.dimension), np.float32)
     liked = Liked.of(_latest(past, LONGEST + 1), community)
-    return _compose(user, timeline, acts, past, liked, replied, tuple(pushed), rules, named, vectors, community)
+    ledger = _Ledger(user, timeline, acts, past, replied, tuple(pushed), rules, named, vectors)
+    return _compose(ledger, liked, community)
 
 
 def _latest(past: Mapping[int, float], most: int) -> Rows:
     return np.array(list(past)[-most:], dtype=np.int64)
 
 
-def _compose(
-    user: str,
-    events: tuple[Event, ...],
-    acts: Mapping[int, Sequence[Event]],
-    past: Mapping[int, float],
-    liked: Liked,
-    replied: Mapping[str, int],
-    hidden: tuple[int, ...],
-    rules: tuple[SteeringRule, ...],
-    named: tuple[tuple[Event, str], ...],
-    named_vectors: Vectors,
-    community: Community,
-) -> Reader:
+def _compose(ledger: _Ledger, liked: Liked, community: Community) -> Reader:
     rows, vectors, distances = liked.rows[-LONGEST:], liked.vectors[-LONGEST:], liked.distances[-LONGEST:, -LONGEST:]
     age = np.arange(len(rows))[::-1]
-    weights = (np.array([past[row] for row in rows.tolist()], dtype=np.float32) * DECAY**age).astype(np.float32)
+    weights = (np.array([ledger.past[row] for row in rows.tolist()], dtype=np.float32) * DECAY**age).astype(np.float32)
     groups = _groups(rows, weights, vectors, distances)
-    groups += [(vector, NAMED_WEIGHT, (), topic) for (_, topic), vector in zip(named, named_vectors, strict=True)]
+    named = zip(ledger.named, ledger.named_vectors, strict=True)
+    groups += [(vector, NAMED_WEIGHT, (), topic) for (_, topic), vector in named]
     groups.sort(key=lambda group: -group[1])
     groups = groups[:MOST_INTERESTS]
     whole = sum(weight for _, weight, _, _ in groups)
@@ -213,24 +217,24 @@ def _compose(
     norm = sum(value * value for value in tags.values()) ** 0.5 or 1.0
     total = sum(counts.values())
 
-    people = {author: float(acts_on) for author, acts_on in replied.items() if acts_on}
-    for followed, weight in community.following.get(user, {}).items():
+    people = {author: float(acts_on) for author, acts_on in ledger.replied.items() if acts_on}
+    for followed, weight in community.following.get(ledger.user, {}).items():
         people[followed] = max(people.get(followed, 0.0), weight)
     return Reader(
-        user=user,
-        events=events,
-        acts=acts,
-        past=past,
+        user=ledger.user,
+        events=ledger.events,
+        acts=ledger.acts,
+        past=ledger.past,
         liked=liked,
-        replied=replied,
+        replied=ledger.replied,
         rows=rows,
         weights=weights,
         recent=recent,
         groups=interests,
-        hidden=hidden,
-        rules=rules,
-        named=named,
-        named_vectors=named_vectors,
+        hidden=ledger.hidden,
+        rules=ledger.rules,
+        named=ledger.named,
+        named_vectors=ledger.named_vectors,
         tags={tag: value / norm for tag, value in tags.items()},
         people=people,
         communities={code: count / total for code, count in counts.items()},

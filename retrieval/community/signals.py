@@ -1,26 +1,15 @@
 """Signals: what speaks for or against a post for one reader, each a plain number with a meaning.
 
-| signal | meaning | range |
-|---|---|---|
-| interest | cosine with the nearest of the reader's interest vectors | -1..1 |
-| recent | cosine with the mean of their last acts (weights fall by 0.8 an event) | -1..1 |
-| cooccurrence | log10 of the text-smoothed co-occurrence with their history, 0 = none | 0..1 |
-| next | logit of the next-item transformer, in deviations from the mean of all posts, 0 without one | -6..6 |
-| tags | cosine of tag profiles, rare tags count more | 0..1 |
-| people | log of acts on the author's posts, or of the edge to them | 0..1 |
-| community | share of the reader's acts in the post's community | 0..1 |
-| fresh | halves with each tenth of the community's span of time | 0..1 |
-| popular | recent acts on the post, relative to the community's most popular | 0..1 |
-| disliked | cosine above .3 with the nearest post that the reader pushed away | 0..1 |
-| query | relevance for what was asked in words | 0..1 |
-| include | how surely the post is about a topic that the reader wants more of | 0..1 |
-| llm | the language model's P(engage) | 0..1 |
+A new signal is one function and one entry in `TABLE`: the ranking measures, stores and shows what stands there. Its
+weight is 0 until `whyfeed finetune rank` has fitted one, or `agent/recommend/ranker.py` sets one by hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,12 +17,163 @@ from whyfeed.retrieval.arrays import Floats, Rows, Vectors
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.reader import Reader
 
-HISTORY = ("interest", "recent", "cooccurrence", "next", "tags", "people", "community")
-CORE = (*HISTORY, "fresh", "popular", "disliked")
-ASKED = ("query", "include")
-SIGNALS = (*CORE, *ASKED, "llm")
-_COLUMN = {name: column for column, name in enumerate((*CORE, *ASKED))}
 _FLOOR = 1e-5  # of the smoothed co-occurrence: what is below is noise
+
+
+@dataclass(frozen=True)
+class SignalContext:
+    """The posts whose signals are measured, n of them, and everything that they are measured against.
+
+    `spread` is that of these rows alone (n,); `query` and `include` map rows to what was asked for, with how surely
+    a post is about it. What several signals need is computed once.
+    """
+
+    rows: Rows
+    reader: Reader
+    community: Community
+    spread: Floats
+    query: Mapping[int, float] | None = None
+    include: Mapping[int, float] | None = None
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """Vectors of the posts (n, d)."""
+        return self.community.vectors(self.rows)
+
+    @cached_property
+    def places(self) -> list[int]:
+        """The rows as plain numbers, for loops."""
+        return list(self.rows.tolist())
+
+    @cached_property
+    def cosines(self) -> Floats:
+        """Cosines with the mean of the reader's last acts, then with each of their interests (n, 1 + interests)."""
+        return _cosines(self.vectors, np.stack([self.reader.recent, *(group.vector for group in self.reader.groups)]))
+
+    @property
+    def nothing(self) -> Floats:
+        """A signal of 0 for every post (n,)."""
+        return np.zeros(len(self.rows), dtype=np.float32)
+
+
+Group = Literal["history", "always", "asked", "judged"]
+Measure = Callable[[SignalContext], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One entry of the table; `function` gives the values (n,), each within `range`.
+
+    Groups: "history" depends on what the reader liked, "always" is there without a history too, "asked" needs
+    something asked for in words; "judged" has no function: a later stage adds it to the posts that it looks at.
+    """
+
+    name: str
+    group: Group
+    function: Measure | None
+    meaning: str
+    range: tuple[float, float]
+
+
+def _interest(given: SignalContext) -> Floats:
+    return given.cosines[:, 1:].max(axis=1) if given.reader.groups else given.nothing
+
+
+def _recent(given: SignalContext) -> Floats:
+    return given.cosines[:, 0]
+
+
+def _cooccurrence(given: SignalContext) -> Floats:
+    return on_log_scale(given.spread)
+
+
+def _next(given: SignalContext) -> Floats:
+    ahead = given.community.next_posts
+    return given.nothing if ahead is None else ahead.score(given.reader.rows, given.rows)
+
+
+def _tags(given: SignalContext) -> Floats:
+    if not given.reader.tags:
+        return given.nothing
+    return np.array([_shared_tags(given.community, row, given.reader.tags) for row in given.places], dtype=np.float32)
+
+
+def _people(given: SignalContext) -> Floats:
+    known, authors = given.reader.people, given.community.authors
+    people = np.array([known.get(authors[row], 0.0) for row in given.places], dtype=np.float32)
+    return np.minimum(np.log1p(people) / 4, 1)
+
+
+def _community(given: SignalContext) -> Floats:
+    shares, codes = given.reader.communities, given.community.community_codes[given.rows].tolist()
+    return np.array([shares.get(code, 0.0) for code in codes], dtype=np.float32)
+
+
+def _fresh(given: SignalContext) -> Floats:
+    return given.community.freshness(given.rows)
+
+
+def _popular(given: SignalContext) -> Floats:
+    return given.community.popularity(given.rows)
+
+
+def _disliked(given: SignalContext) -> Floats:
+    if not given.reader.hidden:
+        return given.nothing
+    nearest = _cosines(given.vectors, given.community.vectors(given.reader.hidden)).max(axis=1)
+    return np.asarray(np.maximum(nearest - 0.3, 0) / 0.7, dtype=np.float32)
+
+
+def _query(given: SignalContext) -> Floats:
+    return _asked(given, given.query)
+
+
+def _include(given: SignalContext) -> Floats:
+    return _asked(given, given.include)
+
+
+TABLE: tuple[Signal, ...] = (
+    Signal("interest", "history", _interest, "cosine with the nearest of the reader's interest vectors", (-1, 1)),
+    Signal("recent", "history", _recent,
+           "cosine with the mean of their last acts (weights fall by 0.8 an event)", (-1, 1)),
+    Signal("cooccurrence", "history", _cooccurrence,
+           "log10 of the text-smoothed co-occurrence with their history, 0 = none", (0, 1)),
+    Signal("next", "history", _next,
+           "logit of the next-item transformer, in deviations from the mean of all posts, 0 without one", (-6, 6)),
+    Signal("tags", "history", _tags, "cosine of tag profiles, rare tags count more", (0, 1)),
+    Signal("people", "history", _people, "log of acts on the author's posts, or of the edge to them", (0, 1)),
+    Signal("community", "history", _community, "share of the reader's acts in the post's community", (0, 1)),
+    Signal("fresh", "always", _fresh, "halves with each tenth of the community's span of time", (0, 1)),
+    Signal("popular", "always", _popular, "recent acts on the post, relative to the community's most popular", (0, 1)),
+    Signal("disliked", "always", _disliked,
+           "cosine above .3 with the nearest post that the reader pushed away", (0, 1)),
+    Signal("query", "asked", _query, "relevance for what was asked in words", (0, 1)),
+    Signal("include", "asked", _include, "how surely the post is about a topic that the reader wants more of", (0, 1)),
+    Signal("llm", "judged", None, "the language model's P(engage)", (0, 1)),
+)  # fmt: skip
+
+
+def _names(*groups: Group) -> tuple[str, ...]:
+    return tuple(signal.name for group in groups for signal in TABLE if signal.group == group)
+
+
+HISTORY = _names("history")
+CORE = _names("history", "always")
+ASKED = _names("asked")
+MEASURED = (*CORE, *ASKED)
+SIGNALS = (*MEASURED, *_names("judged"))
+_FUNCTIONS = {signal.name: signal.function for signal in TABLE if signal.function is not None}
+
+
+def measure(given: SignalContext, names: Sequence[str] = MEASURED) -> Floats:
+    """The signals of these names in their order: array (n, len(names)).
+
+    All is measured from scratch, so that what one post gets never depends on the others.
+    """
+    measured = np.zeros((len(given.rows), len(names)), dtype=np.float32)
+    for column, name in enumerate(names):
+        measured[:, column] = _FUNCTIONS[name](given)
+    return measured
 
 
 def spread(reader: Reader, community: Community, reach: Any) -> Floats:
@@ -59,54 +199,8 @@ def on_log_scale(spread_values: Floats) -> Floats:
     return np.asarray((np.log10(np.maximum(spread_values, _FLOOR)) + 5) / 5, dtype=np.float32)
 
 
-def measure(
-    rows: Rows,
-    reader: Reader,
-    community: Community,
-    spread_values: Floats,
-    query: Mapping[int, float] | None = None,
-    include: Mapping[int, float] | None = None,
-) -> Floats:
-    """Signals of `rows` in the order of CORE + ASKED: array (len(rows), 12).
-
-    `spread_values` is `spread` of these rows (len(rows),); the rest is measured from scratch, so that what
-    one post gets never depends on the others.
-    """
-    vectors = community.vectors(rows)
-    measured = np.zeros((len(rows), len(CORE) + len(ASKED)), dtype=np.float32)
-    measured[:, : len(HISTORY)] = _history(vectors, rows, reader, community, spread_values)
-    measured[:, _COLUMN["fresh"]] = community.freshness(rows)
-    measured[:, _COLUMN["popular"]] = community.popularity(rows)
-    if reader.hidden:
-        nearest = _cosines(vectors, community.vectors(reader.hidden)).max(axis=1)
-        measured[:, _COLUMN["disliked"]] = np.maximum(nearest - 0.3, 0) / 0.7
-    for name, asked in (("query", query), ("include", include)):
-        if asked:
-            measured[:, _COLUMN[name]] = [asked.get(row, 0.0) for row in rows.tolist()]
-    return measured
-
-
-def measure_history(rows: Rows, reader: Reader, community: Community, spread_values: Floats) -> Floats:
-    """The signals that depend on what the reader liked, in the order of HISTORY: array (len(rows), 7)."""
-    return _history(community.vectors(rows), rows, reader, community, spread_values)
-
-
-def _history(vectors: Vectors, rows: Rows, reader: Reader, community: Community, spread_values: Floats) -> Floats:
-    measured = np.zeros((len(rows), len(HISTORY)), dtype=np.float32)
-    cosines = _cosines(vectors, np.stack([reader.recent, *(group.vector for group in reader.groups)]))
-    if reader.groups:
-        measured[:, 0] = cosines[:, 1:].max(axis=1)
-    measured[:, 1] = cosines[:, 0]
-    measured[:, 2] = on_log_scale(spread_values)
-    if community.next_posts is not None:
-        measured[:, 3] = community.next_posts.score(reader.rows, rows)
-    places = rows.tolist()
-    if reader.tags:
-        measured[:, 4] = [_shared_tags(community, row, reader.tags) for row in places]
-    people = np.array([reader.people.get(community.authors[row], 0.0) for row in places], dtype=np.float32)
-    measured[:, 5] = np.minimum(np.log1p(people) / 4, 1)
-    measured[:, 6] = [reader.communities.get(code, 0.0) for code in community.community_codes[rows].tolist()]
-    return measured
+def _asked(given: SignalContext, asked: Mapping[int, float] | None) -> Floats:
+    return np.array([asked.get(row, 0.0) for row in given.places], dtype=np.float32) if asked else given.nothing
 
 
 def _cosines(vectors: Vectors, others: Vectors) -> Floats:

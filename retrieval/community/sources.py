@@ -1,23 +1,14 @@
 """Candidate sources: who could bring a post, and with what signal. Wide and cheap; ranking decides.
 
-| source | brings |
-|---|---|
-| interest | posts near each interest vector, by FAISS |
-| cooccurrence | what readers of the same posts read, smoothed by text |
-| next | what the next-item transformer expects after the history |
-| text | full-text matches of the reader's most telling tags and words |
-| people | posts by people whom the reader replies to or follows |
-| fresh | the newest in the reader's communities |
-| popular | the most popular there |
-| explore | a few posts that nobody else would bring, the same all day |
-| include | what a rule in force asks for more of |
-| query | when something was asked for in words: what matches it, and nothing else brings any |
+A new source is one class and one entry in `SOURCES`. When something was asked for in words, `AskedSource` brings what
+matches it, and nothing else brings any.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +23,21 @@ from whyfeed.retrieval.store.store import Store
 
 PER_SOURCE = 100
 EXPLORED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What sources look through for one reader. `spread` is that of all posts (n,), see `signals.spread`.
+
+    `include` maps rows to how surely they are about what a rule in force asks for; `seed` stands for the moment.
+    """
+
+    store: Store
+    community: Community
+    topics: Topics
+    spread: Floats
+    include: Mapping[int, float] = field(default_factory=dict)
+    seed: str = ""
 
 
 class Source(Protocol):
@@ -183,13 +189,26 @@ class ExploreSource:
 class AskedSource:
     """What matches the words that were asked for: "query" now, "include" by a rule in force."""
 
-    def __init__(self, name: str, found: dict[int, float]) -> None:
+    def __init__(self, name: str, found: Mapping[int, float]) -> None:
         self.name = name
         self._found = found
 
     def find(self, reader: Reader, limit: int) -> Iterable[tuple[int, float]]:
         """See `Source`."""
         return sorted(self._found.items(), key=lambda item: (-item[1], item[0]))[:limit]
+
+
+SOURCES: tuple[Callable[[SourceContext], Source], ...] = (
+    lambda given: InterestSource(given.community, given.topics),
+    lambda given: CooccurrenceSource(given.spread),
+    lambda given: NextSource(given.community),
+    lambda given: TextSource(given.store, given.topics),
+    lambda given: PeopleSource(given.community),
+    lambda given: FreshSource(given.community),
+    lambda given: PopularSource(given.community),
+    lambda given: AskedSource("include", given.include),
+    lambda given: ExploreSource(given.community, given.seed),
+)
 
 
 def gather(sources: Sequence[Source], reader: Reader, community: Community, limit: int = PER_SOURCE) -> list[Candidate]:

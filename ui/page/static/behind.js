@@ -46,9 +46,11 @@ function drawTrace(node, trace) {
     const rows = stages.map((stage) => {
       const row = document.createElement("tr");
       const removed = Object.entries(stage.removed ?? {}).map(([reason, count]) => reason + " " + count).join(", ");
+      const detail = stage.detail ? ": " + stage.detail : "";
       const note = stage.note ? " (" + stage.note + ")" : "";
       for (const [text, kind] of [
-        [stage.name, ""], [stage.in, "num"], [stage.out, "num"], [removed, ""], [stage.ms, "num"], [stage.status + note, ""],
+        [stage.name, ""], [stage.in, "num"], [stage.out, "num"], [removed, ""], [stage.ms, "num"],
+        [stage.status + detail + note, ""],
       ]) {
         const cell = document.createElement("td");
         cell.className = kind;
