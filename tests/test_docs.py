@@ -30,8 +30,9 @@ CALL = re.compile(r"(?:^|\| *)(?:[A-Z_]+=\S+ +)*whyfeed +([a-z][a-z-]*)(?=[\s`]|
 FILE = re.compile(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)}|tests|benchmarks|src|deploy|docs)/(?:[\w./-]*[\w/])?")
 # Named where they belong, and not written yet.
 NOT_YET = {
-    "agent/batch/output.py", "agent/batch/workers.py", "agent/recommend/filters.py", "retrieval/language.py",
-    "ui/page/messages.py",
+    "agent/batch/output.py", "agent/batch/workers.py", "agent/recommend/filters.py", "agent/texts/",
+    "retrieval/language.py", "tests/test_reader_half.py", "tests/test_selection.py", "tests/test_texts.py",
+    "tests/test_understander.py", "ui/page/messages.py",
 }  # fmt: skip
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -119,7 +120,7 @@ def test_links_resolve(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     text = TO_COME.sub("", text_of(page))
     for name in FILE.findall(text):
-        if "NAME" not in name and name not in NOT_YET:
+        if not re.search("NAME|LANG", name) and name not in NOT_YET:
             assert (ROOT / name).exists(), name
 
 
