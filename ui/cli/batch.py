@@ -30,7 +30,10 @@ def batch(
     as_json: Json = False,
     no_llm: NoLlm = False,
 ) -> None:
-    """Explained recommendations for many users; stopped at any moment, it goes on when it is run again."""
+    """Explained recommendations for many users; stopped at any moment, it goes on when it is run again.
+
+    Example: whyfeed batch --all --out lists.jsonl
+    """
     tune_for_many()
     if everybody == (users is not None):
         raise ValueError("name either --all or --users FILE")
