@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def batch(
-    out: Annotated[Path, typer.Option(help="The file: JSON Lines, or Parquet when its name ends with .parquet.")],
+    out: Annotated[
+        Path, typer.Option(help="The file: JSON Lines; Parquet when it ends in .parquet (extra `parquet`).")
+    ],
     everybody: Annotated[bool, typer.Option("--all", help="Every user of whom something is known.")] = False,
     users: Annotated[Path | None, typer.Option(help="Only these users: a file with an id a line.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=50, help="How many posts for each.")] = 5,
