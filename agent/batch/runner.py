@@ -462,9 +462,7 @@ def _need_parquet() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as exc:
-        raise HomeError(
-            "Parquet needs pyarrow: run `pip install 'whyfeed[parquet]'`, or name a .jsonl file instead"
-        ) from exc
+        raise HomeError("Parquet needs pyarrow: run `pip install 'whyfeed[parquet]'`, or name a .jsonl file") from exc
 
 
 def _to_parquet(rows: Path, out: Path) -> None:
