@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+STATIC := $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m tests.check_javascript
 
 .PHONY: help install develop chat test check vllm test-vllm browser clean
 
@@ -19,12 +20,12 @@ chat: install ## fetch weights, import the demo communities, open the chat in th
 # A test worker that dies is not replaced: pytest-xdist 3.8 may then wait for ever (its issue 1378).
 test: develop browser ## set everything up and run all tests
 	@$(BIN)/whyfeed models pull
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(STATIC)
 	@$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not vllm"
 	@if [ -e .venv-vllm/.installed ] || [ "$$WHYFEED_TEST_VLLM" = 1 ]; then $(MAKE) --no-print-directory test-vllm; fi
 
-check: develop ## format, lint, types, fast tests
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+check: develop ## format, lint, types, JavaScript, fast tests
+	@$(STATIC)
 	@$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow"
 
 vllm: develop ## an environment with a vLLM that computes on the CPU, for tests (3.4 GB)
@@ -38,7 +39,7 @@ browser: develop
 	@$(BIN)/python -m tests.browser
 
 clean: ## remove what was built here; homes and weights stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info tests/javascript/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

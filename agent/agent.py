@@ -207,7 +207,8 @@ class Agent:
 
         It can be stopped at any moment; the next call resumes it (see `agent.batch.runner`). Without `write` the
         language model is not asked; `ray` spreads the work over a Ray cluster. Raises ValueError for a bad k,
-        DataError when another run was begun or is running in that place.
+        DataError when another run was begun or is running in that place, HomeError when an extra that it needs
+        (`ray`, `parquet`) is not installed.
         """
         wanted = Wanted(None if users is None else tuple(users), k, language, write, min_events)
         hands: Callable[[Runtime, Wanted, float], Hands] = LocalHands

@@ -115,6 +115,18 @@ def test_parquet_says_the_same_as_json_lines(agent: Agent, out: Path) -> None:
     assert there(out) == {"out.jsonl", "out.parquet"}
 
 
+def test_parquet_without_pyarrow_says_what_to_install(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "pyarrow.py").write_text("raise ModuleNotFoundError('No module named pyarrow')")
+    path = os.pathsep.join((str(tmp_path / "without"), str(ROOT / "src")))
+    done = run_cli("batch", "--all", "--no-llm", "--out", str(tmp_path / "lists.parquet"), PYTHONPATH=path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'whyfeed[parquet]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("lists*"))
+    assert run_cli("batch", "--all", "--no-llm", "--out", str(tmp_path / "l.jsonl"), PYTHONPATH=path).returncode == 0
+
+
 # ---- the writer ----
 
 

@@ -178,12 +178,13 @@ def run(
     """Make the file `out` (JSON Lines, or Parquet by its name), or go on where an earlier run was stopped.
 
     Setting `cancel` stops it between two rows; the report then is not `complete`. Raises DataError when another
-    run of other options was begun in the same place (`restart` throws it away) or is running now.
+    run of other options was begun in the same place (`restart` throws it away) or is running now, HomeError when a
+    Parquet file is wanted and pyarrow is not installed.
     """
     start = time.perf_counter()
     cancel = cancel or threading.Event()
     if out.suffix == ".parquet":
-        import pyarrow.parquet  # noqa: F401 - missing, it must be missed now and not after the work
+        _need_parquet()  # now, and not after the work
     with _alone(out), _Run(runtime, out, wanted, restart) as state:
         report = state.report
         if state.rest:
@@ -455,6 +456,13 @@ def _writing(out: Path) -> Iterator[None]:
 def _beside(path: Path) -> Path:
     # One name for every process: what a killed one has left is written over by the next, which is alone here.
     return path.with_name(f".{path.name}.new")
+
+
+def _need_parquet() -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as exc:
+        raise HomeError("Parquet needs pyarrow: run `pip install 'whyfeed[parquet]'`, or name a .jsonl file") from exc
 
 
 def _to_parquet(rows: Path, out: Path) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def batch(
-    out: Annotated[Path, typer.Option(help="The file: JSON Lines, or Parquet when its name ends with .parquet.")],
+    out: Annotated[
+        Path, typer.Option(help="The file: JSON Lines; Parquet when it ends in .parquet (extra `parquet`).")
+    ],
     everybody: Annotated[bool, typer.Option("--all", help="Every user of whom something is known.")] = False,
     users: Annotated[Path | None, typer.Option(help="Only these users: a file with an id a line.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=50, help="How many posts for each.")] = 5,
@@ -30,7 +32,10 @@ def batch(
     as_json: Json = False,
     no_llm: NoLlm = False,
 ) -> None:
-    """Explained recommendations for many users; stopped at any moment, it goes on when it is run again."""
+    """Explained recommendations for many users; stopped at any moment, it goes on when it is run again.
+
+    Example: whyfeed batch --all --out lists.jsonl
+    """
     tune_for_many()
     if everybody == (users is not None):
         raise ValueError("name either --all or --users FILE")

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from whyfeed.agent.registry import Registry
 
 models_app = typer.Typer(
-    no_args_is_help=True, help="Weights: list, pull and verify them. Trained models: their versions, and which is live."
+    no_args_is_help=True,
+    help="Weights: list, pull and verify them. Trained models: their versions, and which is live.\n\n"
+    "Example: whyfeed models list",
 )
 
 
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
-    """The weights that whyfeed knows, and whether they are here."""
+    """The weights that whyfeed knows, and whether they are here.
+
+    Example: whyfeed models list
+    """
     from whyfeed.agent.llm.weights import WEIGHTS
 
     rows = [
@@ -44,7 +49,10 @@ def models_pull(
     names: Annotated[list[str] | None, typer.Argument(help="Names or roles; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Download weights, verify them, and keep them in the user's cache folder."""
+    """Download weights, verify them, and keep them in the user's cache folder.
+
+    Example: whyfeed models pull writer
+    """
     from whyfeed.agent.llm.weights import WEIGHTS, find, pull
 
     chosen = [find(name) for name in names] if names else list(WEIGHTS)
@@ -61,7 +69,10 @@ def models_pull(
 
 @models_app.command("verify")
 def models_verify(as_json: Json = False) -> None:
-    """Compare every file of weights that is here with its SHA-256."""
+    """Compare every file of weights that is here with its SHA-256.
+
+    Example: whyfeed models verify
+    """
     from whyfeed.agent.llm.weights import WEIGHTS, verify
     from whyfeed.retrieval.errors import WeightsError
 
@@ -90,7 +101,10 @@ def models_versions(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """What was trained in this home, which version of it is live, and what the gate said."""
+    """What was trained in this home, which version of it is live, and what the gate said.
+
+    Example: whyfeed models versions ranker
+    """
     registry = _registry(home)
     found = {each: registry.versions(each) for each in ([_trained(registry, name)] if name else registry.names())}
     if as_json:
@@ -116,7 +130,10 @@ def models_versions(
 def models_rollback(
     name: Annotated[str, typer.Argument(help="The model.")], home: Home = None, as_json: Json = False
 ) -> None:
-    """Go back to the version that was live before, or to what is built in."""
+    """Go back to the version that was live before, or to what is built in.
+
+    Example: whyfeed models rollback ranker
+    """
     registry = _registry(home)
     _print_live(name, registry.rollback(_trained(registry, name)), as_json)
 
@@ -128,7 +145,10 @@ def models_use(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Make a version live, whatever the gate said."""
+    """Make a version live, whatever the gate said.
+
+    Example: whyfeed models use ranker 2
+    """
     if version != "built-in" and not version.isdecimal():
         raise ValueError(f"version {version!r} is neither a number nor built-in; `whyfeed models versions` lists them")
     registry, chosen = _registry(home), None if version == "built-in" else int(version)

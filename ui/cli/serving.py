@@ -1,23 +1,64 @@
-"""`whyfeed serve`, `serve-llm` and `keys`: the HTTP service, vLLM, and who may ask what."""
+"""What runs until it is stopped: `ui`, `serve`, `serve-llm`, `mcp`."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json, tell_first_key
+from whyfeed.ui.cli.terminal import Home, NoLlm, bars, open_agent, tell_first_key
 from whyfeed.ui.http.tuning import tune_for_many
 
 if TYPE_CHECKING:
+    from whyfeed.agent.agent import Agent
     from whyfeed.agent.llm.vllm_server import Environment, Options
     from whyfeed.agent.registry import Registry
 
-keys_app = typer.Typer(no_args_is_help=True, help="Keys of those who ask over the network.")
-Name = Annotated[str, typer.Argument(metavar="NAME", help="What the key is called.")]
+
+def ui(
+    home: Home = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's own need --login.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; default: the first free one from 7860 on.")
+    ] = None,
+    login: Annotated[
+        str | None,
+        typer.Option(envvar="WHYFEED_LOGIN", help="NAME:PASSWORD that visitors must give.", show_default=False),
+    ] = None,
+    no_llm: NoLlm = False,
+) -> None:
+    """Open the page; prints its address once it answers. Missing weights download meanwhile.
+
+    Example: whyfeed ui --port 7860
+    """
+    from whyfeed.ui.page.page import serve
+
+    visitor = _visitor(login)
+    with open_agent(home, no_llm=no_llm) as agent, bars() as progress:
+        agent.build(progress)
+        agent.desk.build(progress)
+        agent.models.fetch(progress.bytes)
+
+        stopping = threading.Event()
+        learning = threading.Thread(target=_learn, args=(agent, stopping), name="whyfeed-learning", daemon=True)
+
+        def ready(url: str) -> None:
+            typer.echo(f"whyfeed is ready: {url}")
+            learning.start()
+
+        try:
+            serve(agent, host, port, ready, login=visitor)
+        finally:
+            stopping.set()
+            if learning.is_alive():
+                learning.join()
 
 
 def serve(
@@ -35,12 +76,12 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="With --ray: how many processes.")] = 2,
     no_llm: NoLlm = False,
 ) -> None:
-    """Serve HTTP, and the page; prints the address once it answers. See docs/http.md."""
+    """Serve HTTP, and the page; prints the address once it answers. See docs/http.md.
+
+    Example: whyfeed serve --port 8000 --no-page
+    """
     tune_for_many()
-    name, _, password = (login or "").partition(":")
-    if login is not None and not (name and password):
-        raise ValueError("--login must be NAME:PASSWORD")
-    visitor = (name, password) if login else None
+    visitor = _visitor(login)
     if ray:
         from whyfeed.ui.http.ray_serve import serve_on_ray
 
@@ -86,7 +127,10 @@ def serve_llm(
         typer.Option(envvar="WHYFEED_VLLM_PYTHON", help="The Python that has vLLM; default: .venv-vllm's."),
     ] = None,
 ) -> None:
-    """Start vLLM and keep it up; prints the address once it is healthy. See docs/deployment.md."""
+    """Start vLLM and keep it up; prints the address once it is healthy. See docs/deployment.md.
+
+    Example: whyfeed serve-llm Qwen/Qwen2.5-7B-Instruct --gpus 2
+    """
     from whyfeed.agent.llm import vllm_server as vllm
     from whyfeed.agent.registry import Registry
     from whyfeed.agent.settings import Settings
@@ -107,6 +151,68 @@ def serve_llm(
         tool_parser=tool_parser,
     )  # fmt: skip
     _keep_up(options, environment, registry, found.base)
+
+
+def mcp(
+    home: Home = None,
+    http: Annotated[bool, typer.Option("--http", help="Serve HTTP, with keys, in place of standard streams.")] = False,
+    host: Annotated[str, typer.Option(help="With --http: the address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="With --http: the port to listen on.")] = 8001,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="Without --http: serve this user's data alone; may be given several times.", metavar="ID"),
+    ] = None,
+    no_llm: NoLlm = False,
+) -> None:
+    """Serve the tools over the Model Context Protocol; a client starts it and talks on standard input and output.
+
+    Example: whyfeed mcp --user alcohol:37
+    """
+    from whyfeed.ui import mcp_server
+    from whyfeed.ui.http.access import Access
+
+    tune_for_many()
+    if http and user:
+        raise ValueError("--user is for standard streams; over HTTP a key has its users: `whyfeed keys add`")
+    with ExitStack() as stack:
+        # Standard output is the protocol's: nothing that a library says may come before it.
+        with redirect_stdout(sys.stderr):
+            agent = stack.enter_context(open_agent(home, no_llm=no_llm))
+        for id in user or ():
+            agent.user(id)
+        if not http:
+            return mcp_server.serve_stdio(mcp_server.build(agent, Access(agent.store), mcp_server.local_key(user)))
+        with bars() as progress:
+            agent.build(progress)
+            agent.desk.build(progress)
+        mcp_server.serve_http(
+            agent, host, port, lambda url: typer.echo(f"whyfeed speaks MCP: {url}"), tell_first_key
+        )  # fmt: skip
+
+
+def _visitor(login: str | None) -> tuple[str, str] | None:
+    """Name and password of those who may see the page."""
+    if login is None:
+        return None
+    name, _, password = login.partition(":")
+    if not (name and password):
+        raise ValueError("--login must be NAME:PASSWORD")
+    return name, password
+
+
+def _learn(agent: Agent, stopping: threading.Event) -> None:
+    """Fit the reply ranker while the page already serves, when much has come since it was last fitted."""
+    from whyfeed.finetune.desk.fit import fit_when_due
+    from whyfeed.retrieval.errors import WhyfeedError
+
+    def go_on(*_: object) -> None:
+        if stopping.is_set():
+            sys.exit()  # ends this thread alone; what was fitted so far is thrown away
+
+    try:
+        fit_when_due(agent, go_on)
+    except WhyfeedError as exc:
+        typer.echo(f"whyfeed: the desk goes on with the ranker it has: {exc}", err=True)
 
 
 def _keep_up(options: Options, environment: Environment, registry: Registry, base: str) -> None:
@@ -146,57 +252,6 @@ def _cards(gpus: str) -> tuple[int, int]:
     if min(found) < 1:
         raise ValueError(f"--gpus {gpus!r} is neither T nor TxC, as in 2 or 2x4")
     return found
-
-
-@keys_app.command("add")
-def add(
-    name: Name,
-    scope: Annotated[list[str], typer.Option(help="read, feedback, desk or admin; may be given several times.")],
-    user: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="Only this user's data; may be given several times. Default: everybody's."),
-    ] = None,
-    per_minute: Annotated[int, typer.Option(min=1, help="Requests a minute.")] = 600,
-    home: Home = None,
-) -> None:
-    """Make a key; prints its secret, once."""
-    from whyfeed.retrieval.store.keys import Keys
-
-    with open_agent(home, no_llm=True) as agent:
-        typer.echo(Keys(agent.store).add(name, scope, user or None, per_minute))
-
-
-@keys_app.command("list")
-def list_(home: Home = None, as_json: Json = False) -> None:
-    """Every key, without its secret."""
-    from whyfeed.retrieval.clock import format_time
-    from whyfeed.retrieval.store.keys import Keys
-
-    with open_agent(home, no_llm=True) as agent:
-        keys = Keys(agent.store).all()
-    rows = [
-        {
-            "name": key.name, "scopes": sorted(key.scopes), "users": None if key.users is None else sorted(key.users),
-            "per_minute": key.per_minute, "created": format_time(key.created),
-        }
-        for key in keys
-    ]  # fmt: skip
-    if as_json:
-        print_json(rows)
-        return
-    for key in keys:
-        users = "everybody" if key.users is None else ",".join(sorted(key.users))
-        typer.echo(f"{key.name}\t{','.join(sorted(key.scopes))}\t{users}\t{key.per_minute}/min")
-
-
-@keys_app.command("remove")
-def remove(name: Name, home: Home = None, as_json: Json = False) -> None:
-    """Remove a key; its next request is refused."""
-    from whyfeed.retrieval.store.keys import Keys
-
-    with open_agent(home, no_llm=True) as agent:
-        Keys(agent.store).remove(name)
-    print_json({"removed": name}) if as_json else typer.echo(f"removed: {name}")
 
 
 def _serves(url: str) -> None:

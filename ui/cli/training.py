@@ -27,7 +27,10 @@ finetune_app = typer.Typer(no_args_is_help=True)
 
 @finetune_app.callback()
 def finetune() -> None:
-    """Train on the interactions of a home; ends with the gate's decision."""
+    """Train on the interactions of a home; ends with the gate's decision.
+
+    Example: whyfeed finetune rank
+    """
     import warnings
 
     # peft asks transformers by names that are about to go: nothing that whoever trains could do anything about.
@@ -36,7 +39,10 @@ def finetune() -> None:
 
 @finetune_app.command("rank")
 def finetune_rank(home: Home = None, as_json: Json = False) -> None:
-    """Fit the small ranking model on the ledger; it goes live only where it beats what is in place."""
+    """Fit the small ranking model on the ledger; it goes live only where it beats what is in place.
+
+    Example: whyfeed finetune rank
+    """
     from whyfeed.finetune.ranking.fit import fit_agent
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
@@ -46,7 +52,10 @@ def finetune_rank(home: Home = None, as_json: Json = False) -> None:
 
 @finetune_app.command("reply")
 def finetune_reply(home: Home = None, as_json: Json = False) -> None:
-    """Fit the reply ranker on past conversations; it goes live only where it beats the hand-set weights."""
+    """Fit the reply ranker on past conversations; it goes live only where it beats the hand-set weights.
+
+    Example: whyfeed finetune reply
+    """
     from whyfeed.finetune.desk.fit import fit_agent
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
@@ -66,7 +75,10 @@ def finetune_write(
     steps: Steps = None,
     as_json: Json = False,
 ) -> None:
-    """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was."""
+    """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was.
+
+    Example: whyfeed finetune write --steps 100
+    """
     from whyfeed.agent.desk.drafter import asked_of_writer
     from whyfeed.finetune.llm.writer import pairs, train, train_home
     from whyfeed.finetune.training import DEFAULT_BASE
@@ -111,7 +123,10 @@ def finetune_llm(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a language model on who acted on what; can be stopped and goes on where it was."""
+    """Train a language model on who acted on what; can be stopped and goes on where it was.
+
+    Example: whyfeed finetune llm --as judge --minutes 30
+    """
     from whyfeed.finetune.training import DEFAULT_BASE
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
@@ -145,7 +160,10 @@ def finetune_click(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a BERT classifier, click or none, on profile and post; to compare with, nothing asks it."""
+    """Train a BERT classifier, click or none, on profile and post; to compare with, nothing asks it.
+
+    Example: whyfeed finetune click --steps 200
+    """
     from whyfeed.finetune.llm.classifier import train, train_home
     from whyfeed.finetune.training import SMALL_BERT
 
@@ -172,7 +190,10 @@ def finetune_embed(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Tune a sentence embedder on what readers take up together; then WHYFEED_EMBEDDER=tuned (or the folder)."""
+    """Tune a sentence embedder on what readers take up together; then WHYFEED_EMBEDDER=tuned (or the folder).
+
+    Example: whyfeed finetune embed --debias --steps 100
+    """
     from whyfeed.finetune.llm.embedder import train, train_home
     from whyfeed.finetune.training import SMALL_BERT
 
@@ -197,7 +218,10 @@ def finetune_ask(
     data: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Which posts to ask a reader about next: whose answers say most about all others. Trains nothing."""
+    """Which posts to ask a reader about next: whose answers say most about all others. Trains nothing.
+
+    Example: whyfeed finetune ask alcohol:37 -k 10
+    """
     from whyfeed.finetune.ranking.questions import questions
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
@@ -278,6 +302,8 @@ def evaluate(
     """Measure whyfeed on a folder's posts or replies, beside baselines on the same rows.
 
     The language model that reads posts is fetched when it is not here.
+
+    Example: whyfeed evaluate my-community --candidates 100 --html report.html
     """
     from whyfeed.agent.llm.roles import embedder_of
     from whyfeed.agent.settings import Settings

@@ -19,7 +19,7 @@ function drawBehind() {
   const behind = view.behind;
   const traces = behind?.traces ?? [];
   find(".traces-none").hidden = traces.length > 0;
-  keyed(find(".traces"), traces, (trace, index) => traces.length - index, () => make("trace"), drawTrace);
+  keyed(find(".traces"), traces, (_, index) => traces.length - index, () => make("trace"), drawTrace);
   find(".ledger-title").textContent = view.user ? t("behind.ledger", { name: view.user.name }) : "";
   const events = behind?.events ?? [];
   find(".ledger-none").hidden = events.length > 0 || !view.user;
@@ -35,6 +35,7 @@ function drawBehind() {
 
 const share = (model) => Math.floor((100 * (model.done || 0)) / (model.total || 1));
 
+/** @type {(node: PageNode, trace: Trace) => void} */
 function drawTrace(node, trace) {
   part(node, "trace", trace, () => {
     const stages = trace.stages ?? [];
@@ -53,8 +54,8 @@ function drawTrace(node, trace) {
         [stage.status + detail + note, ""],
       ]) {
         const cell = document.createElement("td");
-        cell.className = kind;
-        cell.textContent = text;
+        cell.className = String(kind);
+        cell.textContent = String(text ?? "");
         row.append(cell);
       }
       return row;

@@ -30,10 +30,12 @@ function drawTurns() {
   }
 }
 
+/** @type {(node: PageNode, turn: Turn) => void} */
 function drawSaid(node, turn) {
   part(node, "text", turn.text, (text) => { find("p", node).textContent = text; });
 }
 
+/** @type {(node: PageNode, turn: Turn) => void} */
 function drawAnswer(node, turn) {
   part(node, "text", turn.text, (text) => {
     find(".answer-text", node).textContent = text;
@@ -58,6 +60,7 @@ function drawAnswer(node, turn) {
 }
 
 // The running stage stands where the answer will be; once there are cards, at the foot, where nothing moves.
+/** @type {(node: PageNode, turn: Turn) => void} */
 function drawStage(node, turn) {
   const runs = turn.state === "running";
   node.setAttribute("aria-busy", String(runs));
@@ -87,20 +90,25 @@ setInterval(() => {
   box.textContent = seconds >= 2 ? t("stage.seconds", { n: seconds }) : "";
 }, 500);
 
+/** @type {(node: PageNode, card: Card) => void} */
 function drawCard(node, card) {
   node.post = card.id;
   part(node, "title", [card.title, card.url], () => {
     const title = find(".card-title", node);
-    const text = document.createElement(card.url ? "a" : "span");
-    text.textContent = card.title;
     if (card.url) {
-      text.href = card.url;
-      text.target = "_blank";
-      text.rel = "noopener noreferrer";
-      text.dataset.do = "open";
-      text.title = t("card.opens");
+      const link = document.createElement("a");
+      link.textContent = card.title;
+      link.href = card.url;
+      link.target = "_blank";
+      link.rel = "noopener noreferrer";
+      link.dataset.do = "open";
+      link.title = say("card.opens");
+      title.replaceChildren(link);
+    } else {
+      const text = document.createElement("span");
+      text.textContent = card.title;
+      title.replaceChildren(text);
     }
-    title.replaceChildren(text);
     find(".card-gone-title", node).textContent = card.title;
   });
   part(node, "facts", [card.community, card.time, card.author, card.tags], () => {
@@ -119,13 +127,13 @@ function drawCard(node, card) {
   part(node, "waiting", card.waiting, (waiting) => {
     node.classList.toggle("waiting", waiting);
     const reason = find(".card-reason", node);
-    if (waiting) reason.setAttribute("aria-description", t("card.waiting"));
+    if (waiting) reason.setAttribute("aria-description", say("card.waiting"));
     else reason.removeAttribute("aria-description");
   });
   const marks = view.marks[card.id] ?? {};
   part(node, "marks", marks, () => {
     for (const button of findAll("[data-do=mark]", node)) {
-      button.setAttribute("aria-pressed", String(Boolean(marks[button.dataset.kind])));
+      button.setAttribute("aria-pressed", String(Boolean(marks[button.dataset.kind ?? ""])));
     }
     const gone = Boolean(marks.hide);
     const had = document.activeElement && node.contains(document.activeElement);
@@ -138,11 +146,12 @@ function drawCard(node, card) {
   part(node, "why", [Boolean(node.whyOpen), view.why[card.id] ?? null], ([open, found]) => drawWhy(node, open, found));
 }
 
+/** @type {(node: PageNode, reason: Reason) => void} */
 function drawReason(node, reason) {
   const line = find(".card-reason", node);
   const pieces = reason.parts.map((piece) => {
     if (!piece.evidence) return document.createTextNode(piece.text);
-    const claim = document.createElement("span"); // a button would not break over lines like the words around it
+    const claim = /** @type {PageNode} */ (document.createElement("span")); // a button would not break over lines like the words around it
     claim.className = "claim";
     claim.dataset.do = "claim";
     claim.tabIndex = 0;
@@ -161,6 +170,7 @@ function drawReason(node, reason) {
   source.textContent = t("card.source." + reason.source) ?? "";
 }
 
+/** @type {(node: PageNode, claim: PageNode) => void} */
 function toggleClaim(node, claim) {
   const box = find(".evidence", node);
   const open = claim.getAttribute("aria-expanded") !== "true";
@@ -171,6 +181,7 @@ function toggleClaim(node, claim) {
   find(".card-source", node).hidden = !open;
 }
 
+/** @type {(evidence: Evidence) => PageNode} */
 function proof(evidence) {
   const node = make("proof");
   const kind = find(".proof-kind", node);
@@ -198,6 +209,7 @@ function proof(evidence) {
   return node;
 }
 
+/** @type {(node: PageNode, open: boolean, found: Why | null) => void} */
 function drawWhy(node, open, found) {
   const box = find(".why", node);
   find(".why-button", node).setAttribute("aria-expanded", String(open));
@@ -229,7 +241,7 @@ function drawWhy(node, open, found) {
     line.classList.toggle("against", bar.share < 0);
     const share = Math.round((100 * Math.abs(bar.share)) / whole);
     find(".bar-share", line).textContent = (bar.share < 0 ? "−" : "") + share + " %";
-    if (bar.share < 0) line.title = t("why.against");
+    if (bar.share < 0) line.title = say("why.against");
     bars.append(line);
   }
   find(".why-other", inside).textContent = found.other;
@@ -237,6 +249,7 @@ function drawWhy(node, open, found) {
   box.replaceChildren(inside);
 }
 
+/** @type {(node: Element) => PageNode} */
 const cardOf = (node) => node.closest(".card");
 
 const cardActs = {

@@ -8,10 +8,8 @@ function drawHelp() {
   const cards = help.cards;
   const box = find(".desk-cards");
   const fresh = loading && cards.length === 0;
-  const rows = fresh ? [1, 2, 3].map((id) => ({ id: "waits " + id })) : cards;
-  keyed(box, rows, (card) => card.id, () => make(fresh ? "desk-waiting" : "suggestion"), (node, card, place) => {
-    if (!fresh) drawSuggestion(node, card, place + 1);
-  });
+  if (fresh) keyed(box, ["waits 1", "waits 2", "waits 3"], (id) => id, () => make("desk-waiting"), () => {});
+  else keyed(box, cards, (card) => card.id, () => make("suggestion"), (node, card, place) => drawSuggestion(node, card, place + 1));
   box.setAttribute("aria-busy", String(loading));
   const n = cards.length;
   const words = loading ? t("desk.loading") : n ? t(n === 1 ? "desk.found.1" : "desk.found", { n }) : "";
@@ -22,7 +20,7 @@ function drawHelp() {
   none.textContent = talk.closed ? "" : (text[help.state] ?? "");
   none.hidden = !none.textContent;
   find(".desk-wish").hidden = talk.closed;
-  find(".desk-steps [data-step=help] .count").textContent = n || "";
+  find(".desk-steps [data-step=help] .count").textContent = n ? String(n) : "";
   drawWritten(n + 1);
   part(find(".desk-posts"), "posts", help.posts, (posts) => {
     find(".desk-posts").hidden = posts.length === 0;
@@ -43,14 +41,15 @@ function drawHelp() {
   button.textContent = t(other);
   button.lang = other.slice(-2);
   const wanted = find(".desk-wish input").value;
-  for (const each of findAll("[data-do=desk-quick]")) each.setAttribute("aria-pressed", String(wanted.includes(t(each.dataset.wish + ".say"))));
+  for (const each of findAll("[data-do=desk-quick]")) each.setAttribute("aria-pressed", String(wanted.includes(say(each.dataset.wish + ".say"))));
 }
 
+/** @type {(node: PageNode, card: Suggestion, number: number) => void} */
 function drawSuggestion(node, card, number) {
   node.card = card;
   node.number = number;
   part(node, "card", [card, number], () => {
-    find("kbd", node).textContent = number;
+    find("kbd", node).textContent = String(number);
     find(".desk-card-source", node).textContent = t("desk.source." + card.source);
     const sure = find(".desk-card-sure", node);
     sure.textContent = t("desk.sure." + card.sure);
@@ -62,7 +61,7 @@ function drawSuggestion(node, card, number) {
     const missing = find(".desk-card-missing", node);
     missing.hidden = card.missing.length === 0;
     missing.textContent = t("desk.missing", { names: card.missing.map((name) => "{" + name + "}").join(", ") });
-    find(".desk-use", node).setAttribute("aria-label", t("desk.use.key", { n: number }));
+    find(".desk-use", node).setAttribute("aria-label", say("desk.use.key", { n: number }));
     find(".desk-use", node).title = "Alt + " + number;
     node.classList.toggle("refused", card.refused);
     find(".desk-buttons", node).hidden = card.refused;
@@ -71,6 +70,7 @@ function drawSuggestion(node, card, number) {
   });
 }
 
+/** @type {(number: number) => void} */
 function drawWritten(number) {
   const box = find(".desk-draft");
   const written = view.desk_draft;
@@ -80,7 +80,7 @@ function drawWritten(number) {
     node.classList.toggle("writing", !done);
     box.replaceChildren(node);
   });
-  const node = box.firstElementChild;
+  const node = /** @type {PageNode} */ (box.firstElementChild);
   if (written.state === "done") return drawSuggestion(node, written.card, number);
   node.card = null;
   part(node, "draft", written, () => {
@@ -96,8 +96,10 @@ function drawWritten(number) {
 
 /* ---- what a person decides */
 
+/** @type {(action: Action) => boolean} */
 const decided = (action) => ["approve", "edit", "reject"].includes(action.state);
 
+/** @type {(handover: DeskHelp["handover"]) => void} */
 function drawDeskActs(handover) {
   const actions = view.desk_actions;
   const hand = actions.find((action) => action.name === "hand_over");
@@ -107,17 +109,18 @@ function drawDeskActs(handover) {
     if (!handover) return;
     find(".desk-hand-why").textContent = handover.reason;
     find(".desk-hand-summary").replaceChildren(...nodesOf(handover.summary));
-    const over = hand && decided(hand);
+    const over = hand !== undefined && decided(hand);
     const button = find("[data-do=desk-hand]");
-    button.hidden = Boolean(over);
+    button.hidden = over;
     button.disabled = hand?.state === "preparing";
-    find(".desk-buttons span", section).textContent = over ? t("desk.act." + hand.state) : "";
+    find(".desk-buttons span", section).textContent = over ? t("desk.act." + hand?.state) : "";
   });
   const shown = actions.filter((action) => action !== hand || !handover);
   find(".desk-acts").hidden = shown.length === 0;
   keyed(find(".desk-act-list"), shown, (action) => action.name, () => make("desk-act"), drawDeskAct);
 }
 
+/** @type {(node: PageNode, action: Action) => void} */
 function drawDeskAct(node, action) {
   node.action = action;
   part(node, "action", action, () => {
@@ -126,7 +129,7 @@ function drawDeskAct(node, action) {
     find(".evidence", node).hidden = true;
     const rows = action.fields.map((field) => ({
       key: t("desk.field." + field.name) ?? field.name,
-      words: field.words.length ? field.words : [t("desk.field.none")],
+      words: field.words.length ? field.words : [say("desk.field.none")],
     }));
     find("dl", node).replaceChildren(...rowsOf(rows));
     const fields = action.fields.map((field) => {
@@ -151,6 +154,7 @@ function drawDeskAct(node, action) {
   });
 }
 
+/** @type {(node: PageNode, open: boolean) => void} */
 function changing(node, open) {
   find(".desk-fields", node).hidden = !open;
   find("dl", node).hidden = open;
@@ -158,6 +162,7 @@ function changing(node, open) {
   if (open) (findAll("input", node).find((input) => !input.value) ?? find("input", node))?.focus();
 }
 
+/** @type {(node: PageNode, decision: string | undefined, more?: object) => void} */
 function decide(node, decision, more = {}) {
   for (const button of findAll("button", node)) button.disabled = true;
   find(".desk-act-state", node).textContent = t("desk.act.deciding");

@@ -8,8 +8,10 @@ const tip = document.createElement("div");
 tip.className = "desk-tip";
 tip.id = "wf-tip";
 tip.setAttribute("role", "tooltip");
+/** @type {PageNode | null} */
 let tipped = null; // the pill whose value is shown
 let onScreen = ""; // the conversation that is drawn
+/** @type {{id: string, n: number} | null} */
 let taken = null; // the suggestion that the editor's text comes from: {id, n}
 let sending = 0; // since when an answer is on its way
 let sentSeen = 0;
@@ -22,21 +24,24 @@ const deskHas = () => root.dataset.place === "desk";
 
 /* ---- words with chips */
 
+/** @type {(part: Chip, button: boolean) => PageNode} */
 function pill(part, button) {
-  const node = button ? make("pill") : document.createElement("span");
+  const node = button ? make("pill") : /** @type {PageNode} */ (document.createElement("span"));
   const known = talkOpen()?.chips.includes(part.chip);
   const kind = named("chip", part.kind);
   node.className = "pill" + (known ? "" : " gone");
-  node.textContent = kind + part.chip.match(/ \d+/)[0];
+  node.textContent = kind + (/ \d+/.exec(part.chip)?.[0] ?? "");
   node.chip = part.chip;
-  if (button) node.setAttribute("aria-label", t("desk.chip", { kind }));
+  if (button) node.setAttribute("aria-label", say("desk.chip", { kind }));
   return node;
 }
 
+/** @type {(words: Words, button?: boolean) => Node[]} */
 const nodesOf = (words, button = true) =>
   words.map((part) => (typeof part === "string" ? document.createTextNode(part) : pill(part, button)));
 
 // The value comes only when it is asked for, and goes with the hand or the focus that asked.
+/** @type {(node: PageNode) => void} */
 function showTip(node) {
   hideTip();
   tipped = node;
@@ -64,10 +69,11 @@ function hideTip() {
 
 /* ---- sentences and what they rest on */
 
+/** @type {(parts: DeskPart[]) => Node[]} */
 function citedNodes(parts) {
   return parts.flatMap((part) => {
     if (!part.evidence) return nodesOf(part.words);
-    const node = document.createElement("span");
+    const node = /** @type {PageNode} */ (document.createElement("span"));
     node.className = "cited";
     node.dataset.do = "desk-cited";
     node.tabIndex = 0;
@@ -79,6 +85,7 @@ function citedNodes(parts) {
   });
 }
 
+/** @type {(evidence: DeskEvidence) => PageNode} */
 function deskProof(evidence) {
   const node = make("proof");
   find(".proof-kind", node).textContent = t("desk.from." + evidence.type);
@@ -93,6 +100,7 @@ function deskProof(evidence) {
   return node;
 }
 
+/** @type {(node: PageNode) => void} */
 function toggleCited(node) {
   const card = node.closest(".card");
   const open = node.getAttribute("aria-expanded") !== "true";
@@ -110,9 +118,11 @@ function drawDeskList() {
   const list = find(".desk-list");
   const home = narrow.matches ? find(".desk") : find(".rail-body");
   if (list.parentElement !== home) home.append(list);
-  for (const [name, rows] of [["waiting", lists?.waiting], ["answered", lists?.answered]]) {
+  for (const name of /** @type {const} */ (["waiting", "answered"])) {
+    const rows = lists?.[name];
     const box = find(".desk-" + name, list);
-    box.previousElementSibling.hidden = !rows || rows.length > 0;
+    const none = /** @type {PageNode} */ (box.previousElementSibling);
+    none.hidden = !rows || rows.length > 0;
     keyed(box, rows ?? [], (row) => row.id, () => make("desk-line"), (node, row) => {
       const button = find("button", node);
       part(node, "row", row, () => {
@@ -129,7 +139,7 @@ function drawDeskList() {
     });
   }
   const waiting = lists?.waiting.length ?? 0;
-  for (const count of [find("h2 .count", list), find(".desk-steps [data-step=list] .count")]) count.textContent = waiting || "";
+  for (const count of [find("h2 .count", list), find(".desk-steps [data-step=list] .count")]) count.textContent = waiting ? String(waiting) : "";
 }
 
 /* ---- the conversation */
@@ -177,6 +187,7 @@ function drawTalk() {
   }
 }
 
+/** @type {(node: PageNode, turn: DeskTurn) => void} */
 function drawDeskTurn(node, turn) {
   node.dataset.role = turn.role;
   find(".sr", node).textContent = t("desk." + turn.role) + ": ";
@@ -184,6 +195,7 @@ function drawDeskTurn(node, turn) {
   node.title = turn.time ? fullDate(turn.time) : "";
 }
 
+/** @type {(node: PageNode, turn: DeskTurn & {rows: Fact[]}) => void} */
 function drawFacts(node, turn) {
   find(".desk-look-kind", node).textContent = t("desk." + turn.role);
   const plain = (words) => words.map((word) => (typeof word === "string" ? word : named("chip", word.kind))).join("");
@@ -194,6 +206,7 @@ function drawFacts(node, turn) {
   find("dl", node).replaceChildren(...rowsOf(turn.rows));
 }
 
+/** @type {(rows: Fact[]) => HTMLElement[]} */
 function rowsOf(rows) {
   return rows.flatMap((row) => {
     const key = document.createElement("dt");
@@ -207,7 +220,7 @@ function rowsOf(rows) {
 /* ---- the editor */
 
 const kept = {
-  get(id) { try { return JSON.parse(sessionStorage.getItem("whyfeed.desk." + id)) ?? {}; } catch { return {}; } },
+  get(id) { try { return JSON.parse(sessionStorage.getItem("whyfeed.desk." + id) ?? "{}"); } catch { return {}; } },
   set(id, value) {
     try {
       if (value.text) sessionStorage.setItem("whyfeed.desk." + id, JSON.stringify(value));
@@ -251,17 +264,17 @@ function drawEditor() {
   const names = [...new Set([...text.matchAll(OPEN)].map((hit) => hit[0]))];
   part(find(".desk-open"), "open", [names, taken?.n ?? 0], () => {
     const goes = names.map((name) => {
-      const button = document.createElement("button");
-      button.type = "button";
+      const button = /** @type {PageNode} */ (/** @type {HTMLElement} */ (document.createElement("button")));
+      button.setAttribute("type", "button");
       button.className = "hole";
       button.dataset.do = "desk-hole";
       button.textContent = name;
       button.hole = name;
-      button.setAttribute("aria-label", t("desk.open.one", { name }));
+      button.setAttribute("aria-label", say("desk.open.one", { name }));
       return button;
     });
-    const from = taken ? t("desk.taken", { n: taken.n }) : "";
-    find(".desk-open").replaceChildren(...(goes.length ? [t("desk.open") + " ", ...goes] : [from]));
+    const from = taken ? say("desk.taken", { n: taken.n }) : "";
+    find(".desk-open").replaceChildren(...(goes.length ? [say("desk.open") + " ", ...goes] : [from]));
   });
   find("[data-do=desk-from]").hidden = !ownWords();
   find(".desk-write .main-button").textContent = t(sending ? "desk.sending" : "desk.send");
@@ -286,7 +299,7 @@ function drawNote() {
     if (doubt.length) note.textContent = t("desk.doubt", { names: doubt.map((name) => "{" + name + "}").join(", ") });
     else if (done?.talk === onScreen) {
       const values = done.values ? " " + t(done.values === 1 ? "desk.sent.values.1" : "desk.sent.values", { n: done.values }) : "";
-      note.textContent = t("desk.sent." + done.how, { words: done.of.map((word) => word.chip ?? word).join("") }) + values;
+      note.textContent = t("desk.sent." + done.how, { words: done.of.map((word) => (typeof word === "string" ? word : word.chip)).join("") }) + values;
     } else note.textContent = "";
   });
   drawEditor();
@@ -301,6 +314,7 @@ function sendReply() {
 }
 
 // As if it were typed, so that undoing brings back what was there.
+/** @type {(text: string, whole: boolean) => void} */
 function type(text, whole) {
   reply.focus();
   if (whole) reply.select();
@@ -310,12 +324,14 @@ function type(text, whole) {
   }
 }
 
+/** @type {(hole: string) => void} */
 function goTo(hole) {
   const at = reply.value.indexOf(hole);
   reply.focus();
   if (at >= 0) reply.setSelectionRange(at, at + hole.length);
 }
 
+/** @type {(node: PageNode | null | undefined) => void} */
 function use(node) {
   if (!node?.card || node.card.refused) return;
   step("talk");
@@ -328,6 +344,9 @@ function use(node) {
 
 /* ---- the whole, and what a person does */
 
+const stepNow = () => find(".desk").dataset.step ?? "list";
+
+/** @type {(name: string) => void} */
 function step(name) {
   find(".desk").dataset.step = name;
   for (const button of findAll(".desk-steps button")) {
@@ -344,7 +363,7 @@ function drawDesk() {
   drawTalk();
   drawHelp();
   if (talkOpen()) drawNote();
-  step(find(".desk").dataset.step);
+  step(stepNow());
   if (tipped) fillTip();
   const address = new URL(location.href);
   if (deskHas()) address.searchParams.set("desk", talkOpen()?.id ?? "");
@@ -402,12 +421,15 @@ Object.assign(acts, {
     if (button.dataset.decision === "approve" && lacks) changing(node, true);
     else decide(node, button.dataset.decision);
   },
-  "desk-change": (button) => changing(button.closest(".desk-act"), find(".desk-fields", button.closest(".desk-act")).hidden),
+  "desk-change"(button) {
+    const node = button.closest(".desk-act");
+    changing(node, Boolean(find(".desk-fields", node).hidden));
+  },
 });
 
 find(".desk").addEventListener("submit", (event) => {
   event.preventDefault();
-  const form = event.target;
+  const form = targetOf(event);
   if (form.matches(".desk-write")) sendReply();
   else if (form.matches(".desk-wish")) wish();
   else if (form.matches(".desk-fields")) {
@@ -424,18 +446,18 @@ find(".desk").addEventListener("submit", (event) => {
 reply.addEventListener("input", edited);
 reply.addEventListener("scroll", () => { find(".desk-mirror").scrollTop = reply.scrollTop; });
 root.addEventListener("pointerover", (event) => {
-  const node = event.target.closest(".pill");
+  const node = targetOf(event).closest(".pill");
   if (node && event.pointerType !== "touch" && node !== tipped) showTip(node);
   else if (!node && tipped && tipped !== document.activeElement) hideTip();
 });
 root.addEventListener("focusin", (event) => {
-  if (event.target.matches(".pill")) showTip(event.target);
+  if (targetOf(event).matches(".pill")) showTip(targetOf(event));
   else if (tipped) hideTip();
 });
 root.addEventListener("focusout", hideTip);
 root.addEventListener("keydown", (event) => {
   if (!deskHas() || event.isComposing) return;
-  const field = event.target.matches("input, textarea, select");
+  const field = targetOf(event).matches("input, textarea, select");
   const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code)?.[1];
   if (digit && (event.altKey || !field) && !event.ctrlKey && !event.metaKey) {
     const node = findAll(".suggestion").find((each) => each.number === Number(digit) && each.card);
@@ -446,23 +468,23 @@ root.addEventListener("keydown", (event) => {
   } else if (event.target === reply && event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     sendReply();
-  } else if (event.target.classList.contains("cited") && (event.key === "Enter" || event.key === " ")) {
+  } else if (targetOf(event).classList.contains("cited") && (event.key === "Enter" || event.key === " ")) {
     event.preventDefault();
-    toggleCited(event.target);
+    toggleCited(targetOf(event));
   } else if (event.key === "Escape") {
     hideTip();
-    const open = event.target.closest(".card")?.querySelector(".cited[aria-expanded=true]");
+    const open = targetOf(event).closest(".card")?.querySelector(".cited[aria-expanded=true]");
     if (open) { toggleCited(open); open.focus(); }
-  } else if (event.target.matches(".desk-line") && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+  } else if (targetOf(event).matches(".desk-line") && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
     event.preventDefault();
     const rows = findAll(".desk-line");
-    rows[rows.indexOf(event.target) + (event.key === "ArrowDown" ? 1 : -1)]?.focus();
+    rows[rows.indexOf(targetOf(event)) + (event.key === "ArrowDown" ? 1 : -1)]?.focus();
   }
 });
 narrow.addEventListener("change", drawDesk);
 
 function enterDesk() {
-  step(find(".desk").dataset.step);
+  step(stepNow());
   drawDesk();
   deskAct("list");
 }

@@ -2,9 +2,13 @@
    All parts are one function whose arguments are Gradio's: element, trigger, props, server, upload, watch.
    Data reaches the page through textContent and checked attributes only. */
 
-const root = element.querySelector(".wf");
-const find = (selector, from = root) => from.querySelector(selector);
-const findAll = (selector, from = root) => [...from.querySelectorAll(selector)];
+const root = /** @type {PageNode} */ (element.querySelector(".wf"));
+/** The element of page.html that a selector names. @type {(selector: string, from?: Element) => PageNode} */
+const find = (selector, from = root) => /** @type {PageNode} */ (from.querySelector(selector));
+/** @type {(selector: string, from?: Element) => PageNode[]} */
+const findAll = (selector, from = root) => [...from.querySelectorAll(selector)].map((node) => /** @type {PageNode} */ (node));
+/** @type {(event: Event) => PageNode} */
+const targetOf = (event) => /** @type {PageNode} */ (event.target);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 const store = {
@@ -12,25 +16,32 @@ const store = {
   set(name, value) { try { localStorage.setItem("whyfeed." + name, value); } catch { /* private mode */ } },
 };
 
-let view = null; // what the server has told us so far
+/** @type {View} */
+let view = /** @type {any} */ (null); // what the server has told us so far
 let language = "en";
 
 /* ---- words */
 
+/** @type {(key: string, values?: Record<string, unknown>) => string | null} */
 function t(key, values = {}) {
-  const text = (props.texts[language] || {})[key];
+  const text = props.texts[language]?.[key];
   if (text === undefined) return null;
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
 // A name that the code uses, in plain words; one that we have no words for is at least readable.
+// A text that is there for certain.
+/** @type {(key: string, values?: Record<string, unknown>) => string} */
+const say = (key, values) => t(key, values) ?? "";
+
+/** @type {(kind: string, name: unknown) => string} */
 const named = (kind, name) => t(kind + "." + name) ?? String(name).replace(/[_-]+/g, " ");
 
 function label(scope) {
   const each = (attribute, put) => {
     const nodes = findAll("[" + attribute + "]", scope);
     if (scope.hasAttribute?.(attribute)) nodes.push(scope);
-    for (const node of nodes) put(node, t(node.getAttribute(attribute)) ?? "");
+    for (const node of nodes) put(node, say(node.getAttribute(attribute) ?? ""));
   };
   each("data-t", (node, text) => { if (node.textContent !== text) node.textContent = text; });
   each("data-t-label", (node, text) => node.setAttribute("aria-label", text));
@@ -38,6 +49,7 @@ function label(scope) {
   each("data-t-title", (node, text) => node.setAttribute("title", text));
 }
 
+/** @type {(seconds: number | null | undefined) => string} */
 function when(seconds) {
   if (seconds === null || seconds === undefined) return "";
   const days = (Date.now() / 1000 - seconds) / 86400;
@@ -52,18 +64,28 @@ function when(seconds) {
   return ago.format(-Math.round(days / 30.4), "month");
 }
 
+/** @type {(seconds: number | null) => string} */
 const fullDate = (seconds) =>
   seconds ? new Intl.DateTimeFormat(t("language.tag"), { dateStyle: "long" }).format(new Date(seconds * 1000)) : "";
 
 /* ---- templates */
 
+/** @type {(name: string) => PageNode} */
 function make(name) {
-  const node = find('template[data-template="' + name + '"]').content.firstElementChild.cloneNode(true);
+  const template = find('template[data-template="' + name + '"]').content.firstElementChild;
+  const node = /** @type {PageNode} */ (/** @type {Element} */ (template).cloneNode(true));
   label(node);
   return node;
 }
 
 // Run `draw` only when what it draws has changed: what a person has opened or focused stays as it is.
+/**
+ * @template const Data
+ * @param {PageNode} node
+ * @param {string} name
+ * @param {Data} data
+ * @param {(data: Data) => void} draw
+ */
 function part(node, name, data, draw) {
   const now = JSON.stringify([language, data]);
   node.parts ??= {};
@@ -73,20 +95,31 @@ function part(node, name, data, draw) {
 }
 
 // Keep one child of `box` for each row, in order; `key` says which child belongs to which row.
+/**
+ * @template Row
+ * @param {PageNode} box
+ * @param {Row[]} rows
+ * @param {(row: Row, index: number) => string | number} key
+ * @param {(row: Row, index: number) => PageNode} build
+ * @param {(node: PageNode, row: Row, index: number) => void} draw
+ */
 function keyed(box, rows, key, build, draw) {
   box.children_ ??= new Map();
+  const old = box.children_;
+  /** @type {Map<string | number, PageNode>} */
   const kept = new Map();
   rows.forEach((row, index) => {
     const id = key(row, index);
-    const node = box.children_.get(id) ?? build(row, index);
+    const node = old.get(id) ?? build(row, index);
     kept.set(id, node);
     if (box.children[index] !== node) box.insertBefore(node, box.children[index] ?? null);
     draw(node, row, index);
   });
-  for (const [id, node] of box.children_) if (!kept.has(id)) node.remove();
+  for (const [id, node] of old) if (!kept.has(id)) node.remove();
   box.children_ = kept;
 }
 
+/** @type {(node: HTMLElement, post: {title: string, url: string}) => void} */
 function linkTo(node, post) {
   node.textContent = post.title;
   if (post.url) node.setAttribute("href", post.url);
@@ -110,9 +143,10 @@ const tell = (event, data = {}) => trigger(event, { here: here(), seen: seen(), 
 const act = (what, data = {}) => tell("act", { do: what, ...data });
 
 // Take in news; false when it is older than what we have.
+/** @type {(news: News) => boolean} */
 function learn(news) {
   if (view?.session === news.session && news.version < view.version) return false;
-  if (view?.session !== news.session) view = { turns: [] };
+  if (view?.session !== news.session) view = /** @type {View} */ ({ turns: /** @type {Turn[]} */ ([]) });
   view.session = news.session;
   view.version = news.version;
   for (const [name, value] of Object.entries(news.parts)) {
@@ -123,8 +157,10 @@ function learn(news) {
   return true;
 }
 
+/** @type {{text: string, turns: number, time: number} | null} */
 let sent = null; // what was sent and is not in the view yet: {text, turns, time}
 
+/** @type {(text: string) => void} */
 function send(text) {
   const words = text.trim();
   if (!words || !view?.user || view.running || (sent && Date.now() - sent.time < 5000)) return;
@@ -132,10 +168,13 @@ function send(text) {
   tell("ask", { text: words });
 }
 
+/** @type {(name: string) => string} */
 const initial = (name) => [...name.trim()][0]?.toUpperCase() ?? "?";
-const hue = (text) => [...text].reduce((sum, letter) => (sum * 137 + letter.codePointAt(0) * 53) % 360, 7);
+/** @type {(text: string) => number} */
+const hue = (text) => [...text].reduce((sum, letter) => (sum * 137 + (letter.codePointAt(0) ?? 0) * 53) % 360, 7);
 
+/** @type {(node: HTMLElement, member: Member) => void} */
 function face(node, member) {
   node.textContent = initial(member.name);
-  node.style.setProperty("--hue", hue(member.id));
+  node.style.setProperty("--hue", String(hue(member.id)));
 }

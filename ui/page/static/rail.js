@@ -25,7 +25,7 @@ function drawRail() {
       const chip = find(".chip", node);
       chip.textContent = words;
       chip.setAttribute("aria-pressed", String(rule.active));
-      chip.setAttribute("aria-label", t(rule.active ? "rule.on" : "rule.off", { rule: words }));
+      chip.setAttribute("aria-label", say(rule.active ? "rule.on" : "rule.off", { rule: words }));
       chip.rule = rule;
     }),
   );
@@ -56,6 +56,7 @@ function drawRail() {
   );
 }
 
+/** @type {(node: PageNode, interest: Interest) => void} */
 function drawInterest(node, interest) {
   part(node, "interest", interest, () => {
     find(".interest-label", node).textContent = interest.label;
@@ -98,11 +99,12 @@ function drawChooser() {
 }
 
 // The list's own cursor: arrows move it while the focus stays in the search field.
+/** @type {(step: number | null) => void} */
 function point(step) {
   const rows = findAll("[role=option]", chooser);
   const now = rows.findIndex((row) => row.getAttribute("aria-selected") === "true");
   const next = step === null ? -1 : Math.max(0, Math.min(rows.length - 1, now + step));
-  rows.forEach((row, index) => row.setAttribute("aria-selected", String(index === next)));
+  rows.forEach((row, index) => { row.setAttribute("aria-selected", String(index === next)); });
   const field = find("[role=combobox]", chooser);
   if (rows[next]) {
     field.setAttribute("aria-activedescendant", rows[next].id);
@@ -113,7 +115,7 @@ function point(step) {
 let searching = 0;
 find("[role=combobox]", chooser).addEventListener("input", (event) => {
   clearTimeout(searching);
-  searching = setTimeout(() => act("members", { text: event.target.value }), 150);
+  searching = setTimeout(() => act("members", { text: targetOf(event).value }), 150);
 });
 find("[role=combobox]", chooser).addEventListener("keydown", (event) => {
   if (event.isComposing) return;

@@ -12,7 +12,7 @@ function draw() {
   hello.hidden = !view.user || view.turns.length > 0;
   part(hello, "words", [view.user?.name, view.profile?.events], ([name, events]) => {
     find("h1", hello).textContent = t("hello", { name });
-    find(".lead", hello).textContent = t(events > 0 ? "hello.lead" : "hello.lead.new");
+    find(".lead", hello).textContent = t((events ?? 0) > 0 ? "hello.lead" : "hello.lead.new");
   });
   part(hello, "quick", [view.profile?.interests.map((each) => each.label), view.topics], ([labels, topics]) => {
     // One topic that this reader knows well, and one that they have not touched.
@@ -86,23 +86,23 @@ const pageActs = {
 const acts = { ...cardActs, ...railActs, ...pageActs };
 
 root.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-do]");
+  const button = targetOf(event).closest("[data-do]");
   if (button && root.contains(button)) acts[button.dataset.do]?.(button);
 });
 // A middle click opens a link as well.
 root.addEventListener("auxclick", (event) => {
-  const opened = event.target.closest("a[data-do=open]");
+  const opened = targetOf(event).closest("a[data-do=open]");
   if (opened && event.button === 1) acts.open(opened);
 });
 sheet.addEventListener("click", (event) => { if (event.target === sheet) sheet.close(); });
 root.addEventListener("keydown", (event) => {
-  if (event.target.classList.contains("claim") && (event.key === "Enter" || event.key === " ")) {
+  if (targetOf(event).classList.contains("claim") && (event.key === "Enter" || event.key === " ")) {
     event.preventDefault();
-    acts.claim(event.target);
+    acts.claim(targetOf(event));
   }
   if (event.key !== "Escape") return;
   if (root.classList.contains("menu-open")) railActs["menu-close"]();
-  const open = event.target.closest(".card")?.querySelector(".claim[aria-expanded=true]");
+  const open = targetOf(event).closest(".card")?.querySelector(".claim[aria-expanded=true]");
   if (open) { toggleClaim(cardOf(open), open); open.focus(); }
 });
 

@@ -7,12 +7,12 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from whyfeed.retrieval.errors import DataError, WhyfeedError
-from whyfeed.ui.cli.terminal import print_json
+from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
@@ -22,7 +22,32 @@ LONGEST = 5_000_000  # characters of one conversation
 _EMPTY: Mapping[str, Any] = {"suggestions": [], "handover": None, "posts": []}
 
 
-def answer_lines(agent: Agent, file: Path | None, k: int, *, draft: str, wish: str, unmask: bool, as_json: bool) -> int:
+def reply(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Conversations, one a line; default: standard input.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=10, help="How many suggestions.")] = 3,
+    draft: Annotated[str, typer.Option(help="What the agent has typed so far.")] = "",
+    wish: Annotated[str, typer.Option(help="What the agent asks for: “shorter”, “in Chinese”, “offer …”.")] = "",
+    unmask: Annotated[bool, typer.Option("--unmask", help="Put personal data back into what is printed.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+    no_llm: NoLlm = False,
+) -> None:
+    """Suggest replies: one conversation (or a customer's words) a line in, one answer a line out.
+
+    Example: whyfeed reply waiting.jsonl -k 3 --json
+    """
+    with open_agent(home, no_llm=no_llm) as agent, bars() as progress:
+        agent.desk.build(progress)
+        failed = _answer_lines(agent, file, k, draft=draft, wish=wish, unmask=unmask, as_json=as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _answer_lines(
+    agent: Agent, file: Path | None, k: int, *, draft: str, wish: str, unmask: bool, as_json: bool
+) -> int:
     """Answer every line; one that is no conversation gets an answer that says so. Returns how many those were."""
     from whyfeed.retrieval.privacy.vault import Vault
 

@@ -1,0 +1,142 @@
+"""What is in a home: `demo`, `import`, `export`, `users`, `erase`, `doctor`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whyfeed.ui.cli.terminal import Home, Json, UserArg, bars, imported, open_agent, print_json
+
+if TYPE_CHECKING:
+    from whyfeed.agent.agent import Agent
+
+
+def demo(home: Home = None, as_json: Json = False) -> None:
+    """Import the communities and the desk that whyfeed ships, and build what is needed; again changes nothing.
+
+    Example: whyfeed demo
+    """
+    from whyfeed.agent.demo import import_demo
+
+    with open_agent(home, no_llm=True) as agent:
+        report = import_demo(agent, imported)
+        with bars() as progress:
+            agent.build(progress)
+            agent.desk.build(progress)
+            outcome = _fit(agent, progress) if report else "already there"
+        state = agent.status()
+    if as_json:
+        print_json(
+            {"posts": state["posts"], "users": state["users"], "ranker": outcome, "imported": report is not None}
+        )
+    else:
+        typer.echo(f"{state['posts']} posts and {state['users']} readers in {agent.home} ({outcome})")
+
+
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder in the exchange format.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Import an exchange folder, whole or not at all; bad rows go to a rejects file.
+
+    Example: whyfeed import my-community
+    """
+    with open_agent(home, no_llm=True) as agent:
+        report = agent.import_folder(folder, imported)
+        with bars() as progress:
+            agent.build(progress)
+    if as_json:
+        print_json(report.to_json())
+        return
+    for name, count in report.counts.items():
+        if count.read:
+            typer.echo(f"{name}: {count.kept} of {count.read} rows kept")
+    if report.rejects:
+        typer.echo(f"left out, with line and cause: {report.rejects}", err=True)
+
+
+def export(
+    user: UserArg,
+    out: Annotated[Path | None, typer.Option(help="A new folder; default: whyfeed-USER.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write everything about a user to a folder in the exchange format.
+
+    Example: whyfeed export alcohol:37 --out alcohol-37
+    """
+    with open_agent(home, no_llm=True) as agent:
+        folder = agent.export(user, out)
+    print_json({"user": user, "folder": str(folder)}) if as_json else typer.echo(str(folder))
+
+
+def users(
+    text: Annotated[str, typer.Argument(help="Part of a name or an id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Users of the home, the most active first.
+
+    Example: whyfeed users beer --limit 10
+    """
+    with open_agent(home, no_llm=True) as agent:
+        members = agent.members(text, limit)
+    if as_json:
+        print_json([{"id": member.id, "name": member.name, "events": member.events} for member in members])
+    else:
+        for member in members:
+            typer.echo(f"{member.id}\t{member.events}\t{member.name}")
+
+
+def erase(
+    user: UserArg,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Delete everything about a user; asks first when somebody sits at the terminal.
+
+    In a pipe or a script (standard input is not a terminal) it deletes without asking, as with --yes.
+
+    Example: whyfeed erase alcohol:37 --yes
+    """
+    with open_agent(home, no_llm=True) as agent:
+        if not yes and sys.stdin.isatty():
+            agent.user(user)  # someone unknown is said before the question
+            # Not typer.confirm: it writes a space to standard output, which is the result's.
+            typer.echo(f"Delete everything about {user}? [y/N] ", nl=False, err=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                typer.echo("nothing was deleted", err=True)
+                raise typer.Exit(1)
+        agent.erase(user)
+    print_json({"user": user, "erased": True}) if as_json else typer.echo(f"erased: {user}")
+
+
+def doctor(home: Home = None, as_json: Json = False) -> None:
+    """Health: the home, the weights, memory and disk, each with what to do about it.
+
+    Example: whyfeed doctor
+    """
+    from whyfeed.agent.doctor import examine
+
+    with open_agent(home) as agent:
+        checks = examine(agent)
+    if as_json:
+        print_json([{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks])
+    else:
+        for check in checks:
+            typer.echo(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _fit(agent: Agent, progress: Callable[[str, int, int], None]) -> str:
+    from whyfeed.finetune.ranking.fit import fit_agent
+
+    return fit_agent(agent, progress).why

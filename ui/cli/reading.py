@@ -1,0 +1,162 @@
+"""What a reader asks and says: `recommend`, `chat`, `why`, `why-not`, `feedback`, `forget`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whyfeed.ui.cli.terminal import Home, Json, LlmRank, NoLlm, PostArg, UserArg, open_agent, print_json, read_lines
+
+if TYPE_CHECKING:
+    from whyfeed.agent.agent import Agent
+    from whyfeed.agent.answer import Answer, Explanation
+
+
+def recommend(
+    user: UserArg,
+    k: Annotated[int, typer.Option("-k", min=1, max=50, help="How many posts.")] = 5,
+    query: Annotated[str | None, typer.Option(help="What the posts should be about.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Only this kind of thing; may be given several times.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Answer as of this moment: ISO 8601 or Unix seconds.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+    no_llm: NoLlm = False,
+    llm_rank: LlmRank = False,
+) -> None:
+    """The best posts for a user, each with a reason.
+
+    Example: whyfeed recommend alcohol:37 -k 5 --query beer
+    """
+    from whyfeed.retrieval.clock import parse_time
+    from whyfeed.retrieval.post import KINDS
+
+    if unknown := [name for name in kind or () if name not in KINDS]:
+        raise ValueError(f"kind {unknown[0]!r} is none of {', '.join(KINDS)}")
+    if language not in (None, "en", "zh"):
+        raise ValueError(f"language {language!r} is neither en nor zh")
+    moment = parse_time(as_of)
+    with open_agent(home, no_llm=no_llm) as agent:
+        answer = agent.recommend(
+            user, k, query, kind, as_of=moment, llm_rank=llm_rank, language=language,  # type: ignore[arg-type]
+        )  # fmt: skip
+        print_json(answer.to_json()) if as_json else _print_answer(answer, agent)
+        _mind_the_writer(agent)
+
+
+def chat(
+    user: UserArg,
+    home: Home = None,
+    conversation: Annotated[str | None, typer.Option(help="Go on with this conversation.")] = None,
+    as_json: Json = False,
+    no_llm: NoLlm = False,
+    llm_rank: LlmRank = False,
+) -> None:
+    """Talk: one line in, one answer out, so that it can be piped.
+
+    Example: whyfeed chat alcohol:37
+    """
+    from whyfeed.agent.answer import Answer
+
+    with open_agent(home, no_llm=no_llm) as agent:
+        agent.user(user)
+        asked = sys.stdin.isatty()
+        if asked:
+            typer.echo("Ask “What should I read?”, or name a topic. Ctrl-D ends.", err=True)
+        for line in read_lines(asked):
+            for event in agent.chat(user, line, conversation, llm_rank=llm_rank):
+                if isinstance(event, Answer):
+                    conversation = event.conversation
+                    print_json(event.to_chat_json()) if as_json else _print_answer(event, agent)
+
+
+def why(user: UserArg, post: PostArg, home: Home = None, as_json: Json = False) -> None:
+    """Why a post was shown to a user.
+
+    Example: whyfeed why alcohol:37 alcohol:p12
+    """
+    _explain(home, as_json, lambda agent: agent.why(user, post))
+
+
+def why_not(user: UserArg, post: PostArg, home: Home = None, as_json: Json = False) -> None:
+    """Why a post is not in a user's list, and what would bring it in.
+
+    Example: whyfeed why-not alcohol:37 alcohol:p12
+    """
+    _explain(home, as_json, lambda agent: agent.why_not(user, post))
+
+
+def feedback(
+    user: UserArg,
+    post: PostArg,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="like, dislike, hide, save, open, …")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write what a user did with a post into the ledger; prints the event's id.
+
+    Example: whyfeed feedback alcohol:37 alcohol:p12 like
+    """
+    with open_agent(home, no_llm=True) as agent:
+        event = agent.feedback(user, post, kind)
+    print_json({"id": event.id, **event.to_row()}) if as_json else typer.echo(event.id)
+
+
+def forget(
+    user: UserArg,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="An event's id.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Delete one event; everything is then as if it had never happened.
+
+    Example: whyfeed forget alcohol:37 e1234
+    """
+    with open_agent(home, no_llm=True) as agent:
+        agent.forget(user, event)
+    print_json({"user": user, "forgotten": event}) if as_json else typer.echo(f"forgotten: {event}")
+
+
+def _explain(home: Path | None, as_json: bool, ask: Callable[[Agent], Explanation]) -> None:
+    with open_agent(home, no_llm=True) as agent:
+        explanation = ask(agent)
+    if as_json:
+        print_json(explanation.to_json())
+        return
+    if explanation.reason is not None:
+        typer.echo(explanation.reason.text)
+    typer.echo(explanation.text)
+    typer.echo(explanation.would_change)
+
+
+def _mind_the_writer(agent: Agent) -> None:
+    """Say why there are quotes where sentences could be, unless that was asked for."""
+    state = agent.models.describe("writer")
+    if state not in ("ready", "off"):
+        typer.echo(f"the writer is {state}, so posts are quoted; `whyfeed models pull` fetches it", err=True)
+
+
+def _print_answer(answer: Answer, agent: Agent) -> None:
+    from whyfeed.retrieval.clock import format_time
+
+    if answer.text:
+        typer.echo(answer.text)
+    names = agent.names([item.post.author for item in answer.items if item.post.author])
+    for item in answer.items:
+        written = format_time(item.post.created_at)
+        detail = [
+            item.post.community,
+            names.get(item.post.author, ""),
+            written[:10] if isinstance(written, str) else "",
+        ]
+        typer.echo(f"\n{item.rank}. {item.post.label}")
+        typer.echo(f"   {' · '.join(part for part in detail if part)}  [{item.post.id}]")
+        typer.echo(f"   {item.reason.text}")
+        if item.post.url:
+            typer.echo(f"   {item.post.url}")
+    if not answer.items and not answer.text:
+        typer.echo("nothing to show: everything has been seen, or the home is empty (whyfeed demo fills it)", err=True)
