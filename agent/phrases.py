@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from whyfeed.agent.request import Language
+from whyfeed.retrieval.language import Language
 
 PHRASES: dict[str, tuple[str, str]] = {
     # lists

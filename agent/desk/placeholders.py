@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whyfeed.agent.desk.lookups import key_words, looked_up
-from whyfeed.agent.desk.specifics import HAN, Specific, specifics
+from whyfeed.agent.desk.specifics import Specific, specifics
 from whyfeed.agent.desk.suggestion import Citation
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
-from whyfeed.retrieval.words import STOPWORDS, words
+from whyfeed.retrieval.words import HAN, STOPWORDS, words
 
 SURE = 0.85  # of the past times that a key could have filled a placeholder, the share in which it did
 SEEN = 3  # past times before a habit counts

@@ -11,6 +11,7 @@ from typing import Any
 
 from whyfeed.agent.desk.suggestion import Citation, Proposal
 from whyfeed.retrieval.desk.types import DeskTurn, since_answer
+from whyfeed.retrieval.language import sentences
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.privacy.vault import CHIP
 from whyfeed.retrieval.words import content_words
@@ -18,7 +19,6 @@ from whyfeed.retrieval.words import content_words
 _LONGEST = 500  # characters of an argument
 
 # fmt: off
-_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r"[,;:，；：]|\bbut\b|但是?|而是", re.I)
 _WANT = (r"(?:want|need|like|get|have|receive|request|requesting|demand|demanding|give|issue|process|send|claim|expect|asking for|ask for|prefer|please|just|can (?:i|you|we)|could (?:i|you|we)|would you|will you|may i)\b[^.?!]{0,40}?")
 _ZH_WANT = r"(?:要|想|申请|请|给我|帮我|需要|可以|可不可以|能|要求|麻烦|希望|直接|还是)[^。！？，]{0,10}?"
@@ -99,7 +99,7 @@ def _wishes(turns: Sequence[DeskTurn]) -> dict[str, tuple[int, str]]:
         if turn.role != "customer":
             continue
         asked: dict[str, tuple[int, str]] = {}
-        for sentence in filter(None, map(str.strip, _END.split(turn.text))):
+        for sentence in _sentences(turn.text):
             for clause in _CLAUSE.split(sentence):
                 for name, named in _NAMED.items():
                     match = _WISHES[name].search(clause)
@@ -118,13 +118,18 @@ def _policy(name: str, asked: str, articles: Sequence[Post]) -> Citation | None:
     """The sentence of the first article that grants it; of several the one that is nearest to what was asked."""
     wanted = set(content_words(asked))
     for article in articles:
-        sentences = [one.strip() for one in _END.split(article.text)]
         fit = [
-            one for one in sentences if _POLICY[name].search(one) and not _DENIES.search(one) and one[-1] not in "?？"
+            one
+            for one in _sentences(article.text)
+            if _POLICY[name].search(one) and not _DENIES.search(one) and one[-1] not in "?？"
         ]
         if fit:
             return Citation("article", article.id, max(fit, key=lambda one: len(wanted & set(content_words(one)))))
     return None
+
+
+def _sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentences(text)]
 
 
 def _order(turns: Sequence[DeskTurn], place: int) -> str | None:
@@ -177,7 +182,7 @@ def _hand_over(turns: Sequence[DeskTurn], language: str) -> Proposal | None:
     first = len(turns) - len(since_answer(turns))
     for key, rule in (("legal", _LEGAL), ("person", _PERSON)):
         for place in range(first, len(turns)):
-            for sentence in map(str.strip, _END.split(turns[place].text)) if turns[place].role == "customer" else ():
+            for sentence in _sentences(turns[place].text) if turns[place].role == "customer" else ():
                 match = rule.search(sentence)
                 if match and not _NOT.search(sentence[: match.start()]):
                     why = _why(key, language)

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from whyfeed.retrieval.words import STOPWORDS, words
+from whyfeed.retrieval.language import stem
+from whyfeed.retrieval.words import HAN, STOPWORDS, content_words
 
 SpecificKind = Literal["chip", "link", "number", "date", "name"]
-HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_DENIED = re.compile(r"^(?:un(?=[abcdefhlnoprsuvw]\w{5})|non(?=\w{6}))", re.ASCII)
 
 _UNITS = {
     "minute": "minutes?|mins?|分钟",
@@ -140,25 +141,14 @@ def plain_number(digits: str) -> str:
     return digits.lstrip("0") if len(digits) > 1 and digits[0] == "0" and digits[1:2].isdigit() else digits
 
 
-def stem(word: str) -> str:
-    """An English word without its ending and its denial: "unavailable" and "available" are alike."""
-    if not word.isascii():
-        return word
-    word = re.sub(r"^(?:un(?=[abcdefhlnoprsuvw]\w{5})|non(?=\w{6}))", "", word)
-    for ending in ("ations", "ation", "ings", "ing", "ies", "ied", "led", "ed", "es", "ly", "s", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)] + ("y" if ending in ("ies", "ied") else "")
-            break
-    return word[:7]
+def affirmed(word: str) -> str:
+    """A word without its denial: "unavailable" is "available". What denies is found by the clause, not by its stems."""
+    return _DENIED.sub("", word)
 
 
 def stems(text: str) -> frozenset[str]:
-    """Of the words that carry meaning, without bare numbers; Chinese words as they are."""
-    return frozenset(
-        stem(word)
-        for word in words(text.replace("’", "'"))
-        if word not in STOPWORDS and not word.isdigit() and (len(word) > 1 or not word.isascii())
-    )
+    """The stems of the words that carry meaning, each without its denial; Chinese words as they are."""
+    return frozenset(stem(affirmed(word)) for word in content_words(text))
 
 
 def _from_match(match: re.Match[str], text: str) -> Specific | None:

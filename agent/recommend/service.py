@@ -15,9 +15,10 @@ from whyfeed.agent.recommend.pipeline import Ranking, Task, run
 from whyfeed.agent.recommend.rules import horizon_end, rule_text
 from whyfeed.agent.recommend.snapshot import View, Views
 from whyfeed.agent.recommend.why import explain_absence, explain_presence, trace_document
-from whyfeed.agent.request import Horizon, Language, Request
+from whyfeed.agent.request import Horizon, Request
 from whyfeed.retrieval.errors import UnknownEvent
 from whyfeed.retrieval.event import INTEREST, Event
+from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import clean_text
 from whyfeed.retrieval.store.conversations import Conversations
 from whyfeed.retrieval.store.store import Store

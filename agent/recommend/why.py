@@ -8,7 +8,7 @@ from whyfeed.agent.answer import Answer, Claim, Evidence, Explanation, Reason
 from whyfeed.agent.phrases import listed, say, signal_word, source_word
 from whyfeed.agent.recommend.pipeline import Ranking
 from whyfeed.agent.recommend.snapshot import View
-from whyfeed.agent.request import Language
+from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import Post
 
 _TELLING = 0.01  # share of a score whose loss is worth a sentence
