@@ -11,16 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whyfeed.agent.desk import grounding, placeholders, proposals, specifics, wishes
-from whyfeed.agent.desk.suggestion import Citation
-from whyfeed.agent.reasons import checks
-from whyfeed.retrieval.desk.situation import features
+from whyfeed.agent.desk import specifics
 from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, language_of
 from whyfeed.retrieval.formula import readable
 from whyfeed.retrieval.language import detect_language, sentences, stem, stems
-from whyfeed.retrieval.post import Post, clean_text
-from whyfeed.retrieval.privacy.vault import Vault
-from whyfeed.retrieval.words import match_query
+from whyfeed.retrieval.post import clean_text
 
 MIXED = st.text(st.sampled_from("ab AB.!?。！？…\n\t \"')]”」4.5e.g.Dr的好"), max_size=80)
 
