@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from whyfeed.retrieval.language import Language
+
 Intent = Literal[
     "recommend",
     "search",
@@ -24,7 +26,6 @@ Intent = Literal[
     "out_of_scope",
 ]
 Horizon = Literal["now", "session", "day", "week", "month", "always"]
-Language = Literal["en", "zh"]
 
 
 @dataclass(frozen=True, slots=True)

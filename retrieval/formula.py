@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pylatexenc.latex2text import LatexNodes2Text
 
 # Blanks inside at both ends or at neither, so that "$5 and $10", "$5-$10", "$HOME_A or $HOME_B", "${a} ${b}" are none.
-_FORMULA = re.compile(r"\$+(?!\{)(?:(?!\s)[^$\n]{1,300}?(?<!\s)|\s[^$\n]{1,300}?\s)\$+(?![\d{])")
+# A run of dollar signs that opens no formula is passed over as a whole: its parts would open none either.
+_FORMULA = re.compile(r"(?P<formula>\$++(?!\{)(?:(?!\s)[^$\n]{1,300}?(?<!\s)|\s[^$\n]{1,300}?\s)\$+(?![\d{]))|\$++")
 _TEX = re.compile(r"[\\^_{}|=\[\]]")
 _NAME = re.compile(r"[\w+\-/(), ]{0,11}[\w)]")
 _SPACES = re.compile(r" (?=[⟩)\]])|(?<=⟨\w) (?=\|)")  # "⟨0 |" is ⟨0|
@@ -27,6 +28,8 @@ def replace(text: str, write: Callable[[str], str]) -> str:
     """
 
     def one(match: re.Match[str]) -> str:
+        if match["formula"] is None:
+            return match[0]
         inside = match[0].strip("$").strip()
         if _NAME.fullmatch(inside) and (len(inside) <= 3 or " " not in inside):
             return inside  # $n$-qubit

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_HAN_RUN = re.compile(f"{HAN.pattern}+")
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 
 STOPWORDS = frozenset(
@@ -28,12 +29,12 @@ def segment(text: str) -> str:
     FTS5's own tokenisers take a Chinese sentence for one word, and its trigrams cannot find words
     of two characters; rjieba cuts both the index and the query, so that they agree.
     """
-    if not _HAN.search(text):
+    if not HAN.search(text):
         return text
     import rjieba
 
     # Search mode gives long words and the short ones inside them, so a query for either finds the post.
-    return _HAN.sub(lambda run: " " + " ".join(rjieba.cut_for_search(run[0], True)) + " ", text)
+    return _HAN_RUN.sub(lambda run: " " + " ".join(rjieba.cut_for_search(run[0], True)) + " ", text)
 
 
 def words(text: str) -> list[str]:

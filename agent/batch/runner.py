@@ -28,8 +28,9 @@ from whyfeed.agent.reasons.clauses import Clause
 from whyfeed.agent.reasons.explainer import Prepared
 from whyfeed.agent.recommend.pipeline import Task
 from whyfeed.agent.recommend.snapshot import Progress
-from whyfeed.agent.request import Language, Request
+from whyfeed.agent.request import Request
 from whyfeed.retrieval.errors import DataError, HomeError, UnknownUser
+from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import Post
 
 if TYPE_CHECKING:

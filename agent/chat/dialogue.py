@@ -28,6 +28,7 @@ from whyfeed.agent.understanding.understander import Context
 from whyfeed.retrieval.errors import ModelError, UnknownPost
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.formula import readable
+from whyfeed.retrieval.language import Language, detect_language
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.store.conversations import Turn
 
@@ -433,7 +434,7 @@ class Dialogue:
         items = self._last["items"] if self._last else []
         spoken: dict[str, Any] = next((turn.answer["request"] for turn in reversed(self._turns) if turn.answer), {})
         focus = (spoken.get("posts") or [None])[-1]
-        language: Language = "zh" if self._turns and _is_chinese(self._turns[-1].text) else "en"
+        language: Language = detect_language(self._turns[-1].text, "en") if self._turns else "en"
         return Context(
             shown=tuple(item["post"]["id"] for item in items),
             titles={item["post"]["id"]: item["post"]["title"] for item in items},
@@ -482,7 +483,3 @@ def _last(turns: Sequence[Turn]) -> dict[str, Any] | None:
 
 def _is_thanks(text: str) -> bool:
     return any(word in text.casefold() for word in ("thank", "thx", "cheers", "谢", "感谢"))
-
-
-def _is_chinese(text: str) -> bool:
-    return any("\u4e00" <= char <= "\u9fff" for char in text)

@@ -11,10 +11,9 @@ from typing import Any
 
 from whyfeed.agent.chat.planner import Planner, instructions, tool
 from whyfeed.agent.chat.tools import TURNS, request_of
-from whyfeed.agent.request import Language
 from whyfeed.agent.understanding.references import Context
-from whyfeed.agent.understanding.topics import detect_language
 from whyfeed.retrieval.files import write_whole
+from whyfeed.retrieval.language import Language, detect_language
 
 PASSED = 0.9  # of the sentences; chosen, for no model that calls tools well was at hand
 _log = logging.getLogger(__name__)

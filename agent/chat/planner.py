@@ -22,9 +22,10 @@ from whyfeed.agent.chat.tools import TURNS, request_of
 from whyfeed.agent.checkpoints import Checkpoints
 from whyfeed.agent.llm.engine import check_wanted, defuse
 from whyfeed.agent.llm.usage import Usage
-from whyfeed.agent.request import Language, Request
+from whyfeed.agent.request import Request
 from whyfeed.agent.understanding.references import Context
 from whyfeed.retrieval.errors import ModelError, one_line
+from whyfeed.retrieval.language import Language
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

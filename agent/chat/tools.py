@@ -13,8 +13,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from whyfeed.agent.arguments import Arguments, Kind, Nobody, Words
-from whyfeed.agent.request import Horizon, Intent, Language, Request
+from whyfeed.agent.request import Horizon, Intent, Request
 from whyfeed.agent.understanding.references import Context
+from whyfeed.retrieval.language import Language
 
 Numbers = list[int]
 _POSTS = "Numbers of posts in the last list, from 1."

@@ -14,10 +14,10 @@ from whyfeed.agent.desk.placeholders import Filled, SlotBook, templated
 from whyfeed.agent.desk.ranker import ReplyCandidate, ReplyRanker, Scored, plain
 from whyfeed.agent.desk.suggestion import Citation, ReplySuggestion, Sentence
 from whyfeed.agent.trace import StageRecord
-from whyfeed.agent.understanding.topics import detect_language
 from whyfeed.retrieval.desk.cases import CaseBook, Neighbour
 from whyfeed.retrieval.desk.situation import situation
 from whyfeed.retrieval.desk.types import DeskTurn, SavedReply
+from whyfeed.retrieval.language import detect_language
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.privacy.vault import CHIP
 from whyfeed.retrieval.words import words

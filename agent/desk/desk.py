@@ -27,11 +27,10 @@ from whyfeed.agent.phrases import say
 from whyfeed.agent.registry import Registry
 from whyfeed.agent.runtime import Runtime
 from whyfeed.agent.trace import Status, Trace
-from whyfeed.agent.understanding.topics import detect_language
 from whyfeed.retrieval.desk.cases import CaseBook
 from whyfeed.retrieval.desk.situation import situation
 from whyfeed.retrieval.desk.store import DeskStore, masked, masked_value
-from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply, since_answer
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply, language_of, since_answer
 from whyfeed.retrieval.errors import ModelError
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.post import clean_text
@@ -99,7 +98,7 @@ class Desk:
             asked_for = wish.Wish.parse(wanted)
             record.note = f"{len(vault.values())} personal values masked"
         self.build()
-        language = asked_for.language or _language(conversation)
+        language = asked_for.language or language_of(conversation)
         now = situation(turns, " ".join(part for part in (draft, asked_for.offer) if part))
         trace.request = {"conversation": conversation.id, "language": language, "k": k, "wish": wanted}
 
@@ -246,7 +245,7 @@ class Desk:
         conversation = self.store.conversation(id)
         done = {"action": name, "arguments": masked_value(dict(arguments), Vault(self.store.chips(id)))}
         if name == "hand_over":
-            done["summary"] = handover.summary(conversation.turns, _language(conversation))
+            done["summary"] = handover.summary(conversation.turns, language_of(conversation))
         self._note(id, "act", done)
         if name == "close":
             self.close(id)
@@ -272,13 +271,6 @@ class Desk:
 
 def _desk(id: str) -> str:
     return f"desk:{id}"
-
-
-def _language(conversation: DeskConversation) -> str:
-    if conversation.language in ("en", "zh"):
-        return conversation.language
-    said = [turn.text for turn in conversation.turns if turn.role == "customer" and turn.text]
-    return detect_language(said[-1], "en") if said else "en"
 
 
 def _handover(turns: Sequence[DeskTurn], language: str, fits: bool, proposals: Sequence[Proposal]) -> Handover | None:

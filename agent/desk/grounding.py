@@ -16,22 +16,18 @@ from functools import cached_property
 from typing import Literal
 
 from whyfeed.agent.desk.lookups import facts_of, looked_up
-from whyfeed.agent.desk.specifics import HAN, Specific, specifics, stem, stems
+from whyfeed.agent.desk.specifics import Specific, affirmed, specifics, stems
 from whyfeed.agent.desk.suggestion import Citation, Sentence
 from whyfeed.agent.reasons.checks import plain
 from whyfeed.retrieval.desk.store import Case
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskTurn, SavedReply
+from whyfeed.retrieval.language import sentences, stem
 from whyfeed.retrieval.post import Post
-from whyfeed.retrieval.words import STOPWORDS, words
+from whyfeed.retrieval.words import HAN, STOPWORDS, words
 
 Kind = Literal["courtesy", "question", "fact", "promise"]
 COVERED = 0.6  # share of a sentence's content words that the evidence must have
 QUOTE = 160  # characters of a citation's quote
-
-_ABBREVIATION = re.compile(
-    r"(?<![A-Za-z])(?:e\.g|i\.e|etc|vs|approx|incl|ca|no|nr|st|dr|mr|mrs|ms|[A-Z])\.$", re.IGNORECASE
-)
-_END = re.compile(r"[.!?…]+[\"”')\]]*(?=\s)|[。！？]+[”」』）\"]*|\n+")
 
 # Words that stand for one promise each.
 _FAMILIES = {
@@ -153,18 +149,8 @@ class Evidence:
 
 
 def split(text: str, language: str) -> list[str]:
-    """Sentences in order, stripped. "4.5", "e.g.", "Dr. Morgan", links and chips stay whole."""
-    pieces, start = [], 0
-    for match in _END.finditer(text):
-        head = text[start : match.end()].rstrip()
-        if match[0][0] == "." and (_ABBREVIATION.search(head) or not head.strip(" .…")):
-            continue
-        # A line that goes on in lower case, and dots that stand for a pause, end nothing.
-        if match[0][0] in "…\n" and language != "zh" and text[match.end() :].lstrip()[:1].islower():
-            continue
-        pieces.append(text[start : match.end()].strip())
-        start = match.end()
-    return [piece for piece in [*pieces, text[start:].strip()] if piece]
+    """Sentences in order, stripped; an English line that goes on in small letters belongs to the one before."""
+    return [text[start:end] for start, end in sentences(text, wrapped=language != "zh")]
 
 
 def classify(sentence: str) -> Kind:
@@ -470,7 +456,7 @@ def _says(text: str) -> bool:
         return True
     rest = _COURTESY.sub(" ", text) if HAN.search(text) else text
     left = {word for word in words(rest) if word not in STOPWORDS and len(word) > (1 if word.isascii() else 0)}
-    if any(word not in _COURTEOUS and stem(word) not in _COURTEOUS_STEMS for word in left):
+    if any(word not in _COURTEOUS and stem(affirmed(word)) not in _COURTEOUS_STEMS for word in left):
         return True
     if _COMMITS.search(text):
         return True
@@ -482,5 +468,5 @@ def _says(text: str) -> bool:
     )
 
 
-_COURTEOUS_STEMS = frozenset(stem(word) for word in _COURTEOUS)
-_DECISIVE_STEMS = frozenset(stem(word) for word in _DECISIVE)
+_COURTEOUS_STEMS = frozenset(stem(affirmed(word)) for word in _COURTEOUS)
+_DECISIVE_STEMS = frozenset(stem(affirmed(word)) for word in _DECISIVE)

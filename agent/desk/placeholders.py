@@ -6,20 +6,22 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from whyfeed.agent.desk.lookups import key_words, looked_up
-from whyfeed.agent.desk.specifics import HAN, Specific, specifics
+from whyfeed.agent.desk.specifics import Specific, Taken, specifics
 from whyfeed.agent.desk.suggestion import Citation
 from whyfeed.agent.phrases import say
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
-from whyfeed.retrieval.words import STOPWORDS, words
+from whyfeed.retrieval.words import HAN, STOPWORDS, words
 
 SURE = 0.85  # of the past times that a key could have filled a placeholder, the share in which it did
 SEEN = 3  # past times before a habit counts
 FORMS = 5  # times that a template was sent in another form before that form counts as the template
 SPECIFIC = 3  # a word said in fewer conversations than this belongs to one case
 MOST_MISSING = 3
+_WINDOW = 50  # characters before a value that name it
 _KINDS = {"money": "price", "am": "time", "pm": "time", "clock": "time"}
 
 
@@ -163,7 +165,8 @@ def templated(text: str, turns: Sequence[DeskTurn], common: Callable[[str], int]
     `common` gives in how many conversations agents have said a word. None when too much would be missing.
     """
     holds = set(looked_up(turns))
-    spoken = [(place, _said(turn)) for place, turn in enumerate(turns) if turn.role != "knowledge" or place in holds]
+    spoken = [(place, _Said(turn)) for place, turn in enumerate(turns) if turn.role != "knowledge" or place in holds]
+    chinese = bool(HAN.search(text))
     missing: list[str] = []
     citations: list[Citation] = []
     values: dict[str, str] = {}
@@ -174,7 +177,7 @@ def templated(text: str, turns: Sequence[DeskTurn], common: Callable[[str], int]
         if specific.start < end:
             continue
         surface = text[specific.start : specific.end]
-        source = next((place for place, said in reversed(spoken) if _occurs(specific, said)), None)
+        source = next((place for place, said in reversed(spoken) if said.has(specific)), None)
         pieces.append(text[end : specific.start])
         frame += len(words(pieces[-1]))
         end = specific.end
@@ -184,12 +187,14 @@ def templated(text: str, turns: Sequence[DeskTurn], common: Callable[[str], int]
             frame += 1
             pieces.append(surface)
             continue
-        name, kept = _named(text, specific)
+        name, kept = _named(text, specific, chinese)
         missing.append(name)
+        if len(missing) > MOST_MISSING and not chinese:  # of Chinese ones several may be one thing
+            return None
         pieces.append("{" + name + "}" + kept)
     result = "".join([*pieces, text[end:]])
     frame += len(words(text[end:]))
-    if HAN.search(text):
+    if chinese:
         result = _collapsed(result)
         missing = [match[1] for match in PLACEHOLDER.finditer(result)]
     if len(missing) > MOST_MISSING or len(missing) > frame:
@@ -327,23 +332,39 @@ def _shortened(parts: Sequence[str]) -> Iterator[str]:
             yield "".join(part if index % 2 == 0 else "{" + part + "}" for index, part in enumerate(changed))
 
 
-def _said(turn: DeskTurn) -> str:
-    held = {**(turn.item or {}), **(turn.query or {})}
-    facts = [
-        _plain(part) for value in held.values() for part in (value if isinstance(value, list | tuple) else [value])
-    ]
-    return "\n".join([turn.text, *facts])
+class _Said:
+    """What one turn says, for many questions whether a value is in it."""
 
+    def __init__(self, turn: DeskTurn) -> None:
+        held = {**(turn.item or {}), **(turn.query or {})}
+        facts = [
+            _plain(part) for value in held.values() for part in (value if isinstance(value, list | tuple) else [value])
+        ]
+        self._text = "\n".join([turn.text, *facts])
+        self._known: dict[str, bool] = {}
 
-def _occurs(specific: Specific, said: str) -> bool:
-    if specific.kind in ("number", "date"):
-        return any(
-            other.value == specific.value and (other.unit == specific.unit or not (other.unit and specific.unit))
-            for other in specifics(said, names=False)
-        )
-    rule = re.escape(specific.value)
-    rule = rule if HAN.search(rule) else rf"(?<!\w){rule}(?!\w)"
-    return bool(re.search(rule, _spaced(said).casefold()))
+    @cached_property
+    def _folded(self) -> str:
+        return _spaced(self._text).casefold()
+
+    @cached_property
+    def _numbers(self) -> Mapping[str, set[str]]:
+        """By value of a number or date, the units with which it is said."""
+        found: dict[str, set[str]] = {}
+        for specific in specifics(self._text, names=False):
+            found.setdefault(specific.value, set()).add(specific.unit)
+        return found
+
+    def has(self, specific: Specific) -> bool:
+        """Is it said? A number without a unit is the same as one with any."""
+        if specific.kind in ("number", "date"):
+            units = self._numbers.get(specific.value, set())
+            return bool(units) and (not specific.unit or bool(units & {specific.unit, ""}))
+        if specific.value not in self._known:
+            rule = re.escape(specific.value)
+            rule = rule if HAN.search(rule) else rf"(?<!\w){rule}(?!\w)"
+            self._known[specific.value] = bool(re.search(rule, self._folded))
+        return self._known[specific.value]
 
 
 def _collapsed(text: str) -> str:
@@ -361,24 +382,30 @@ def _of_the_case(text: str, common: Callable[[str], int]) -> list[Specific]:
     """What is specific in a text, and the rare Chinese words and names that no rule knows."""
     found = []
     for specific in specifics(text):
-        first = specific.start == 0 or bool(re.search(r"[.!?\n]\s*$", text[: specific.start]))
+        window = max(0, specific.start - _WINDOW)
+        first = specific.start == 0 or bool(re.search(r"[.!?\n]\s*$", text[window : specific.start]))
         ordinary = specific.kind == "name" and words(specific.value) == [specific.value]
         ordinary = ordinary and common(specific.value) >= SPECIFIC
         # A capital at the start of a sentence, or a name that agents say to everybody, such as the desk's own.
         first = first and not HAN.search(specific.value)
         if not ordinary or (not first and common(specific.value) < 100 * SPECIFIC):
             found.append(specific)
+    taken = Taken(text)
+    for each in found:
+        taken.add(each.start, each.end)
     place = 0
+    folded = text.casefold()
     for word in words(text):
-        start = text.casefold().find(word, place)
+        start = folded.find(word, place)
         if start < 0:
             continue
         place = start + (1 if HAN.match(word) else len(word))
         if not HAN.match(word) or word in STOPWORDS or common(word) >= SPECIFIC:
             continue
         end = start + len(word)
-        if not any(s.start < end and start < s.end for s in found):
+        if not taken.overlaps(start, end):
             found.append(Specific("name", start, end, word))
+            taken.add(start, end)
     return _joined(sorted(found, key=lambda s: s.start), text)
 
 
@@ -399,11 +426,10 @@ def _joined(found: Sequence[Specific], text: str) -> list[Specific]:
     return joined
 
 
-def _named(text: str, specific: Specific) -> tuple[str, str]:
+def _named(text: str, specific: Specific, chinese: bool) -> tuple[str, str]:
     """What to call what is missing: the word before it or its unit; and the unit, which stays."""
-    chinese = bool(HAN.search(text))
     surface = text[specific.start : specific.end]
-    before = text[: specific.start]
+    before = text[max(0, specific.start - _WINDOW) : specific.start]
     kept = ""
     if specific.kind == "number":
         unit = re.search(r"(?:分钟|小时|工作日|[分元块天日号周月年点晚折%星间人]|(?<=\d) ?[A-Za-z%]+)$", surface)

@@ -12,14 +12,15 @@ from typing import Any
 from whyfeed.agent.desk.suggestion import Citation, Proposal
 from whyfeed.agent.phrases import say
 from whyfeed.retrieval.desk.types import DeskTurn, since_answer
+from whyfeed.retrieval.language import sentences
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.privacy.vault import CHIP
 from whyfeed.retrieval.words import content_words
 
 _LONGEST = 500  # characters of an argument
+_WINDOW = 50  # characters in which a denial stands before what it denies
 
 # fmt: off
-_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r"[,;:，；：]|\bbut\b|但是?|而是", re.I)
 _WANT = (r"(?:want|need|like|get|have|receive|request|requesting|demand|demanding|give|issue|process|send|claim|expect|asking for|ask for|prefer|please|just|can (?:i|you|we)|could (?:i|you|we)|would you|will you|may i)\b[^.?!]{0,40}?")
 _ZH_WANT = r"(?:要|想|申请|请|给我|帮我|需要|可以|可不可以|能|要求|麻烦|希望|直接|还是)[^。！？，]{0,10}?"
@@ -47,9 +48,8 @@ _PERSON = re.compile(r"\b(?:speak|talk|chat|connect|transfer|escalate|put|pass|g
 _LEGAL = re.compile(r"(?<!i'm )(?<!i’m )(?<!i am )\b(?:my|a|our) (?:lawyer|solicitor)\b|\b(?:my|an|our) attorney\b|\bsue (?:you|them|the|your|this)\b|\blegal (?:action|steps|proceedings)\b|\bto court\b|\bsmall claims\b|\bombudsman\b|\btrading standards\b|起诉|律师|法院|法庭|法律途径|消费者协会|消协|12315|打官司|告你们", re.I)
 _COURTESY = re.compile(r"(?:(?P<end>(?:ok(?:ay)?,? )?(?:thanks?(?: you)?(?: (?:so|very) much| a lot| again)?(?: for (?:your|the|all)(?: \w+){1,3})?|cheers|(?:good)?bye(?: bye)?|take care|see you|that(?:'s| is| was| will be|'ll be) all(?: for (?:now|today))?|非?常?感?谢谢?(?:你|您|你们)?(?:了|啦)?|多谢|再见|拜拜|没(?:有)?(?:别的|其他)?(?:事|问题)了))|ok(?:ay)?|great|perfect|no|nope|yes|good|all good|awesome|wonderful|excellent|have a (?:nice|good|great|lovely) (?:day|one|evening|weekend)|you too|same to you|that (?:helps|helped|works|worked)|got it|i got it|i see|好的?|好吧|行|嗯+|知道了|明白了?|收到|祝.{1,8}|辛苦(?:了|啦)|没有了|不用了|可以了|解决了)", re.I)
 _STILL = re.compile(r"\b(?:one moment|let me|get back to you|bear with me|i(?:'ll| will) (?:check|look|find|ask|see)|checking)\b|稍等|等一下|请等|我查|核实", re.I)
-_ANYTHING = re.compile(
-    r"[^.!?]*\b(?:anything|something|else|other)\b[^.!?]*\?|[^。！？?]*(?:其他|别的|还有)[^。！？?]*[？?]", re.I
-)
+_MARK = re.compile(r"(?<=[.!?。！？])")
+_ANYTHING = re.compile(r"\b(?:anything|something|else|other)\b|其他|别的|还有", re.I)
 _MONEY = re.compile(r"(?:[$€£¥￥]|\b(?:USD|EUR|GBP|CNY|RMB)\s?)\s?(\d[\d,]*(?:\.\d+)?)|(\d[\d,]*(?:\.\d+)?)\s?(?:元|块|dollars|euros|pounds)", re.I)
 _SUM = re.compile(r"[^\d\s-]{0,3}\s?(\d[\d,]*(?:\.\d+)?)\s?[^\d\s]{0,7}")
 _AMOUNT_FIELDS = (("refund", "退款"), ("amount", "total", "金额", "总"), ("price", "价"))
@@ -88,13 +88,13 @@ def _wishes(turns: Sequence[DeskTurn]) -> dict[str, tuple[int, str]]:
         if turn.role != "customer":
             continue
         asked: dict[str, tuple[int, str]] = {}
-        for sentence in filter(None, map(str.strip, _END.split(turn.text))):
+        for sentence in _sentences(turn.text):
             for clause in _CLAUSE.split(sentence):
                 for name, named in _NAMED.items():
                     match = _WISHES[name].search(clause)
                     at = max(match.start(group) for group in match.re.groupindex) if match else -1
-                    denied = next((one for one in named.finditer(clause) if _NOT.search(clause[: one.start()])), None)
-                    if match and not _NOT.search(clause[:at]) and not _ABOUT.search(clause):
+                    denied = next((one for one in named.finditer(clause) if _denied(clause, one.start())), None)
+                    if match and not _denied(clause, at) and not _ABOUT.search(clause):
                         asked[name] = (place, sentence)
                     elif denied:
                         wishes.pop(name, None)
@@ -107,13 +107,28 @@ def _policy(name: str, asked: str, articles: Sequence[Post]) -> Citation | None:
     """The sentence of the first article that grants it; of several the one that is nearest to what was asked."""
     wanted = set(content_words(asked))
     for article in articles:
-        sentences = [one.strip() for one in _END.split(article.text)]
         fit = [
-            one for one in sentences if _POLICY[name].search(one) and not _DENIES.search(one) and one[-1] not in "?？"
+            one
+            for one in _sentences(article.text)
+            if _POLICY[name].search(one) and not _DENIES.search(one) and one[-1] not in "?？"
         ]
         if fit:
             return Citation("article", article.id, max(fit, key=lambda one: len(wanted & set(content_words(one)))))
     return None
+
+
+def _denied(text: str, place: int) -> bool:
+    """Does what stands right before that place say no to it?"""
+    return bool(_NOT.search(text, max(0, place - _WINDOW), place))
+
+
+def _asks(text: str) -> bool:
+    """Is there a question in it that is more than "anything else?"?"""
+    return any(part[-1:] in ("?", "？") and not _ANYTHING.search(part) for part in _MARK.split(text))
+
+
+def _sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentences(text)]
 
 
 def _order(turns: Sequence[DeskTurn], place: int) -> str | None:
@@ -166,9 +181,9 @@ def _hand_over(turns: Sequence[DeskTurn], language: str) -> Proposal | None:
     first = len(turns) - len(since_answer(turns))
     for key, rule in (("legal", _LEGAL), ("person", _PERSON)):
         for place in range(first, len(turns)):
-            for sentence in map(str.strip, _END.split(turns[place].text)) if turns[place].role == "customer" else ():
+            for sentence in _sentences(turns[place].text) if turns[place].role == "customer" else ():
                 match = rule.search(sentence)
-                if match and not _NOT.search(sentence[: match.start()]):
+                if match and not _denied(sentence, match.start()):
                     why = say(f"desk.why.{key}", language)
                     cited = Citation("conversation", str(place), sentence)
                     return Proposal("hand_over", {"reason": why}, why, (cited,))
@@ -179,7 +194,7 @@ def _goodbye(turns: Sequence[DeskTurn]) -> Citation | None:
     """The customer's goodbye, if he says nothing else and the agent has left nothing open."""
     last = since_answer(turns)
     answered = turns[len(turns) - len(last) - 1].text if len(last) < len(turns) else ""
-    if not answered or _STILL.search(answered) or re.search(r"[?？]", _ANYTHING.sub("", answered)):
+    if not answered or _STILL.search(answered) or _asks(answered):
         return None
     ended = None
     for place in range(len(turns) - len(last), len(turns)):

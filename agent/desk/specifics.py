@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from whyfeed.retrieval.words import STOPWORDS, words
+from whyfeed.retrieval.language import stem
+from whyfeed.retrieval.words import HAN, STOPWORDS, content_words
 
 SpecificKind = Literal["chip", "link", "number", "date", "name"]
-HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_DENIED = re.compile(r"^(?:un(?=[abcdefhlnoprsuvw]\w{5})|non(?=\w{6}))", re.ASCII)
 
 _UNITS = {
     "minute": "minutes?|mins?|分钟",
@@ -65,6 +67,11 @@ _TOKEN = re.compile(
     rf"|(?P<date>(?<![A-Za-z])(?:{'|'.join(_DATES)}|{'|'.join(_SHORT)})(?![A-Za-z]))",
     re.IGNORECASE,
 )
+_SLOT = re.compile(r"\{[^{}]*+\}")
+# What stands before the first word of a sentence. It is looked for in this many characters before the word.
+_STARTS = re.compile(r"(?:^|[.!?:。！？\n…][\"”')]?\s*)[\"“'(]?$")
+_TITLE = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St)\.\s*$")
+_WINDOW = 50
 _CAPITALS = re.compile(r"[A-Z\u00c0-\u00de][\w'’&-]*(?: [A-Z\u00c0-\u00de][\w'’&-]*)*")
 _LIKE_A_NAME = re.compile(
     r"['’]s\b|,|\s+(?:is|are|has|have|had|was|were|offers|can|cannot|will|would|does|costs|serves|opens)\b|\s*$"
@@ -117,15 +124,32 @@ class Specific:
     unit: str = ""
 
 
+class Taken:
+    """Which characters of a text are taken."""
+
+    def __init__(self, text: str) -> None:
+        self._taken = bytearray(len(text))
+
+    def add(self, start: int, end: int) -> None:
+        """Take the characters from `start` to before `end`."""
+        self._taken[start:end] = b"\1" * (end - start)
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Is one of these characters taken?"""
+        return 1 in self._taken[start:end]
+
+
 def specifics(text: str, *, names: bool = True) -> list[Specific]:
     """All of a text, in order, without overlaps; `names` may be left out."""
     found = [specific for match in _TOKEN.finditer(text) if (specific := _from_match(match, text)) is not None]
-    taken = [(s.start, s.end) for s in found] + [match.span() for match in re.finditer(r"\{[^{}]*\}", text)]
     if names:
+        taken = Taken(text)
+        for start, end in [(s.start, s.end) for s in found] + [match.span() for match in _SLOT.finditer(text)]:
+            taken.add(start, end)
         for specific in _names(text):
-            if not any(start < specific.end and specific.start < end for start, end in taken):
+            if not taken.overlaps(specific.start, specific.end):
                 found.append(specific)
-                taken.append((specific.start, specific.end))
+                taken.add(specific.start, specific.end)
     return sorted(found, key=lambda s: s.start)
 
 
@@ -140,25 +164,14 @@ def plain_number(digits: str) -> str:
     return digits.lstrip("0") if len(digits) > 1 and digits[0] == "0" and digits[1:2].isdigit() else digits
 
 
-def stem(word: str) -> str:
-    """An English word without its ending and its denial: "unavailable" and "available" are alike."""
-    if not word.isascii():
-        return word
-    word = re.sub(r"^(?:un(?=[abcdefhlnoprsuvw]\w{5})|non(?=\w{6}))", "", word)
-    for ending in ("ations", "ation", "ings", "ing", "ies", "ied", "led", "ed", "es", "ly", "s", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)] + ("y" if ending in ("ies", "ied") else "")
-            break
-    return word[:7]
+def affirmed(word: str) -> str:
+    """A word without its denial: "unavailable" is "available". What denies is found by the clause, not by its stems."""
+    return _DENIED.sub("", word)
 
 
 def stems(text: str) -> frozenset[str]:
-    """Of the words that carry meaning, without bare numbers; Chinese words as they are."""
-    return frozenset(
-        stem(word)
-        for word in words(text.replace("’", "'"))
-        if word not in STOPWORDS and not word.isdigit() and (len(word) > 1 or not word.isascii())
-    )
+    """The stems of the words that carry meaning, each without its denial; Chinese words as they are."""
+    return frozenset(stem(affirmed(word)) for word in content_words(text))
 
 
 def _from_match(match: re.Match[str], text: str) -> Specific | None:
@@ -222,9 +235,9 @@ def _names(text: str) -> Iterator[Specific]:
         yield Specific("name", match.start(group), match.end(group), match[group].casefold())
     for match in _CAPITALS.finditer(text):
         start = match.start()
-        first = bool(re.search(r"(?:^|[.!?:。！？\n…][\"”')]?\s*)[\"“'(]?$", text[:start]))
-        first = first and not re.search(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St)\.\s*$", text[:start])
-        spoken = match[0].split(" ")
+        window = max(0, start - _WINDOW)
+        first = bool(_STARTS.search(text, window, start)) and not _TITLE.search(text, window, start)
+        spoken = deque(match[0].split(" "))
         # A capital at the start of a sentence says little: "Unfortunately", but "Hilton has a room".
         while spoken and (
             _bare(spoken[0]) in _NO_NAMES
@@ -232,7 +245,7 @@ def _names(text: str) -> Iterator[Specific]:
         ):
             start += len(spoken[0]) + 1
             first = False
-            del spoken[0]
+            spoken.popleft()
         if first and len(spoken) == 1 and not _LIKE_A_NAME.match(text, match.end()):
             continue  # "Take your time": a lone word is a name where it does something, or is spoken to
         if spoken:

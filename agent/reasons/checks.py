@@ -14,7 +14,10 @@ from functools import lru_cache
 
 from whyfeed.retrieval import formula
 from whyfeed.retrieval.community.embedder import Embedder
+from whyfeed.retrieval.language import sentences as split_sentences
+from whyfeed.retrieval.language import stem, stems
 from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.words import HAN as _HAN
 from whyfeed.retrieval.words import STOPWORDS, content_words
 
 OPENERS = {"en": "this post ", "zh": "这篇帖子"}
@@ -28,7 +31,6 @@ COSINE, COSINE_ACROSS = 0.30, 0.42
 COSINE_AGREE = 0.72
 UNKNOWN = 0.25  # share of an English clause's content words that need not be in the post
 
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _LATIN = re.compile(r"[0-9]*[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ0-9+#'’-]*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _URL = re.compile(r"(?:https?://|www\.)\S+")
@@ -40,9 +42,6 @@ _PERSON = {
     "en": re.compile(r"\b(?:I|I'm|I've|me|my|our|us|you|your|yours|you're)\b"),  # "whether we can" is anybody
     "zh": re.compile(r"[你您]|我(?!国)|咱"),
 }
-_ABBREVIATION = re.compile(r"\b(?:[A-Z][a-z]?|vs|approx|e\.g|i\.e|incl|ca)\.$")  # St. Dr. U.S. are no ends
-_ENDS = re.compile(r"[.!?](?=\s+\S)|[。！？；;]")
-_SENTENCE = re.compile(r"[^\n]+?(?:[.!?]+[\"”')\]]*(?=\s|$)|[。！？]+[”」』）]*|$)", re.MULTILINE)
 # A paragraph that speaks to a model instead of to readers. The writer does not see it, nobody quotes it.
 _INSTRUCTION = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,60}\b(?:instructions?|prompts?|rules|above|everything)\b"
@@ -161,22 +160,13 @@ def across(clause: str, post: Post) -> bool:
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """(start, end) of every sentence, in order, without those that speak to a model."""
-    found = []
-    for line in re.finditer(r"[^\n]+", text):
-        if _instructs(line[0]):
-            continue
-        open_at: int | None = None
-        for match in _SENTENCE.finditer(text, line.start(), line.end()):
-            start, end = match.span()
-            start = start + len(match[0]) - len(match[0].lstrip()) if open_at is None else open_at
-            end -= len(match[0]) - len(match[0].rstrip())
-            if _ABBREVIATION.search(text, start, end) and end < line.end():
-                open_at = start
-            elif start < end:
-                found.append((start, end))
-                open_at = None
-    return found
+    """(start, end) of every sentence, in order, without those of lines that speak to a model."""
+    return [
+        (line.start() + start, line.start() + end)
+        for line in re.finditer(r"[^\n]+", text)
+        if not _instructs(line[0])
+        for start, end in split_sentences(line[0])
+    ]
 
 
 def find_fault(
@@ -198,7 +188,7 @@ def find_fault(
         return Fault("markup")
     if _GAP.search(clause):
         return Fault("gap")
-    if any(not _ABBREVIATION.search(clause[: end.end()]) for end in _ENDS.finditer(clause)):
+    if len(split_sentences(clause)) > 1 or re.search(r"[。！？；;]", clause):
         return Fault("long")
     if _PERSON[language].search(body):
         return Fault("person")
@@ -233,8 +223,8 @@ def supporting_spans(clause: str, post: Post, embedder: Embedder | None = None) 
     if not places:
         return ()
     texts = [(post.title if field == "title" else post.text)[start:end] for field, start, end in places]
-    wanted = _stems(clause)
-    overlaps = [_stems(text) & wanted for text in texts]
+    wanted = stems(clause)
+    overlaps = [stems(text) & wanted for text in texts]
     if embedder is not None and across(clause, post):
         scores = (embedder.encode(texts) @ embedder.encode([clause])[0]).tolist()
         first = max(range(len(places)), key=lambda place: scores[place])
@@ -281,33 +271,19 @@ def _shape(body: str, language: str) -> Fault:
     return Fault("short") if count < WORDS[0] else Fault("")
 
 
-def _stem(word: str) -> str:
-    word = word.casefold().replace("’", "'")
-    word = word.removesuffix("'s")
-    for ending in ("ies", "ing", "ed", "es", "ly", "s", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)] + ("y" if ending == "ies" else "")
-            break
-    return word[:6].replace("our", "or")
-
-
-def _stems(text: str) -> set[str]:
-    return {_stem(word) if word.isascii() else word for word in content_words(text)}
-
-
-_REPORTING_STEMS = frozenset(_stem(word) for word in _REPORTING)
+_REPORTING_STEMS = frozenset(stem(word) for word in _REPORTING)
 
 
 @lru_cache(maxsize=8)
 def _example_words(examples: str) -> tuple[frozenset[str], ...]:
     """Stems of each worked example's answer."""
     answers = [part.split("<<<", 1)[0] for part in examples.split("<<<assistant>>>")[1:]]
-    return tuple(frozenset(_stems(answer) - _REPORTING_STEMS) for answer in answers if answer.strip())
+    return tuple(frozenset(stems(answer) - _REPORTING_STEMS) for answer in answers if answer.strip())
 
 
 def _leaked(body: str, source: str, examples: str) -> tuple[str, ...]:
     """Words of the worked examples that the post does not have, when two come from one example."""
-    mine, theirs = _stems(body), _stems(source)
+    mine, theirs = stems(body), stems(source)
     for example in _example_words(examples):
         common = (mine & example) - theirs
         if len({word for word in common if len(word) > 1}) >= 2:
@@ -327,12 +303,12 @@ def _unknown(body: str, source: str, post: Post, language: str) -> tuple[str, ..
         digit = _NUMERALS.get(word.casefold())
         if digit and digit not in numbers and not re.search(rf"\b{word}\b", source, re.IGNORECASE):
             missing.append(word)
-    known = _stems(source) | _REPORTING_STEMS | {_stem(word) for word in STOPWORDS}
+    known = stems(source) | _REPORTING_STEMS | {stem(word) for word in STOPWORDS}
     content = [word for word in _LATIN.findall(body) if word.casefold() not in STOPWORDS]
     strange = []
     for word in content:
         parts = [part for part in re.split(r"[-']", word) if len(part) > 1] or [word]
-        if word.casefold() in spoken or all(_stem(part) in known for part in parts) or word.casefold() in _NUMERALS:
+        if word.casefold() in spoken or all(stem(part) in known for part in parts) or word.casefold() in _NUMERALS:
             continue
         strange.append(word)
     # "Three carpets in Lyon": a capital or a digit inside is a name, and names are never made up.
@@ -368,8 +344,8 @@ def _subject(clause: str) -> str:
 def _unrelated(body: str, post: Post, language: str, embedder: Embedder | None) -> Fault:
     foreign = across(body, post)
     if not foreign:
-        mine = _stems(body) - _REPORTING_STEMS
-        theirs = _stems(f"{post.title} {post.text} {' '.join(post.tags)}")
+        mine = stems(body) - _REPORTING_STEMS
+        theirs = stems(f"{post.title} {post.text} {' '.join(post.tags)}")
         if len(mine & theirs) < min(2, max(1, len(mine))):
             return Fault("unrelated")
     elif embedder is None:

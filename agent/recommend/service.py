@@ -19,6 +19,7 @@ from whyfeed.agent.request import Horizon, Language, Request
 from whyfeed.agent.trace import Status
 from whyfeed.retrieval.errors import UnknownEvent
 from whyfeed.retrieval.event import INTEREST, Event
+from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import clean_text
 from whyfeed.retrieval.store.conversations import Conversations
 from whyfeed.retrieval.store.store import Store

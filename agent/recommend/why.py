@@ -9,7 +9,7 @@ from whyfeed.agent.phrases import listed, say, share_of, signal_word, source_wor
 from whyfeed.agent.recommend.filters import FILTERS
 from whyfeed.agent.recommend.pipeline import Ranking
 from whyfeed.agent.recommend.snapshot import View
-from whyfeed.agent.request import Language
+from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import Post
 
 _TELLING = 0.01  # share of a score whose loss is worth a sentence

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from whyfeed.agent.request import Language
 from whyfeed.agent.understanding.topics import number, tidy_topic
+from whyfeed.retrieval.language import Language, stem
 from whyfeed.retrieval.words import content_words, words
 
 
@@ -205,17 +205,10 @@ def find_numbers(text: str, context: Context) -> tuple[str, ...]:
 
 def title_by_words(topic: str, context: Context) -> str | None:
     """The one shown post whose title has most of the topic's words; None when none or several do."""
-    spoken = {_stem(word) for word in content_words(topic) or words(topic)}
+    spoken = {stem(word) for word in content_words(topic) or words(topic)}
     counts = {
-        post: len(spoken & {_stem(word) for word in words(context.titles.get(post, ""))}) for post in context.shown
+        post: len(spoken & {stem(word) for word in words(context.titles.get(post, ""))}) for post in context.shown
     }
     best = max(counts.values(), default=0)
     winners = [post for post, count in counts.items() if count == best]
     return winners[0] if best and len(winners) == 1 else None
-
-
-def _stem(word: str) -> str:
-    for ending in ("ing", "ies", "es", "ed", "s"):
-        if word.isascii() and word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)] + ("y" if ending == "ies" else "")
-    return word

@@ -1,4 +1,4 @@
-"""What is cut out of a sentence: its language, topics, horizon, count and kinds.
+"""What is cut out of a sentence: its topics, horizon, count and kinds.
 
 Everything here is written rules over at most a few hundred characters; `agent.understanding.understander` says which
 sentence wants which part. A topic comes out clean: no "please", "posts about", 的帖子, quotes or
@@ -9,41 +9,8 @@ from __future__ import annotations
 
 import re
 
-from whyfeed.agent.request import Horizon, Language
-from whyfeed.retrieval.words import STOPWORDS
-
-HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_KANA_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
-_LATIN = re.compile(r"[^\W\d_]+", re.ASCII)
-_QUOTED = re.compile(r"[\"“「『《].*?[\"”」』》]")
-_EN_FRAME = STOPWORDS | frozenset(
-    "show find recommend suggest search want love hate stop hide compare forget undo summarise summarize sum explain "
-    "tell read fewer follow something anything others hi hello thanks articles videos".split()
-)
-_ZH_FRAME = re.compile(
-    r"推荐|帖子|文章|什么|怎么|关于|有没有|有关|相关|不要|不想|喜欢|讨厌|为啥|为何|总结|概括|比较|对比|忘|隐藏|屏蔽|"
-    r"撤销|小组|社区|第[一二三四五六七八九十]|[的吗呢吧我你这那有想看少多别来给找讲和谁哪把对]"
-)
-
-
-def detect_language(text: str, default: Language) -> Language:
-    """The language of the sentence's frame: 推荐一些 error correction 的帖子 is zh, "something about 量子" is en.
-
-    `default` is the answer for a text with no letters of either language.
-    """
-    text = text[:300]
-    han, latin = HAN.search(text), _LATIN.search(text)
-    if _KANA_HANGUL.search(text) or not (han or latin):
-        return default
-    if not (han and latin):
-        return "zh" if han else "en"
-    bare = _QUOTED.sub(" ", text)
-    english = sum(word.lower() in _EN_FRAME for word in _LATIN.findall(bare))
-    chinese = len(_ZH_FRAME.findall(bare))
-    if english != chinese:
-        return "en" if english > chinese else "zh"
-    return "en" if latin.start() < han.start() else "zh"
-
+from whyfeed.agent.request import Horizon
+from whyfeed.retrieval.words import HAN
 
 # --- topics ---------------------------------------------------------------------------------------
 

@@ -40,10 +40,8 @@ from whyfeed.agent.understanding.patterns import (
 )
 from whyfeed.agent.understanding.references import Context, References, find_numbers, find_references, title_by_words
 from whyfeed.agent.understanding.topics import (
-    HAN,
     cut_horizon,
     cut_kinds,
-    detect_language,
     find_count,
     split_topics,
     tidy_topic,
@@ -51,13 +49,14 @@ from whyfeed.agent.understanding.topics import (
 )
 from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.language import detect_language
 from whyfeed.retrieval.post import clean_text
-from whyfeed.retrieval.words import content_words, words
+from whyfeed.retrieval.words import HAN, content_words, words
 
 if TYPE_CHECKING:
     from whyfeed.agent.llm.engine import Engine
 
-__all__ = ["Context", "Understander", "detect_language"]
+__all__ = ["Context", "Understander"]
 
 MAX_TEXT = 2000  # characters read of a message
 LONG, LONG_HAN = 250, 100  # characters; what is longer is a text to search with, not a sentence to understand

@@ -7,7 +7,6 @@ kind that vLLM loads: no DoRA, no bias, no whole modules, a rank that its server
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +23,8 @@ from whyfeed.finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Pr
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
 from whyfeed.retrieval.errors import ModelError
 from whyfeed.retrieval.files import new_folder, write_whole
+from whyfeed.retrieval.language import detect_language
+from whyfeed.retrieval.words import HAN
 
 Render = Callable[[Sequence[DeskTurn], str], list[Mapping[str, str]]]  # turns before the answer, language
 
@@ -33,7 +34,6 @@ _HELD_OUT = 0.1  # of the conversations
 _TESTED = 400  # most held-out answers that are measured
 _TURNS = 6  # that the default prompt shows
 _DROPOUT = 0.05
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _ROOM_OF_ANSWER = 0.75  # of max_length
 
 
@@ -68,7 +68,7 @@ def pairs(
                 continue
             if not _long_enough(turn.text):
                 continue
-            language = "zh" if (conversation.language or _language(turn.text)).startswith("zh") else "en"
+            language = "zh" if (conversation.language or detect_language(turn.text, "en")).startswith("zh") else "en"
             pair = Pair(tuple(render(before, language)), turn.text, conversation.id)
             number += 1
             if turn.reply and _as_saved(turn.text, replies.get(turn.reply)):
@@ -94,11 +94,7 @@ def ask(turns: Sequence[DeskTurn], language: str) -> list[Mapping[str, str]]:
 
 def _long_enough(text: str) -> bool:
     """At least four words, or six Chinese characters: "ok, thanks" teaches nothing."""
-    return len(text.split()) >= 4 or len(_HAN.findall(text)) >= 6
-
-
-def _language(text: str) -> str:
-    return "zh" if 3 * len(_HAN.findall(text)) > len(text) else "en"
+    return len(text.split()) >= 4 or len(HAN.findall(text)) >= 6
 
 
 def _as_saved(text: str, saved: SavedReply | None) -> bool:

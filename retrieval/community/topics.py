@@ -13,8 +13,9 @@ import numpy as np
 from whyfeed.retrieval.arrays import Vectors
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.embedder import Embedder
+from whyfeed.retrieval.language import stem, stems
 from whyfeed.retrieval.store.store import Store
-from whyfeed.retrieval.words import content_words, words
+from whyfeed.retrieval.words import words
 
 # Cosines between a topic and a tag that means the same, chosen by eye on the demo's tags: where one
 # tag is the topic word for word, others must be near synonyms; else the nearest ones count.
@@ -50,11 +51,10 @@ class Topics:
         """The community's tags that mean the topic, with how near they are (0..1), nearest first."""
         if not self._tags:
             return []
-        spoken = set(_stems(topic))
+        spoken = _stems(topic)
         near: dict[str, float] = {}
         for tag in self._tags:
-            stems = _stems(tag)
-            if stems and set(stems) == spoken:
+            if spoken and _stems(tag) == spoken:
                 near[tag] = 1.0
         cosines = self._community.tag_vectors @ self.vector(topic)
         bar = TAG_COSINE_BESIDE_EXACT if near else max(TAG_COSINE, float(cosines.max()) - TAG_MARGIN)
@@ -68,11 +68,11 @@ class Topics:
         for tag, cosine in self.tags(topic):
             for row in self._rows_of_tag[tag]:
                 found[row] = max(found.get(row, 0.0), cosine)
-        spoken = set(_stems(topic))
+        spoken = _stems(topic)
         if spoken:
             for num, _ in self._store.search(topic, 500, self.as_of):
                 place = self.row_of_num.get(num)
-                if place is not None and spoken <= set(_stems(self._head(place))):
+                if place is not None and spoken <= _stems(self._head(place)):
                     found[place] = max(found.get(place, 0.0), 0.9)
         if len(self._community):
             for num, cosine in self._nearest(topic, 200):
@@ -111,13 +111,6 @@ class Topics:
         return "" if post is None else f"{post.title} {' '.join(post.tags)}"
 
 
-def _stems(text: str) -> list[str]:
-    """Content words without a plural s or an -ing, so that "brewing beers" meets "beer" and "brew"."""
-    stems = []
-    for word in content_words(text) or words(text):
-        for ending in ("ing", "ies", "es", "s"):
-            if word.isascii() and word.endswith(ending) and len(word) - len(ending) >= 3:
-                word = word[: -len(ending)] + ("y" if ending == "ies" else "")
-                break
-        stems.append(word)
-    return stems
+def _stems(text: str) -> frozenset[str]:
+    """So that "brewing beers" meets "beer" and "brew"; where no word carries meaning, of them all."""
+    return stems(text) or frozenset(map(stem, words(text)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from whyfeed.retrieval.clock import format_time, parse_time
+from whyfeed.retrieval.language import detect_language
 from whyfeed.retrieval.post import clean_text, row_id
 
 Role = Literal["customer", "agent", "knowledge"]
@@ -163,6 +164,14 @@ def since_answer(turns: Sequence[DeskTurn]) -> tuple[DeskTurn, ...]:
         if turns[place].role == "agent" and turns[place].text:
             return tuple(turns[place + 1 :])
     return tuple(turns)
+
+
+def language_of(conversation: DeskConversation) -> str:
+    """The language of a conversation, guessed from the customer's last words where it is not said."""
+    if conversation.language in ("en", "zh"):
+        return conversation.language
+    said = [turn.text for turn in conversation.turns if turn.role == "customer" and turn.text]
+    return detect_language(said[-1], "en") if said else "en"
 
 
 def _query(value: object) -> Mapping[str, Any] | None:

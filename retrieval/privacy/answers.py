@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from whyfeed.retrieval.language import sentences
 from whyfeed.retrieval.privacy.addresses import bare_address
 from whyfeed.retrieval.privacy.names import GIVEN, NO_NAME_ZH, SURNAME, WORD, take_name
 from whyfeed.retrieval.privacy.rules import DATE, END, HAN, TOKEN, Rule, Span, fold, spans
@@ -84,8 +85,8 @@ _BARE = {
 
 def answers(plain: str, asked: str) -> Iterator[Span]:
     """What in a text answers the agent's question for personal data."""
-    sentences = re.split(r"(?<=[?!。\n])|(?<=[.])\s", fold(asked)[0])
-    request = "\n".join(sentence for sentence in sentences if _ASKS.search(sentence))
+    said = (fold(asked[start:end])[0] for start, end in sentences(asked))
+    request = "\n".join(sentence for sentence in said if _ASKS.search(sentence))
     kinds = [kind for kind, rule in _ASKED_RULES.items() if rule.search(request)]
     for kind in kinds:
         if kind in ("name", "word"):

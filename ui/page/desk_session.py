@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from whyfeed.agent.desk.actions import Decision, Pending
 from whyfeed.agent.desk.suggestion import Proposal, Suggestions
-from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, since_answer
+from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, language_of, since_answer
 from whyfeed.retrieval.errors import WhyfeedError
 from whyfeed.retrieval.privacy.vault import CHIP
 from whyfeed.ui.page.cards import Cards, link, moment, short
@@ -26,7 +26,6 @@ from whyfeed.ui.page.desk_texts import (
     arguments,
     card_of,
     first_words,
-    language_of,
     line_of,
     proposed,
     turn_of,

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from whyfeed.agent.desk.actions import ACTIONS, Pending
 from whyfeed.agent.desk.suggestion import Citation, Proposal, ReplySuggestion
-from whyfeed.agent.understanding.topics import detect_language
-from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, since_answer
+from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, language_of, since_answer
 from whyfeed.retrieval.errors import UnknownPost
 from whyfeed.retrieval.privacy.vault import CHIP
 from whyfeed.ui.page.cards import link, moment, short
@@ -81,14 +80,6 @@ def first_words(talk: DeskConversation) -> str:
     said = [turn.text for turn in talk.turns if turn.role == "customer" and turn.text]
     telling = (text for text in said if len(text.split()) > _GREETING or re.search(r"[\u4e00-\u9fff]{6}", text))
     return short(next(telling, said[0] if said else ""), 110)
-
-
-def language_of(talk: DeskConversation) -> str:
-    """The language of a conversation, guessed from the customer's last words where it is not said."""
-    if talk.language in ("en", "zh"):
-        return talk.language
-    said = [turn.text for turn in talk.turns if turn.role == "customer" and turn.text]
-    return detect_language(said[-1], "en") if said else "en"
 
 
 def card_of(suggestion: ReplySuggestion, agent: Agent) -> dict[str, Any]:
