@@ -21,9 +21,8 @@ from whyfeed.agent.recommend.pipeline import RELEVANT, Task
 from whyfeed.agent.recommend.profile import describe
 from whyfeed.agent.recommend.rules import in_force
 from whyfeed.agent.recommend.snapshot import View
-from whyfeed.agent.request import Horizon, Language, Request
+from whyfeed.agent.request import Horizon, Request
 from whyfeed.agent.trace import Status, Trace
-from whyfeed.agent.understanding.topics import detect_language
 from whyfeed.agent.understanding.understander import Context
 from whyfeed.retrieval.errors import ModelError, UnknownPost
 from whyfeed.retrieval.event import Event

@@ -18,9 +18,9 @@ from whyfeed.agent.answer import Claim, Evidence, Reason
 from whyfeed.agent.phrases import forms, quoted, say
 from whyfeed.agent.reasons.checks import plain
 from whyfeed.agent.reasons.clauses import Clause, shorten
-from whyfeed.agent.request import Language
 from whyfeed.retrieval.community.candidate import Because
 from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.words import content_words
 

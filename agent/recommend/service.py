@@ -15,7 +15,7 @@ from whyfeed.agent.recommend.pipeline import Ranking, Task, run
 from whyfeed.agent.recommend.rules import horizon_end, rule_text
 from whyfeed.agent.recommend.snapshot import View, Views
 from whyfeed.agent.recommend.why import explain_absence, explain_presence, trace_document
-from whyfeed.agent.request import Horizon, Language, Request
+from whyfeed.agent.request import Horizon, Request
 from whyfeed.agent.trace import Status
 from whyfeed.retrieval.errors import UnknownEvent
 from whyfeed.retrieval.event import INTEREST, Event
