@@ -24,7 +24,6 @@ from whyfeed.agent.desk.suggestion import ReplySuggestion
 from whyfeed.agent.recommend.pipeline import Task, run
 from whyfeed.agent.recommend.profile import describe
 from whyfeed.agent.recommend.service import MOST, Direction
-from whyfeed.agent.recommend.snapshot import Progress
 from whyfeed.agent.request import Horizon, Language, Request
 from whyfeed.agent.runtime import Runtime
 from whyfeed.agent.settings import Settings
@@ -34,6 +33,7 @@ from whyfeed.retrieval.community.embedder import Embedder, PostEncoder
 from whyfeed.retrieval.errors import HomeError, UnknownUser
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.post import Post, clean_text
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store import exchange
 from whyfeed.retrieval.store.conversations import Turn
 from whyfeed.retrieval.store.store import Store

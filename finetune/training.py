@@ -27,8 +27,7 @@ from whyfeed.agent.registry import Registry
 from whyfeed.finetune.gate import Outcome
 from whyfeed.retrieval.errors import HomeError, ModelError
 from whyfeed.retrieval.files import beside, new_folder, write_whole
-
-Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
+from whyfeed.retrieval.progress import Progress
 
 DEFAULT_BASE = "smollm2-135m-instruct-f16"
 SMALL_BERT = "all-minilm-l6-v2"  # what the click model and the tuned embedder start from

@@ -174,21 +174,19 @@ def _drafts(facts: Facts, clause: Clause | None, language: str) -> Iterator[list
         parts = {"a": _act_part(named, facts.post, limit, zh, key), "T": shared, "c": said}
         near = bool(shared[0]) or all(found.via == "text" for found, _, _ in named)
         forms = (_JOINS[zh] + (_NEAR[zh] if near else ())) if said[0] else _ALONE[zh]
-        yield _fill(_pick(forms, key + "|join"), parts, zh)
+        yield _fill(_pick(forms, key + "|join"), parts)
 
 
 def _without_history(facts: Facts, said: Part, zh: bool, limit: int) -> list[Part]:
     key = facts.post.id
     if facts.query and facts.query.strip():
         evidence = Evidence("signal", id="query", value=facts.signals.get("query"))
-        return _fill(
-            _form(_QUERIES, key, zh, said), {"": (_quoted(facts.query, limit, zh), (evidence,)), "c": said}, zh
-        )
+        return _fill(_form(_QUERIES, key, zh, said), {"": (_quoted(facts.query, limit), (evidence,)), "c": said})
     for event, topic in facts.interests:
         if topic.strip():
-            words = _quoted(topic, limit, zh) if zh else shorten(_line(topic), limit)
+            words = _quoted(topic, limit) if zh else shorten(_line(topic), limit)
             part = (words, (Evidence("event", id=event.id, post=event.post),))
-            return _fill(_form(_INTERESTS, key, zh, said), {"": part, "c": said}, zh)
+            return _fill(_form(_INTERESTS, key, zh, said), {"": part, "c": said})
     strong = [name for name in ("include", "popular", "fresh") if facts.signals.get(name, 0.0) >= SIGNAL]
     strong.sort(key=lambda name: -facts.signals[name])
     if not strong and facts.signals.get("community", 0.0) > 0:
@@ -196,8 +194,8 @@ def _without_history(facts: Facts, said: Part, zh: bool, limit: int) -> list[Par
     if strong:
         form = _form(_SIGNALS[strong[0]], key, zh, said)
         evidence = Evidence("signal", id=strong[0], value=facts.signals[strong[0]])
-        return _fill(form, {"c": said}, zh, head=(evidence,))
-    return _fill(_form(_NOTHING, key, zh, said), {"c": said}, zh)
+        return _fill(form, {"c": said}, head=(evidence,))
+    return _fill(_form(_NOTHING, key, zh, said), {"c": said})
 
 
 def _form(forms: tuple[tuple[str, ...], tuple[str, ...]], key: str, zh: bool, said: Part) -> str:
@@ -205,7 +203,7 @@ def _form(forms: tuple[tuple[str, ...], tuple[str, ...]], key: str, zh: bool, sa
     return _pick(forms[zh], key) if said[0] else re.sub(r"[:：;；] ?\{c\}", "", forms[zh][0])
 
 
-def _fill(form: str, parts: Mapping[str, Part], zh: bool, head: tuple[Evidence, ...] = ()) -> list[Part]:
+def _fill(form: str, parts: Mapping[str, Part], head: tuple[Evidence, ...] = ()) -> list[Part]:
     """The form with its places filled. `head` is the evidence of the form's own words."""
     filled: list[Part] = []
     for piece in re.split(r"(\{\w?\})", form):
@@ -338,7 +336,7 @@ def _title(post: Post, limit: int, zh: bool) -> str:
     return f"“{title.translate(_INNER)}”"
 
 
-def _quoted(text: str, limit: int, zh: bool) -> str:
+def _quoted(text: str, limit: int) -> str:
     return f"“{shorten(_line(text), limit).translate(_INNER)}”"
 
 

@@ -22,9 +22,10 @@ from whyfeed.finetune.evaluation.metrics import user_aucs
 from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm.judge import Values, described, digest_of, labels_of, measured, ranked, some
 from whyfeed.finetune.llm.judge_examples import Shown
-from whyfeed.finetune.training import Checkpoint, Progress
+from whyfeed.finetune.training import Checkpoint
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 from whyfeed.retrieval.files import new_folder, write_whole
+from whyfeed.retrieval.progress import Progress
 
 MODEL = "click"  # in the registry
 _LIBRARIES = ("torch", "transformers")

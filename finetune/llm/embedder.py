@@ -28,11 +28,12 @@ from whyfeed.finetune.evaluation.metrics import Values
 from whyfeed.finetune.evaluation.protocol import leave_one_out
 from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm.encoder import Examples, Strangers
-from whyfeed.finetune.training import Checkpoint, Progress
+from whyfeed.finetune.training import Checkpoint
 from whyfeed.retrieval.arrays import Rows, Vectors
 from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.files import new_folder, write_whole
+from whyfeed.retrieval.progress import Progress
 
 Objective = Literal["pairs", "unsupervised"]
 _LIBRARIES = ("torch", "transformers", "sentence-transformers")

@@ -27,12 +27,13 @@ from whyfeed.finetune import training
 from whyfeed.finetune.evaluation.histories import Histories
 from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm import merge
-from whyfeed.finetune.training import CHECKPOINT_EVERY, Checkpoint, Progress
+from whyfeed.finetune.training import CHECKPOINT_EVERY, Checkpoint
 from whyfeed.retrieval.arrays import Rows, Vectors
 from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.event import DESK, STEERING
 from whyfeed.retrieval.files import new_folder, write_whole
 from whyfeed.retrieval.post import reading_text
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store
 
 _APART = 2  # how many acts may lie between the two posts of a pair

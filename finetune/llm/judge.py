@@ -33,10 +33,11 @@ from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm import adapters, merge
 from whyfeed.finetune.llm.judge_examples import Shown
 from whyfeed.finetune.llm.packed import Prompts, yes_minus_no
-from whyfeed.finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
+from whyfeed.finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint
 from whyfeed.retrieval.arrays import Rows
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 from whyfeed.retrieval.files import beside, new_folder, write_whole
+from whyfeed.retrieval.progress import Progress
 
 REPORTS = ("tensorboard", "wandb")
 _HELD_OUT = 0.2  # of the moments, the last by time

@@ -20,10 +20,11 @@ import numpy as np
 from whyfeed.agent.llm.engine import checked_messages, defuse
 from whyfeed.finetune import training
 from whyfeed.finetune.gate import Outcome, decide
-from whyfeed.finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
+from whyfeed.finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
 from whyfeed.retrieval.errors import ModelError
 from whyfeed.retrieval.files import new_folder, write_whole
+from whyfeed.retrieval.progress import Progress
 
 Render = Callable[[Sequence[DeskTurn], str], list[Mapping[str, str]]]  # turns before the answer, language
 
