@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agent.operations", "agent.doctor", "agent.demo"),
     ("agent.langchain_tools",),
     ("finetune.evaluation",),
-    ("finetune.gate",),
+    ("finetune.config", "finetune.gate"),
     ("finetune.training",),
     ("finetune.ranking",),
     ("finetune.llm", "finetune.desk"),
