@@ -25,7 +25,7 @@ from whyfeed.agent.recommend.pipeline import Task, run
 from whyfeed.agent.recommend.profile import describe
 from whyfeed.agent.recommend.service import MOST, Direction
 from whyfeed.agent.recommend.snapshot import Progress
-from whyfeed.agent.request import Horizon, Request
+from whyfeed.agent.request import Horizon, Language, Request
 from whyfeed.agent.runtime import Runtime
 from whyfeed.agent.settings import Settings
 from whyfeed.agent.single_writer import Send
@@ -34,6 +34,7 @@ from whyfeed.retrieval.errors import HomeError, UnknownUser
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.language import Language, detect_language
 from whyfeed.retrieval.post import Post, clean_text
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store import exchange
 from whyfeed.retrieval.store.conversations import Turn
 from whyfeed.retrieval.store.store import Store

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from whyfeed.agent.settings import Settings
+from whyfeed.finetune.config import DEFAULT_BASE
 from whyfeed.finetune.evaluation.baselines import Tools
 from whyfeed.finetune.evaluation.histories import read_histories
 from whyfeed.finetune.evaluation.protocol import prepare
 from whyfeed.finetune.llm import classifier as click
-from whyfeed.finetune.llm.judge import ranked, some, train
+from whyfeed.finetune.llm.judge import JudgeConfig, ranked, some, train
 from whyfeed.finetune.llm.judge_examples import Shown, from_folder
 from whyfeed.finetune.ranking.click_model import CoreClicks
-from whyfeed.finetune.training import DEFAULT_BASE
 from whyfeed.retrieval.community.embedder import open_embedder
 
 
@@ -58,7 +58,8 @@ def main() -> None:
         }
         out = Path(folder) / "judge"
         common: dict[str, Any] = {"most_tested": args.tested, "seed": args.seed, "data": args.data.name}
-        bert = click.train(learn, held, Path(folder) / "click", minutes=args.minutes, epochs=args.epochs, **common).card
+        config = click.ClickConfig(minutes=args.minutes, epochs=args.epochs, **common)
+        bert = click.train(learn, held, Path(folder) / "click", config).card
         print(f"{args.data.name}: {bert['split']['tested']} held out")
         print(f"{'':22}{'minutes':>9}{'cpu':>7}{'auc':>8}{'uauc':>8}{'log loss':>10}{'ece':>7}")
         _row("item mean", bert["metrics"]["item mean"])
@@ -67,7 +68,7 @@ def main() -> None:
         if args.method == "none":
             print(bert["gate"]["why"])
             return
-        card = train(learn, held, out, **options, **common, serve=False).card
+        card = train(learn, held, out, JudgeConfig(**options, **common, serve=False)).card
     _row("untuned", card["metrics"]["untuned"])
     for point in card["curve"]:  # on fewer posts: see `finetune.llm.judge`
         _row(f"judge, step {point['step']}*", point)

@@ -27,15 +27,24 @@ from whyfeed.agent.registry import Registry
 from whyfeed.finetune.gate import Outcome
 from whyfeed.retrieval.errors import HomeError, ModelError
 from whyfeed.retrieval.files import beside, new_folder, write_whole
+from whyfeed.retrieval.progress import Progress
 
-Progress = Callable[[str, int, int], None]  # "train" or "test", done, in all
-
-DEFAULT_BASE = "smollm2-135m-instruct-f16"
-SMALL_BERT = "all-minilm-l6-v2"  # what the click model and the tuned embedder start from
-MAX_RANK = 16  # what vLLM serves unless it is started with a larger --max-lora-rank
 CHECKPOINT_EVERY = 20  # steps
 _WARM_UP = 0.05  # of the steps
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate")  # the last one reads a GGUF for transformers
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who watches a training: `progress` is told of each step, and `cancel` stops it at the next one."""
+
+    progress: Progress
+    cancel: threading.Event
+
+    @classmethod
+    def of(cls, progress: Progress | None, cancel: threading.Event | None) -> Watch:
+        """What was given; without it nobody is told, and nothing stops the training."""
+        return cls(progress or (lambda *_: None), cancel or threading.Event())
 
 
 # ---- the base
@@ -200,7 +209,7 @@ class Spent:
 
 def run_steps(
     weights: Sequence[Any], checkpoint: Checkpoint, settings: Mapping[str, Any], backward: Callable[[int], float],
-    progress: Progress, cancel: threading.Event,
+    watch: Watch,
 ) -> tuple[bool, Spent]:  # fmt: skip
     """AdamW over all steps that are not done yet; whether it came to its end, and what was spent on it.
 
@@ -214,10 +223,10 @@ def run_steps(
     done, notes, _ = checkpoint.resume(weights, optimiser)
     spent = Spent(**notes) if done else Spent()
     while spent.steps < total and spent.minutes < limit:
-        if cancel.is_set():
+        if watch.cancel.is_set():
             checkpoint.keep(weights, optimiser, spent.steps, asdict(spent))
             return False, spent
-        progress("train", spent.steps, total)
+        watch.progress("train", spent.steps, total)
         begun, worked = time.perf_counter(), time.process_time()
         # Where a clock ends the training its rate goes down with the clock.
         left = 1 - max(spent.steps / total, spent.minutes / limit)
@@ -230,7 +239,7 @@ def run_steps(
         spent.cpu_minutes += (time.process_time() - worked) / 60
         if spent.steps % CHECKPOINT_EVERY == 0 or spent.steps == total:
             checkpoint.keep(weights, optimiser, spent.steps, asdict(spent))
-    progress("train", spent.steps, spent.steps)
+    watch.progress("train", spent.steps, spent.steps)
     return True, spent
 
 

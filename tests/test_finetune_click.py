@@ -14,7 +14,7 @@ import pytest
 from tests.test_write import StopAt, make_base
 from tests.tiny_bert import tiny_bert
 from whyfeed.agent.registry import Registry
-from whyfeed.finetune.llm.classifier import MODEL, ClickModel, train, train_home
+from whyfeed.finetune.llm.classifier import MODEL, ClickConfig, ClickModel, train, train_home
 from whyfeed.finetune.llm.judge_examples import Shown
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 
@@ -53,23 +53,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 )
 def test_bad_arguments_are_refused_by_name(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        train(shown(2), shown(2), tmp_path / "out", base=tmp_path, **wrong)
+        train(shown(2), shown(2), tmp_path / "out", ClickConfig(base=tmp_path, **wrong))
 
 
 def test_what_cannot_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="nothing"):
-        train([], shown(1), tmp_path / "out", base=tmp_path)
+        train([], shown(1), tmp_path / "out", ClickConfig(base=tmp_path))
     with pytest.raises(HomeError, match="holds no click model"):
         ClickModel(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"click model needs transformers.*pip install 'whyfeed\[train\]'"):
-        train(shown(2), shown(2), tmp_path / "out", base=tmp_path)
+        train(shown(2), shown(2), tmp_path / "out", ClickConfig(base=tmp_path))
 
 
 @pytest.mark.slow
 def test_it_learns_from_profile_and_post_and_is_read_back(base: Path, tmp_path: Path) -> None:
     learn, held = shown(80), shown(60, 1000)
-    outcome = train_home(tmp_path, learn, held, base=base, steps=120, **QUICK)
+    outcome = train_home(tmp_path, learn, held, ClickConfig(base=base, steps=120, **QUICK))
     card = outcome.card
     assert outcome.live, outcome.why
     assert card["metrics"]["click"]["auc"] > 0.8
@@ -91,7 +91,7 @@ def test_it_learns_from_profile_and_post_and_is_read_back(base: Path, tmp_path: 
     assert np.isfinite(model.logits([long, Shown("v", 0.0, (), ("red car",), (1,))])).all()
 
     # The next one has to beat it, not the mean of the posts.
-    second = train_home(tmp_path, learn, held, base=base, steps=1, **QUICK)
+    second = train_home(tmp_path, learn, held, ClickConfig(base=base, steps=1, **QUICK))
     assert not second.live
     assert "the click model in place" in second.why
     assert Registry(tmp_path).live(MODEL) == folder
@@ -104,10 +104,10 @@ class Killed(BaseException):
 @pytest.mark.slow
 def test_a_training_that_was_stopped_or_broken_off_ends_with_the_same_weights(base: Path, tmp_path: Path) -> None:
     learn, held = shown(20), shown(12, 1000)
-    settings: dict[str, Any] = {"base": base, "steps": 24, **QUICK}
-    whole = train(learn, held, tmp_path / "whole", **settings)
+    config = ClickConfig(base=base, steps=24, **QUICK)
+    whole = train(learn, held, tmp_path / "whole", config)
     stop = StopAt("train", 7)
-    halted = train(learn, held, tmp_path / "parts", progress=stop, cancel=stop.event, **settings)
+    halted = train(learn, held, tmp_path / "parts", config, progress=stop, cancel=stop.event)
     assert halted.card == {"step": 8, "steps": 24}
     assert not (tmp_path / "parts").exists()
 
@@ -116,9 +116,9 @@ def test_a_training_that_was_stopped_or_broken_off_ends_with_the_same_weights(ba
             raise Killed
 
     with pytest.raises(Killed):
-        train(learn, held, tmp_path / "parts", progress=kill, **settings)
+        train(learn, held, tmp_path / "parts", config, progress=kill)
     seen: list[int] = []
-    again = train(learn, held, tmp_path / "parts", progress=lambda what, done, total: seen.append(done), **settings)
+    again = train(learn, held, tmp_path / "parts", config, progress=lambda what, done, total: seen.append(done))
     assert seen[0] == 20  # the last checkpoint
     assert again.card["losses"] == whole.card["losses"]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
@@ -128,4 +128,4 @@ def test_a_training_that_was_stopped_or_broken_off_ends_with_the_same_weights(ba
 @pytest.mark.slow
 def test_a_base_that_is_no_bert_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a BERT"):
-        train(shown(2), shown(2), tmp_path / "out", base=make_base(tmp_path / "llama"))
+        train(shown(2), shown(2), tmp_path / "out", ClickConfig(base=make_base(tmp_path / "llama")))

@@ -15,7 +15,7 @@ from tests.tiny_bert import tiny_bert
 from whyfeed import Agent
 from whyfeed.agent.registry import Registry
 from whyfeed.finetune.evaluation.histories import Histories
-from whyfeed.finetune.llm.embedder import MODEL, pairs, propensity, split, train, train_home
+from whyfeed.finetune.llm.embedder import MODEL, EmbedderConfig, pairs, propensity, split, train, train_home
 from whyfeed.retrieval.community.embedder import HashEmbedder, open_embedder
 from whyfeed.retrieval.errors import DataError, ModelError
 
@@ -98,14 +98,16 @@ def test_pairs_are_drawn_alike_and_debiased_by_the_inverse_of_the_chance_that_bo
 )  # fmt: skip
 def test_bad_arguments_are_named(planted: Histories, tmp_path: Path, wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        train(planted, tmp_path / "out", base=tmp_path, **wrong)
+        train(planted, tmp_path / "out", EmbedderConfig(base=tmp_path, **wrong))
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="posts with a text"):
-        train(histories([[0]], ["x"]), tmp_path / "out", base=tmp_path)
+        train(histories([[0]], ["x"]), tmp_path / "out", EmbedderConfig(base=tmp_path))
     with pytest.raises(ModelError, match=r"embedder needs sentence-transformers.*whyfeed\[train\]"):
-        train(histories([[0]], ["x", "y"]), tmp_path / "out", base=tmp_path)  # tests that are not slow have none
+        train(
+            histories([[0]], ["x", "y"]), tmp_path / "out", EmbedderConfig(base=tmp_path)
+        )  # tests that are not slow have none
     with pytest.raises(ModelError, match="whyfeed finetune embed"):
         Agent.open(tmp_path / "home", embedder="tuned", no_llm=True)
 
@@ -118,8 +120,9 @@ def test_it_learns_what_readers_take_up_together_and_a_home_reads_with_it(
     planted: Histories, base: Path, tmp_path: Path
 ) -> None:
     near = np.random.default_rng(3).standard_normal((256, 8)).astype(np.float32)
-    settings: dict[str, Any] = {"base": base, "near": near, "steps": 120, "in_place": HashEmbedder(64), **QUICK}
-    outcome = train_home(tmp_path, planted, **settings)
+    config = EmbedderConfig(base=base, steps=120, **QUICK)
+    beside: dict[str, Any] = {"near": near, "in_place": HashEmbedder(64)}
+    outcome = train_home(tmp_path, planted, config, **beside)
     card = outcome.card
     assert outcome.live, outcome.why
     assert "hash-64" in outcome.why
@@ -139,9 +142,9 @@ def test_it_learns_what_readers_take_up_together_and_a_home_reads_with_it(
 
     # Stopped and gone on with it is the same; another training has another name.
     stop = StopAt("train", 30)
-    halted = train(planted, tmp_path / "parts", progress=stop, cancel=stop.event, **settings)
+    halted = train(planted, tmp_path / "parts", config, progress=stop, cancel=stop.event, **beside)
     assert halted.card == {"step": 31, "steps": 120}
-    assert train(planted, tmp_path / "parts", **settings).card["losses"] == card["losses"]
+    assert train(planted, tmp_path / "parts", config, **beside).card["losses"] == card["losses"]
     weights = [(place / "model.safetensors").read_bytes() for place in (folder, tmp_path / "parts")]
     assert weights[0] == weights[1]
 
@@ -151,7 +154,7 @@ def test_without_labels_it_learns_to_tell_posts_apart_and_the_gate_has_nobody_to
     base: Path, tmp_path: Path
 ) -> None:
     texts = [f"{one} {other}" for one in LETTERS for other in LETTERS]
-    outcome = train(histories([[0]], texts), tmp_path / "out", base=base, steps=30, **QUICK)
+    outcome = train(histories([[0]], texts), tmp_path / "out", EmbedderConfig(base=base, steps=30, **QUICK))
     assert not outcome.live
     assert "0 held out" in outcome.why
     assert outcome.card["settings"]["objective"] == "unsupervised"

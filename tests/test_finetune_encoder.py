@@ -13,7 +13,7 @@ from tests.tiny_llama import tiny_llama
 from whyfeed.agent.encoder.gguf import GgufFile
 from whyfeed.agent.encoder.post_encoder import CausalEncoder, encoder_of, file_of
 from whyfeed.finetune.evaluation.histories import Histories
-from whyfeed.finetune.llm.encoder import Examples, Strangers, split, train, train_home
+from whyfeed.finetune.llm.encoder import EncoderConfig, Examples, Strangers, split, train, train_home
 from whyfeed.retrieval.errors import DataError
 
 LETTERS = "abcdefgh"
@@ -83,13 +83,13 @@ def test_bad_arguments_are_named_before_anything_is_loaded(
     planted: Histories, tmp_path: Path, wrong: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(ValueError, match=why):
-        train(planted, tmp_path / "out", base="none.gguf", layers=(3,), **wrong)
+        train(planted, tmp_path / "out", EncoderConfig(base="none.gguf", layers=(3,), **wrong))
 
 
 def test_only_a_llama_is_tuned(planted: Histories, tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "qwen.gguf", architecture="qwen2", pre="qwen2")
     with pytest.raises(ValueError, match=r"'qwen.gguf' is no Llama"):
-        train(planted, tmp_path / "out", base=base, layers=(3,), tuned=1)
+        train(planted, tmp_path / "out", EncoderConfig(base=base, layers=(3,), tuned=1))
 
 
 class StopAt:
@@ -113,8 +113,8 @@ def test_the_encoder_learns_what_readers_take_up_together_and_is_read_back(
     planted: Histories, base: Path, tmp_path: Path
 ) -> None:
     near = np.random.default_rng(3).standard_normal((256, 8)).astype(np.float32)
-    settings: dict[str, Any] = {"base": base, "layers": (1, 3), "tuned": 2, "batch": 48, "lr": 3e-3, "near": near}
-    outcome = train(planted, tmp_path / "whole", steps=40, **settings)
+    config = EncoderConfig(base=base, layers=(1, 3), tuned=2, batch=48, lr=3e-3, steps=40)
+    outcome = train(planted, tmp_path / "whole", config, near=near)
     card = outcome.card
     assert outcome.live, outcome.why
     assert card["ndcg@10"]["tuned"] > card["ndcg@10"]["base"] + 0.05
@@ -128,9 +128,9 @@ def test_the_encoder_learns_what_readers_take_up_together_and_is_read_back(
 
     # Stopped after a checkpoint and between two, it goes on to the same bytes.
     stop = StopAt(25)
-    halted = train(planted, tmp_path / "parts", steps=40, progress=stop, cancel=stop.event, **settings)
+    halted = train(planted, tmp_path / "parts", config, near=near, progress=stop, cancel=stop.event)
     assert halted.card == {"step": 26, "steps": 40} or halted.card == {"step": 25, "steps": 40}
-    assert train(planted, tmp_path / "parts", steps=40, **settings).card == card
+    assert train(planted, tmp_path / "parts", config, near=near).card == card
     assert file_of(tmp_path / "parts").read_bytes() == file_of(tmp_path / "whole").read_bytes()
     assert file_of(tmp_path / "parts").name == file_of(tmp_path / "whole").name
     cut = GgufFile(file_of(tmp_path / "whole"))
@@ -142,7 +142,9 @@ def test_low_rank_additions_and_longer_contexts_learn_too_and_a_home_reads_with_
     planted: Histories, base: Path, tmp_path: Path
 ) -> None:
     outcome = train_home(
-        tmp_path, planted, base=base, layers=(3,), tuned=2, method="lora", rank=8, before=3, batch=48, steps=40, lr=1e-2
+        tmp_path,
+        planted,
+        EncoderConfig(base=base, layers=(3,), tuned=2, method="lora", rank=8, before=3, batch=48, steps=40, lr=1e-2),
     )
     assert outcome.live, outcome.why
     encoder = encoder_of(tmp_path)

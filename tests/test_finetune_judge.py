@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,10 +22,10 @@ from whyfeed.agent.llm.engine import JudgeRequest
 from whyfeed.agent.llm.llamacpp import EmbeddedEngine
 from whyfeed.agent.llm.weights import find
 from whyfeed.agent.recommend.judge import around
+from whyfeed.finetune.config import DEFAULT_BASE, MAX_RANK
 from whyfeed.finetune.llm.adapters import MERGED, METHODS
-from whyfeed.finetune.llm.judge import TunedJudge, split, train
+from whyfeed.finetune.llm.judge import JudgeConfig, TunedJudge, split, train
 from whyfeed.finetune.llm.judge_examples import Shown
-from whyfeed.finetune.training import DEFAULT_BASE, MAX_RANK
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 
 pytestmark = [
@@ -78,12 +79,34 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 )
 def test_bad_arguments_are_refused_by_name(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        train(shown(2), shown(2), tmp_path / "out", base=tmp_path, **wrong)
+        train(shown(2), shown(2), tmp_path / "out", JudgeConfig(base=tmp_path, **wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rank": 0}, "rank must be at least 1, not 0"),
+        ({"rank": 17}, "rank must be at most 16, not 17"),
+        ({"minutes": -1.5}, "minutes must be above 0, not -1.5"),
+        ({"method": "magic"}, "method 'magic' is none of 'lora', 'dora', 'adalora', 'ia3', 'prefix', 'adapter'"),
+        ({"speed": 3}, "speed is no setting of this training (3 was given)"),
+        ({"steps": "many"}, "steps: input should be a valid integer, unable to parse string as an integer, not 'many'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_with_name_and_value(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        JudgeConfig(**wrong)
+
+
+def test_settings_stay_as_they_were_made() -> None:
+    config = JudgeConfig(rank=2)
+    with pytest.raises(ValueError, match="frozen"):
+        config.rank = 3  # type: ignore[misc]
 
 
 def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing"):
-        train([], shown(1), tmp_path / "out", base=tmp_path)
+        train([], shown(1), tmp_path / "out", JudgeConfig(base=tmp_path))
     with pytest.raises(DataError, match="cannot be split"):
         split(shown(1))
 
@@ -91,7 +114,7 @@ def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModelError, match=r"judge needs peft.*pip install 'whyfeed\[train\]'"):
-        train(shown(2), shown(2), tmp_path / "out", base=tmp_path)
+        train(shown(2), shown(2), tmp_path / "out", JudgeConfig(base=tmp_path))
 
 
 @pytest.mark.parametrize(("name", "library"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
@@ -100,7 +123,7 @@ def test_a_report_without_its_library_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ModelError, match=f"pip install {name}"):
-        train(shown(2), shown(2), tmp_path / "out", base=tmp_path, report=name)
+        train(shown(2), shown(2), tmp_path / "out", JudgeConfig(base=tmp_path, report=name))
 
 
 def test_what_is_measured_on_is_later(tmp_path: Path) -> None:
@@ -157,7 +180,9 @@ def test_packed_candidates_have_the_logits_that_each_has_alone(method: str, base
 def test_every_method_learns_is_loaded_and_scores_as_it_was_measured(method: str, base: Path, tmp_path: Path) -> None:
     out, held, serve = tmp_path / "out", shown(20)[12:], method in MERGED
     rate = {"ia3": 0.1, "prefix": 0.1, "adalora": 0.05}.get(method, 0.02)
-    outcome = train(shown(12), held, out, base=base, steps=24, rank=4, batch=3, serve=serve, method=method, lr=rate)
+    outcome = train(
+        shown(12), held, out, JudgeConfig(base=base, steps=24, rank=4, batch=3, serve=serve, method=method, lr=rate)
+    )
     card = outcome.card
     assert json.loads((out / "card.json").read_text()) == card
     # No constant is better than .69.
@@ -198,18 +223,18 @@ def test_upper_layers_of_a_cut_base_alone_are_trained(base: Path, tmp_path: Path
     from safetensors import safe_open
 
     out = tmp_path / "out"
-    card = train(shown(4), shown(2), out, base=base, steps=2, eval_every=1, layers=1, **QUICK).card
+    card = train(shown(4), shown(2), out, JudgeConfig(base=base, steps=2, eval_every=1, layers=1, **QUICK)).card
     with safe_open(str(out / "adapter_model.safetensors"), framework="pt") as file:
         names = list(file.keys())
     assert names
     assert all("layers.1." in name for name in names)
     assert [point["step"] for point in card["curve"]] == [1, 2]
-    train(shown(4), shown(2), out, base=base, steps=1, cut=1, **QUICK)
+    train(shown(4), shown(2), out, JudgeConfig(base=base, steps=1, cut=1, **QUICK))
     assert len(TunedJudge(out, base).logits(shown(2))) == 8
     with pytest.raises(ValueError, match="cut must be between 1 and 2"):
-        train(shown(4), shown(2), out, base=base, steps=1, cut=3, **QUICK)
+        train(shown(4), shown(2), out, JudgeConfig(base=base, steps=1, cut=3, **QUICK))
     with pytest.raises(ValueError, match="layers must be between 1 and 1"):
-        train(shown(4), shown(2), out, base=base, steps=1, cut=1, layers=2, **QUICK)
+        train(shown(4), shown(2), out, JudgeConfig(base=base, steps=1, cut=1, layers=2, **QUICK))
     with pytest.raises(HomeError, match="train one"):
         TunedJudge(tmp_path / "nothing")
 
@@ -222,17 +247,17 @@ FULL: dict[str, Any] = {"steps": 24, "method": "adalora", **QUICK}  # it knows t
 @pytest.fixture(scope="session")
 def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("undisturbed-judge") / "out"
-    train(shown(8), shown(2), out, base=base, **FULL)
+    train(shown(8), shown(2), out, JudgeConfig(base=base, **FULL))
     return content(out)["adapter_model.safetensors"]
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(base: Path, undisturbed: bytes, tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom whyfeed.finetune.llm.judge import train\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom whyfeed.finetune.llm.judge import JudgeConfig, train\n"
         "from tests.test_finetune_judge import FULL, shown\n"
         "def kill(name, done, total):\n    if done == 22:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "train(shown(8), shown(2), Path(sys.argv[1]), base=Path(sys.argv[2]), progress=kill, **FULL)\n"
+        "train(shown(8), shown(2), Path(sys.argv[1]), JudgeConfig(base=Path(sys.argv[2]), **FULL), progress=kill)\n"
     )
     out = tmp_path / "out"
     killed = subprocess.run(
@@ -242,7 +267,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(base: Path, undistu
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not out.exists()
     again = StopAt("never", 0)
-    train(shown(8), shown(2), out, base=base, progress=again, **FULL)
+    train(shown(8), shown(2), out, JudgeConfig(base=base, **FULL), progress=again)
     assert next(done for name, done in again.seen if name == "train") == 20  # the last checkpoint
     assert content(out)["adapter_model.safetensors"] == undisturbed
 
@@ -253,11 +278,11 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_adapter(
     moment: tuple[str, int], base: Path, undisturbed: bytes, tmp_path: Path
 ) -> None:
     out, stop = tmp_path / "out", StopAt(*moment)
-    outcome = train(shown(8), shown(2), out, base=base, progress=stop, cancel=stop.event, **FULL)
+    outcome = train(shown(8), shown(2), out, JudgeConfig(base=base, **FULL), progress=stop, cancel=stop.event)
     assert not outcome.live
     assert outcome.card == {"step": 24 if moment[0] != "train" else 4, "steps": 24}
     assert not out.exists()
-    train(shown(8), shown(2), out, base=base, **FULL)
+    train(shown(8), shown(2), out, JudgeConfig(base=base, **FULL))
     assert content(out)["adapter_model.safetensors"] == undisturbed
 
 
@@ -280,7 +305,9 @@ def test_the_merged_judge_scores_alike_in_both_engines(tmp_path: Path) -> None:
     ]  # fmt: skip
     before, out = torch.get_num_threads(), tmp_path / "out"
     torch.set_num_threads(1)
-    card = train(rows[:4], rows[4:6], out, base=DEFAULT_BASE, steps=4, batch=1, lr=2e-2, cut=2, rank=8).card
+    card = train(
+        rows[:4], rows[4:6], out, JudgeConfig(base=DEFAULT_BASE, steps=4, batch=1, lr=2e-2, cut=2, rank=8)
+    ).card
     judge = TunedJudge(out)
     expected = (1 / (1 + np.exp(-judge.logits(rows)))).reshape(20, 10)
     torch.set_num_threads(before)

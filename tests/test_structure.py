@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "retrieval.errors", "retrieval.words", "retrieval.language", "retrieval.clock", "retrieval.arrays",
         "retrieval.files", "retrieval.formula", "retrieval.post", "retrieval.user", "retrieval.event",
+        "retrieval.progress",
     ),
     ("retrieval.privacy",),
     ("retrieval.store",),
@@ -43,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agent.operations", "agent.doctor", "agent.demo"),
     ("agent.langchain_tools",),
     ("finetune.evaluation",),
-    ("finetune.gate",),
+    ("finetune.config", "finetune.gate"),
     ("finetune.training",),
     ("finetune.ranking",),
     ("finetune.llm", "finetune.desk"),

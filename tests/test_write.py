@@ -17,9 +17,19 @@ import pytest
 from tests.conftest import ROOT
 from whyfeed.agent.llm.weights import find
 from whyfeed.agent.registry import Registry
+from whyfeed.finetune.config import DEFAULT_BASE, MAX_RANK
 from whyfeed.finetune.gate import ENOUGH
-from whyfeed.finetune.llm.writer import MODEL, Pair, encode, log_likelihood, pairs, split, train, train_home
-from whyfeed.finetune.training import DEFAULT_BASE, MAX_RANK
+from whyfeed.finetune.llm.writer import (
+    MODEL,
+    Pair,
+    WriterConfig,
+    encode,
+    log_likelihood,
+    pairs,
+    split,
+    train,
+    train_home,
+)
 from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply
 from whyfeed.retrieval.errors import HomeError, ModelError
 
@@ -124,7 +134,7 @@ PAIR = Pair(({"role": "user", "content": "Hi"},), "Hello, how can I help?", "c")
 
 def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no pairs"):
-        train([], tmp_path / "out", base=tmp_path)
+        train([], tmp_path / "out", WriterConfig(base=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -141,27 +151,27 @@ def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
 )
 def test_bad_arguments_are_refused_by_name(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        train([PAIR], tmp_path / "out", base=tmp_path, **wrong)
+        train([PAIR], tmp_path / "out", WriterConfig(base=tmp_path, **wrong))
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModelError, match=r"peft.*pip install 'whyfeed\[train\]'"):
-        train([PAIR], tmp_path / "out", base=tmp_path)
+        train([PAIR], tmp_path / "out", WriterConfig(base=tmp_path))
 
 
 @pytest.mark.slow
 def test_a_base_that_is_not_there_or_no_chat_model_is_an_error_that_names_it(base: Path, tmp_path: Path) -> None:
     with pytest.raises(HomeError, match="nowhere"):
-        train([PAIR], tmp_path / "out", base=tmp_path / "nowhere")
+        train([PAIR], tmp_path / "out", WriterConfig(base=tmp_path / "nowhere"))
     with pytest.raises(HomeError, match=r"model\.gguf"):
-        train([PAIR], tmp_path / "out", base=base, gguf="model.gguf")
+        train([PAIR], tmp_path / "out", WriterConfig(base=base, gguf="model.gguf"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(HomeError, match="cannot load"):
-        train([PAIR], tmp_path / "out", base=tmp_path / "empty")
+        train([PAIR], tmp_path / "out", WriterConfig(base=tmp_path / "empty"))
     plain = make_base(tmp_path / "plain", template=None)
     with pytest.raises(ModelError, match="chat template"):
-        train([PAIR], tmp_path / "out", base=plain)
+        train([PAIR], tmp_path / "out", WriterConfig(base=plain))
     assert not (tmp_path / "out").exists()
 
 
@@ -234,7 +244,7 @@ def test_answers_become_likelier_and_the_adapter_changes_what_the_base_says(base
     from peft import PeftModel
 
     found = examples(120)
-    outcome = train(found, tmp_path / "out", base=base, steps=30, **QUICK)
+    outcome = train(found, tmp_path / "out", WriterConfig(base=base, steps=30, **QUICK))
     assert outcome.live, outcome.why
     card = outcome.card
     assert json.loads((tmp_path / "out" / "card.json").read_text()) == card
@@ -257,7 +267,7 @@ def test_answers_become_likelier_and_the_adapter_changes_what_the_base_says(base
 def test_the_adapter_is_of_the_kind_that_vllm_loads(base: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    train(examples(3), tmp_path / "out", base=base, steps=1, **QUICK)
+    train(examples(3), tmp_path / "out", WriterConfig(base=base, steps=1, **QUICK))
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 16)
     assert not config["use_dora"]
@@ -274,7 +284,7 @@ def test_the_adapter_is_of_the_kind_that_vllm_loads(base: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_few_held_out_conversations_never_make_an_adapter_live(base: Path, tmp_path: Path) -> None:
     for count in (1, 20):
-        outcome = train(examples(count), tmp_path / "out", base=base, steps=10, **QUICK)
+        outcome = train(examples(count), tmp_path / "out", WriterConfig(base=base, steps=10, **QUICK))
         assert not outcome.live
         assert f"{ENOUGH} needed" in outcome.why
 
@@ -285,7 +295,7 @@ def test_in_a_home_an_adapter_becomes_a_version(base: Path, tmp_path: Path) -> N
     old.mkdir(parents=True)
     (old / "adapter_model.safetensors").write_bytes(b"old")
     (old / "card.json").write_text('{"live": true, "settings": 1}')
-    outcome = train_home(tmp_path, examples(20), base=base, steps=1, **QUICK)
+    outcome = train_home(tmp_path, examples(20), WriterConfig(base=base, steps=1, **QUICK))
     registry = Registry(tmp_path)
     assert [(record.version, record.live) for record in registry.versions(MODEL)] == [(2, False), (1, True)]
     assert registry.versions(MODEL)[0].card == outcome.card
@@ -354,7 +364,7 @@ class StopAt:
 def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run that nothing stopped."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    train(examples(24), out, base=base, **FULL)
+    train(examples(24), out, WriterConfig(base=base, **FULL))
     assert [path.name for path in out.parent.iterdir() if path.name != ".out.lock"] == ["out"]
     return content(out)
 
@@ -367,14 +377,14 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_adapter(
     import torch
 
     out, stop = tmp_path / "out", StopAt(*moment)
-    outcome = train(examples(24), out, base=base, progress=stop, cancel=stop.event, **FULL)
+    outcome = train(examples(24), out, WriterConfig(base=base, **FULL), progress=stop, cancel=stop.event)
     done = 24 if moment[0] == "test" else moment[1] + 1
     assert not outcome.live
     assert outcome.card == {"step": done, "steps": 24}
     assert not out.exists()
     torch.rand(1)  # what else draws random numbers in between changes nothing
     again = StopAt("never", 0)
-    train(examples(24), out, base=base, progress=again, **FULL)
+    train(examples(24), out, WriterConfig(base=base, **FULL), progress=again)
     assert again.seen[0] == ("train", done)
     assert content(out) == undisturbed
 
@@ -384,10 +394,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(
     base: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom whyfeed.finetune.llm.writer import train\n"
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from whyfeed.finetune.llm.writer import WriterConfig, train\n"
         "from tests.test_write import FULL, examples\n"
         "def kill(name, done, total):\n    if done == 22:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "train(examples(24), Path(sys.argv[1]), base=Path(sys.argv[2]), progress=kill, **FULL)\n"
+        "train(examples(24), Path(sys.argv[1]), WriterConfig(base=Path(sys.argv[2]), **FULL), progress=kill)\n"
     )
     out = tmp_path / "out"
     killed = subprocess.run(
@@ -397,7 +408,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not out.exists()
     again = StopAt("never", 0)
-    train(examples(24), out, base=base, progress=again, **FULL)
+    train(examples(24), out, WriterConfig(base=base, **FULL), progress=again)
     assert again.seen[0] == ("train", 20)  # the last checkpoint
     assert content(out) == undisturbed
 
@@ -409,12 +420,12 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_gone_on_from(
 ) -> None:
     out, stop = tmp_path / "out", StopAt("train", 5)
     seed = 0 if damaged else 1
-    train(examples(24), out, base=base, progress=stop, cancel=stop.event, seed=seed, **FULL)
+    train(examples(24), out, WriterConfig(base=base, seed=seed, **FULL), progress=stop, cancel=stop.event)
     if damaged:
         kept = tmp_path / ".out.checkpoint"
         kept.write_bytes(kept.read_bytes()[:-100])
     again = StopAt("never", 0)
-    train(examples(24), out, base=base, progress=again, **FULL)
+    train(examples(24), out, WriterConfig(base=base, **FULL), progress=again)
     assert again.seen[0] == ("train", 0)
     assert content(out) == undisturbed
 
@@ -424,14 +435,14 @@ def test_a_new_adapter_takes_the_place_of_the_old_one(
     base: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    train(examples(4), out, base=base, steps=1, **QUICK)
+    train(examples(4), out, WriterConfig(base=base, steps=1, **QUICK))
     old = content(out)
     (out / "left").write_text("of an older version")
     out.rename(tmp_path / ".out.old")  # killed between taking the old one away and putting the new one there
     stop = StopAt("train", 0)
-    train(examples(24), out, base=base, progress=stop, cancel=stop.event, **FULL)
+    train(examples(24), out, WriterConfig(base=base, **FULL), progress=stop, cancel=stop.event)
     assert content(out) == {**old, "left": b"of an older version"}
-    train(examples(24), out, base=base, **FULL)
+    train(examples(24), out, WriterConfig(base=base, **FULL))
     assert content(out) == undisturbed
     assert {path.name for path in tmp_path.iterdir()} <= {"out", ".out.lock"}
 
@@ -442,10 +453,10 @@ def test_two_cannot_train_into_one_folder_at_once(base: Path, tmp_path: Path) ->
 
     def second(name: str, done: int, total: int) -> None:
         with pytest.raises(HomeError, match="another process") as error:
-            train(examples(3), tmp_path / "out", base=base, steps=1, **QUICK)
+            train(examples(3), tmp_path / "out", WriterConfig(base=base, steps=1, **QUICK))
         refused.append(str(error.value))
 
-    train(examples(3), tmp_path / "out", base=base, steps=1, progress=second, **QUICK)
+    train(examples(3), tmp_path / "out", WriterConfig(base=base, steps=1, **QUICK), progress=second)
     assert refused
 
 
@@ -455,7 +466,9 @@ def test_two_cannot_train_into_one_folder_at_once(base: Path, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.skipif(find(DEFAULT_BASE).state() != "ready", reason="the weights are not on this machine")
 def test_the_default_base_takes_an_adapter(tmp_path: Path) -> None:
-    outcome = train(examples(4), tmp_path / "out", base=DEFAULT_BASE, steps=2, rank=4, batch=2, max_length=64)
+    outcome = train(
+        examples(4), tmp_path / "out", WriterConfig(base=DEFAULT_BASE, steps=2, rank=4, batch=2, max_length=64)
+    )
     assert outcome.card["base"] == {"name": DEFAULT_BASE, "gguf": "smollm2-135m-instruct-f16.gguf"}
     assert outcome.card["log_likelihood"]["adapter"] != outcome.card["log_likelihood"]["base"]
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())

@@ -22,9 +22,9 @@ import pytest
 from tests.llm_server import free_port
 from whyfeed.agent.llm.vllm_server import ENVIRONMENT, healthy
 from whyfeed.agent.registry import JUDGE, Registry
-from whyfeed.finetune.llm.judge import train
+from whyfeed.finetune.config import DEFAULT_BASE
+from whyfeed.finetune.llm.judge import JudgeConfig, train
 from whyfeed.finetune.llm.judge_examples import Shown
-from whyfeed.finetune.training import DEFAULT_BASE
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +68,10 @@ def add_judge(home: Path, seed: int = 0, method: str = "lora") -> Path:
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by names that are about to go
         out = Path(folder) / "judge"
         train(
-            shown(8), shown(12)[8:], out, base=DEFAULT_BASE, method=method, rank=8, steps=3, batch=1, lr=0.01, seed=seed
+            shown(8),
+            shown(12)[8:],
+            out,
+            JudgeConfig(base=DEFAULT_BASE, method=method, rank=8, steps=3, batch=1, lr=0.01, seed=seed),
         )
         registry = Registry(home)
         registry.add_folder(JUDGE, out, json.loads((out / "card.json").read_bytes()), live=True)

@@ -28,10 +28,11 @@ from whyfeed.agent.reasons.clauses import Clause
 from whyfeed.agent.reasons.explainer import Prepared
 from whyfeed.agent.recommend.pipeline import Task
 from whyfeed.agent.recommend.snapshot import Progress
-from whyfeed.agent.request import Request
+from whyfeed.agent.request import Language, Request
 from whyfeed.retrieval.errors import DataError, HomeError, UnknownUser
 from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.progress import Progress
 
 if TYPE_CHECKING:
     from whyfeed.agent.runtime import Runtime

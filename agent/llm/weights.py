@@ -35,8 +35,8 @@ from whyfeed.agent.llm.download import (
 )
 from whyfeed.retrieval.errors import WeightsError, one_line
 from whyfeed.retrieval.files import beside, new_folder, sha256_of, write_whole
+from whyfeed.retrieval.progress import Progress
 
-Progress = Callable[[str, int, int], None]  # name of the weights, bytes done, bytes in all
 State = Literal["ready", "missing", "damaged"]
 
 _CHUNK = 1 << 20

@@ -203,7 +203,7 @@ def find_fault(
         return Fault("example", leaked)
     if unknown := _unknown(body, source, post, language):
         return Fault("unknown", unknown)
-    return _unrelated(body, post, language, embedder)
+    return _unrelated(body, post, embedder)
 
 
 def agree(one: str, other: str, embedder: Embedder | None) -> bool:
@@ -341,7 +341,7 @@ def _subject(clause: str) -> str:
     return re.sub(r"^(?:这篇帖子)?(?:问|询问|想知道|想了解|想找|讨论了?|比较了?)|^this post \w+ ", "", clause)
 
 
-def _unrelated(body: str, post: Post, language: str, embedder: Embedder | None) -> Fault:
+def _unrelated(body: str, post: Post, embedder: Embedder | None) -> Fault:
     foreign = across(body, post)
     if not foreign:
         mine = stems(body) - _REPORTING_STEMS

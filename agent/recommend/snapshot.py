@@ -16,9 +16,8 @@ from whyfeed.retrieval.community.post_vectors import readings
 from whyfeed.retrieval.community.reader import Reader, read
 from whyfeed.retrieval.community.topics import Topics
 from whyfeed.retrieval.errors import WhyfeedError
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

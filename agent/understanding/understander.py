@@ -137,7 +137,7 @@ class Understander:
     def by_rules(self, text: str, context: Context = _NOTHING) -> Request | None:
         """What the written rules alone say; None when none knows the sentence."""
         text = _normal(text)
-        rule = self._plainly(text, context) or self._surely(text, context) or self._loosely(text, context)
+        rule = self._plainly(text, context) or self._surely(text, context) or self._loosely(text)
         return rule and self._trimmed(rule, text)
 
     def by_classifier(self, text: str, context: Context = _NOTHING) -> Request:
@@ -151,7 +151,7 @@ class Understander:
             return plain
         rule, bar = self._surely(text, context), OVERRULE
         if rule is None:
-            rule, bar = self._loosely(text, context), OVERRULE_LOOSE
+            rule, bar = self._loosely(text), OVERRULE_LOOSE
         guess = self._guess(text)
         if rule and (guess is None or guess.intent == rule.intent or guess.margin < bar):
             return rule
@@ -234,7 +234,7 @@ class Understander:
         named = topic and len(tokens) <= 4 and all(word.lower() not in self._frame for word, _, _ in tokens)
         return Request("search", query=topic) if named else None
 
-    def _loosely(self, text: str, context: Context) -> Request | None:
+    def _loosely(self, text: str) -> Request | None:
         """Rules for plain wishes and searches, which look like much else."""
         bare = _peel(text)
         if first_match(RECOMMEND, bare) and not self._content(bare):

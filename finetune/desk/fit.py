@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +29,13 @@ from whyfeed.retrieval.arrays import Floats
 from whyfeed.retrieval.desk.cases import CaseBook
 from whyfeed.retrieval.desk.situation import features, situation
 from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn
+from whyfeed.retrieval.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from whyfeed.agent.agent import Agent
 
-Progress = Callable[[str, int, int], None]
 Weights = Mapping[str, Mapping[str, float]]
 ENOUGH = 200  # situations; with fewer the hand-set weights stay
 PENALTIES = (0.001, 0.01, 0.1)

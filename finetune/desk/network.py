@@ -7,13 +7,14 @@ half of the time, so that the network serves both before and after an agent has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from whyfeed.agent.desk.network import BUCKETS, Ids, ReplyNet
 from whyfeed.retrieval.arrays import Vectors
+from whyfeed.retrieval.progress import Progress
 
 HIDDEN = 160
 BATCH = 64
@@ -40,7 +41,7 @@ def train(
     epochs: int | None = None,
     rate: float = 0.02,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ReplyNet:
     """A network over `replies` (their order is that of `Example.reply`). The same input gives the same network."""
     from threadpoolctl import threadpool_limits
@@ -52,7 +53,7 @@ def train(
 
 def _trained(
     examples: Sequence[Example], replies: Sequence[str], epochs: int | None, rate: float, seed: int,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
 ) -> ReplyNet:  # fmt: skip
     epochs = epochs or int(np.clip(_SEEN // len(examples), 6, 30))
     rng = np.random.default_rng(seed)

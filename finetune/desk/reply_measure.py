@@ -32,10 +32,10 @@ from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn
 from whyfeed.retrieval.errors import DataError
 from whyfeed.retrieval.post import clean_text
 from whyfeed.retrieval.privacy.vault import Vault
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.exchange import find_file, import_folder, read_rows
 from whyfeed.retrieval.store.store import Store
 
-Progress = Callable[[str, int, int], None]
 CUTS = (1, 5, 10)
 RANKERS = ("random", "popularity", "bm25", "text", "nearest", "whyfeed-no-llm", "whyfeed")
 _HELD_OUT = 10  # without a test file, one conversation in so many is held out

@@ -17,11 +17,12 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from whyfeed.finetune.evaluation.histories import Histories, Progress
+from whyfeed.finetune.evaluation.histories import Histories
 from whyfeed.finetune.evaluation.protocol import pair_keys
 from whyfeed.retrieval.arrays import Condenser, Floats, Rows, Vectors, unit
 from whyfeed.retrieval.community.embedder import Embedder, PostEncoder
 from whyfeed.retrieval.errors import DataError, ModelError
+from whyfeed.retrieval.progress import Progress
 
 T = TypeVar("T")
 _TILE = 1024

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,10 +22,10 @@ from whyfeed.retrieval.arrays import Floats, Rows
 from whyfeed.retrieval.errors import DataError
 from whyfeed.retrieval.event import DESK, STEERING, Event
 from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.exchange import find_file, read_rows
 from whyfeed.retrieval.store.store import embedding_text
 
-Progress = Callable[[str, int, int], None]
 Times = npt.NDArray[np.float64]  # Unix seconds or order numbers; NaN where unknown
 Flags = npt.NDArray[np.bool_]
 FIRST_CLOCK = 31_536_000.0  # as in retrieval.clock: smaller times are order numbers

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from whyfeed.finetune.evaluation.baselines import BASELINES, Eligible, Ranker, Reranker, Tools
-from whyfeed.finetune.evaluation.histories import Histories, Progress, read_histories
+from whyfeed.finetune.evaluation.histories import Histories, read_histories
 from whyfeed.finetune.evaluation.metrics import (
     CLICK,
     HISTORY,
@@ -47,6 +47,7 @@ from whyfeed.finetune.ranking.parts import enough
 from whyfeed.retrieval.arrays import Floats, Rows
 from whyfeed.retrieval.community.embedder import Embedder, Opener
 from whyfeed.retrieval.errors import DataError, ModelError, WeightsError, WhyfeedError
+from whyfeed.retrieval.progress import Progress
 
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
@@ -256,7 +257,7 @@ class Bench:
             return self._ranked(name, self.test)
         return self._clicked(name, self.test)
 
-    def _fitted(self, name: str, make: Callable[[Tools], Ranker], histories: Histories) -> tuple[Ranker, float]:
+    def _fitted(self, make: Callable[[Tools], Ranker], histories: Histories) -> tuple[Ranker, float]:
         def fitted() -> Ranker:
             ranker = make(self.tools)
             ranker.fit(histories)
@@ -269,7 +270,7 @@ class Bench:
     # ---- rankings ----
 
     def _ranked(self, name: str, test: RankingTest) -> Answers:
-        ranker, fit_seconds = self._fitted(name, RANKING_MODELS[name], self.train)
+        ranker, fit_seconds = self._fitted(RANKING_MODELS[name], self.train)
         core = ranker.live if isinstance(ranker, CorePair) else ranker
         ask = partial(self._orders, name, core, test)
         # Where the core without the language model has the say, it need not be asked twice.
@@ -362,7 +363,7 @@ class Bench:
     # ---- clicks ----
 
     def _clicked(self, name: str, test: ClickTest) -> Answers:
-        ranker, fit_seconds = self._fitted(name, CLICK_MODELS[name], self.train)
+        ranker, fit_seconds = self._fitted(CLICK_MODELS[name], self.train)
         now = time.perf_counter()
         scores = _asked(ranker, test)
         seconds = time.perf_counter() - now
@@ -386,7 +387,7 @@ class Bench:
         )  # fmt: skip
         if not len(later.user) or not len(inner.user):
             return calibrated(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
-        ranker, _ = self._fitted(name, CLICK_MODELS[name], inner)
+        ranker, _ = self._fitted(CLICK_MODELS[name], inner)
         return calibrated(later.label, _asked(ranker, later))
 
     def _click_values(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from whyfeed.finetune.training import write_adapter
 from whyfeed.retrieval.errors import HomeError, ModelError
 from whyfeed.retrieval.files import write_whole
 
-METHODS = ("lora", "dora", "adalora", "ia3", "prefix", "adapter")
+Method = Literal["lora", "dora", "adalora", "ia3", "prefix", "adapter"]
+METHODS: tuple[Method, ...] = get_args(Method)
 MERGED = ("lora", "dora", "adalora", "ia3")  # what becomes part of the weights; the others are run beside them
 # Steps that go by between the size of a weight and of its change differ by an order from method to method.
 RATES: Mapping[str, float] = {

@@ -13,18 +13,21 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from whyfeed.finetune import training
+from whyfeed.finetune.config import SMALL_BERT, ClickDataConfig
 from whyfeed.finetune.evaluation.metrics import user_aucs
 from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm.judge import Values, described, digest_of, labels_of, measured, ranked, some
 from whyfeed.finetune.llm.judge_examples import Shown
-from whyfeed.finetune.training import Checkpoint, Progress
+from whyfeed.finetune.training import Checkpoint
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 from whyfeed.retrieval.files import new_folder, write_whole
+from whyfeed.retrieval.progress import Progress
 
 MODEL = "click"  # in the registry
 _LIBRARIES = ("torch", "transformers")
@@ -33,54 +36,56 @@ _AT_ONCE = 64  # pairs that are scored together
 Pair = tuple[str, str]  # profile and post
 
 
-def train_home(home: Path, learn: Sequence[Shown], held: Sequence[Shown], **options: Any) -> Outcome:
-    """`train` for a home: the classifier becomes a version of its model `MODEL`, live where it beats what is in place.
+class ClickConfig(ClickDataConfig):
+    """Settings of the classifier's training; `base` is a BERT."""
 
-    Nothing of whyfeed asks it: it is there to be compared, and read back by `ClickModel`.
+    base: str | Path = SMALL_BERT
+    batch: Annotated[int, Field(ge=1, description="Pairs of profile and post that one step learns from.")] = 16
+    lr: Annotated[float, Field(gt=0, description="The highest learning rate, at the end of the warm-up.")] = 1e-4
+    max_tokens: Annotated[int, Field(ge=16, description="Of a pair; the oldest of a long profile is cut.")] = 128
+
+
+def train_home(
+    home: Path, learn: Sequence[Shown], held: Sequence[Shown], config: ClickConfig, *, progress: Progress | None = None
+) -> Outcome:
+    """`train` for a home: the classifier becomes a version of its model `MODEL`, live where it beats the live one.
+
+    Nothing of whyfeed uses it: it is there to be compared with, and read back by `ClickModel`.
     """
-    return training.into_home(home, MODEL, lambda out, live: train(learn, held, out, in_place=live, **options))
+    return training.into_home(
+        home, MODEL, lambda out, live: train(learn, held, out, config, in_place=live, progress=progress)
+    )
 
 
 def train(
-    learn: Sequence[Shown], held: Sequence[Shown], out: Path, *, base: str | Path = training.SMALL_BERT,
-    data: str = "", plain: str = "item mean", epochs: int = 1, steps: int | None = None, minutes: float | None = None,
-    batch: int = 16, lr: float = 1e-4, max_tokens: int = 128, most_tested: int = 2000, in_place: Path | None = None,
-    seed: int = 0, progress: Progress | None = None, cancel: threading.Event | None = None,
+    learn: Sequence[Shown], held: Sequence[Shown], out: Path, config: ClickConfig, *, in_place: Path | None = None,
+    progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
     """Train a classifier and put it, with tokeniser and card, into the folder `out`, whole or not at all.
 
-    `base` is a BERT: a folder, a name on the model hub, or one of whyfeed's weights. One step learns from `batch`
-    posts; `steps` replaces `epochs`, `minutes` of training end it earlier. A pair is cut to `max_tokens`, the oldest
-    of a long profile first. The same call after a kill or a `cancel` goes on where it stopped and ends with the same
-    weights (not with `minutes`). The gate compares AUC a user with the classifier in the folder `in_place`, or with
-    the number that the examples bring, which the card calls `plain`. ValueError for bad arguments, DataError for no
-    examples, ModelError for libraries or a base that is no BERT, HomeError for weights or disk.
+    The same call after a kill or a `cancel` goes on where it stopped and ends with the same weights (not with
+    `minutes`). The gate compares AUC per user with the classifier in the folder `in_place`, or with the baseline value
+    that the examples bring. DataError for no examples, ModelError for libraries or a base that is no BERT, HomeError
+    for weights or disk.
     """
-    smallest = {"epochs": epochs, "steps": 1 if steps is None else steps, "batch": batch, "max_tokens": max_tokens - 15}
-    for name, value in smallest.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least {16 if name == 'max_tokens' else 1}")
-    for name, number in {"minutes": minutes, "lr": lr}.items():
-        if number is not None and not number > 0:
-            raise ValueError(f"{name} must be above 0, not {number}")
     if not learn or not held:
         raise DataError("there is nothing to learn from, or nothing to measure on; more interactions are needed")
     versions = training.libraries("training the click model", _LIBRARIES)
-    folder, _ = training.base_files(base)
+    folder, _ = training.base_files(config.base)
     pairs, labels = _pairs(learn), labels_of(learn)[0]
     settings = {
-        "batch": batch, "lr": lr, "max_tokens": max_tokens, "seed": seed, "minutes": minutes,
-        "steps": steps or epochs * -(-len(pairs) // batch),
+        "batch": config.batch, "lr": config.lr, "max_tokens": config.max_tokens, "seed": config.seed,
+        "minutes": config.minutes, "steps": config.total_steps(len(pairs)),
     }  # fmt: skip
-    tested = some(held, most_tested)
+    tested = some(held, config.most_tested)
     card: dict[str, Any] = {
-        "kind": "click", "base": str(base) if isinstance(base, str) else base.name,
-        **described(data, learn, held, tested),
-        "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
+        "kind": "click", "base": config.base_name,
+        **described(config.data, learn, held, tested),
+        "settings": settings, "seed": config.seed, "epsilon": None, "versions": versions,
     }  # fmt: skip
     digest = digest_of(card, folder, learn, tested)
-    progress, cancel = progress or (lambda name, done, total: None), cancel or threading.Event()
-    with training.alone(out), training.own_chance(seed):
+    watch = training.Watch.of(progress, cancel)
+    with training.alone(out), training.own_chance(config.seed):
         tokenizer, model = _load(folder)
         # Half of the weights are vectors of words; most of them stand in no example.
         model.get_input_embeddings().requires_grad_(False)
@@ -90,22 +95,24 @@ def train(
         def backward(step: int) -> float:
             import torch
 
-            places = training.order(step, len(pairs), batch, seed)
+            places = training.order(step, len(pairs), config.batch, config.seed)
             wanted = torch.from_numpy(labels[places]).to(model.device)
-            loss = model(**_encoded(tokenizer, [pairs[at] for at in places], max_tokens, model), labels=wanted).loss
+            loss = model(
+                **_encoded(tokenizer, [pairs[at] for at in places], config.max_tokens, model), labels=wanted
+            ).loss
             loss.backward()
             return float(loss.detach())
 
         checkpoint = Checkpoint(out, digest)
-        finished, spent = training.run_steps(weights, checkpoint, settings, backward, progress, cancel)
+        finished, spent = training.run_steps(weights, checkpoint, settings, backward, watch)
         if not finished:
             why = f"stopped after step {spent.steps} of {settings['steps']}: run again to go on"
             return Outcome(False, why, {"step": spent.steps, "steps": settings["steps"]})
-        after = _logits(tokenizer, model, tested, max_tokens, progress)
+        after = _logits(tokenizer, model, tested, config.max_tokens, watch.progress)
         before = None if in_place is None else ClickModel(in_place).logits(tested)
         card |= asdict(spent)
         card |= {"minutes": round(spent.minutes, 2), "cpu_minutes": round(spent.cpu_minutes, 2)}
-        outcome = _decide(card, tested, before, after, plain)
+        outcome = _decide(card, tested, before, after, config.plain)
         with new_folder(out) as new:
             _save(tokenizer, model, new, card["base"])
             write_whole(new / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())

@@ -17,22 +17,25 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from whyfeed.agent.llm.roles import EMBEDDER as MODEL
 from whyfeed.finetune import training
+from whyfeed.finetune.config import SMALL_BERT, TimedConfig
 from whyfeed.finetune.evaluation.histories import Histories
 from whyfeed.finetune.evaluation.metrics import Values
 from whyfeed.finetune.evaluation.protocol import leave_one_out
 from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm.encoder import Examples, Strangers
-from whyfeed.finetune.training import Checkpoint, Progress
+from whyfeed.finetune.training import Checkpoint
 from whyfeed.retrieval.arrays import Rows, Vectors
 from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.files import new_folder, write_whole
+from whyfeed.retrieval.progress import Progress
 
 Objective = Literal["pairs", "unsupervised"]
 _LIBRARIES = ("torch", "transformers", "sentence-transformers")
@@ -43,63 +46,80 @@ _LATEST = 5  # posts of a history that the question is made of
 _CLIP = 0.1  # least propensity: no pair weighs more than a hundred others
 
 
-def train_home(home: Path, histories: Histories, **options: Any) -> Outcome:
-    """`train` for a home: the embedder becomes a version of its model `MODEL`, live where it beats what is in place.
+class EmbedderConfig(TimedConfig):
+    """Settings of the embedder's training; `base` is a model of sentence-transformers."""
 
-    `WHYFEED_EMBEDDER=tuned` serves the live one: it needs torch, so nobody gets it unasked.
+    base: str | Path = SMALL_BERT
+    objective: Annotated[
+        Objective | None, Field(description="None: pairs, where any reader took up two posts; else unsupervised.")
+    ] = None
+    debias: Annotated[bool, Field(description="Draw pairs by inverse propensity; with pairs only.")] = False
+    batch: Annotated[int, Field(ge=2, description="Pairs that one step learns from.")] = 32
+    steps: Annotated[int, Field(ge=1, description="Optimiser steps.")] = 100
+    lr: Annotated[float, Field(gt=0, description="The highest learning rate, at the end of the warm-up.")] = 5e-5
+    temperature: Annotated[float, Field(gt=0, description="Cosines are divided by it in the loss.")] = 0.05
+    max_tokens: Annotated[int, Field(ge=8, description="Of a post's text; the rest is not read.")] = 64
+
+
+def train_home(
+    home: Path, histories: Histories, config: EmbedderConfig, *, near: Vectors | None = None,
+    in_place: Embedder | None = None, progress: Progress | None = None,
+) -> Outcome:  # fmt: skip
+    """`train` for a home: the embedder becomes a version of its model `MODEL`, live where it beats `in_place`.
+
+    `WHYFEED_EMBEDDER=tuned` serves the live one. It needs torch, so it is used only where the settings say so.
     """
-    return training.into_home(home, MODEL, lambda out, _: train(histories, out, **options))
+    return training.into_home(
+        home, MODEL, lambda out, _: train(histories, out, config, near=near, in_place=in_place, progress=progress)
+    )
 
 
 def train(
-    histories: Histories, out: Path, *, base: str | Path = training.SMALL_BERT, objective: Objective | None = None,
-    debias: bool = False, near: Vectors | None = None, batch: int = 32, steps: int = 100, minutes: float | None = None,
-    lr: float = 5e-5, temperature: float = 0.05, max_tokens: int = 64, in_place: Embedder | None = None, seed: int = 0,
-    progress: Progress | None = None, cancel: threading.Event | None = None,
+    histories: Histories, out: Path, config: EmbedderConfig, *, near: Vectors | None = None,
+    in_place: Embedder | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
     """Tune an embedder and put it, with its card, into `out`: a folder that sentence-transformers loads.
 
-    `base` is a model of sentence-transformers: a folder, a name on the model hub, or one of whyfeed's weights. Without
-    an `objective` it is pairs, where two readers took up two posts. `near` are sentence vectors (posts, d) for hard
-    negatives; without them there are none. The gate compares the recall of held-out readers with that of the embedder
-    `in_place`, or of the base. The same call after a kill or a `cancel` goes on where it stopped and ends with the
-    same weights (not with `minutes`). ValueError for bad arguments, DataError when there is nothing to learn from,
-    ModelError for libraries or a base that cannot be loaded, HomeError for weights or disk.
+    `near` are sentence vectors (posts, d) to find hard negatives by; without them there are none. The gate compares
+    the recall@20 of held-out readers with that of the embedder `in_place`, or of the base. The same call after a kill
+    or a `cancel` goes on where it stopped and ends with the same weights (not with `minutes`). ValueError for `debias`
+    without pairs, DataError when there is nothing to learn from, ModelError for libraries or a base that cannot be
+    loaded, HomeError for weights or disk.
     """
-    for name, value in {"batch": batch - 1, "steps": steps, "max_tokens": max_tokens - 7}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least {({'batch': 2, 'max_tokens': 8}).get(name, 1)}")
-    for name, number in {"lr": lr, "temperature": temperature, "minutes": minutes}.items():
-        if number is not None and not number > 0:
-            raise ValueError(f"{name} must be above 0, not {number}")
+    seed = config.seed
     learn, asked = split(histories, seed)
-    objective = objective or ("pairs" if np.any(learn.lengths >= 2) else "unsupervised")
-    if debias and objective != "pairs":
+    objective = config.objective or ("pairs" if np.any(learn.lengths >= 2) else "unsupervised")
+    if config.debias and objective != "pairs":
         raise ValueError("debias is about what readers took up; leave it out for the unsupervised objective")
-    draw = _pairs(learn, near, debias, batch, seed) if objective == "pairs" else _copies(learn, batch, seed)
+    draw = (
+        _pairs(learn, near, config.debias, config.batch, seed)
+        if objective == "pairs"
+        else _copies(learn, config.batch, seed)
+    )
     versions = training.libraries("tuning an embedder", _LIBRARIES)
-    folder, _ = training.base_files(base)
+    folder, _ = training.base_files(config.base)
     settings = {
-        "objective": objective, "debias": debias, "batch": batch, "steps": steps, "minutes": minutes, "lr": lr,
-        "temperature": temperature, "max_tokens": max_tokens, "hard_negatives": near is not None, "seed": seed,
+        "objective": objective, "debias": config.debias, "batch": config.batch, "steps": config.steps,
+        "minutes": config.minutes, "lr": config.lr, "temperature": config.temperature,
+        "max_tokens": config.max_tokens, "hard_negatives": near is not None, "seed": seed,
     }  # fmt: skip
     card: dict[str, Any] = {
-        "kind": "embedder", "base": str(base) if isinstance(base, str) else base.name, "data": histories.name,
+        "kind": "embedder", "base": config.base_name, "data": histories.name,
         "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
         "split": {"readers": len(np.unique(learn.user)), "held_out": len(asked.target), "posts": len(asked.pool)},
     }  # fmt: skip
     parts = ["\0".join(learn.texts), learn.user.tobytes().hex(), learn.post.tobytes().hex()]
     parts += ["" if near is None else near.tobytes().hex(), json.dumps([card, training.state_of(folder)])]
-    progress, cancel = progress or (lambda name, done, total: None), cancel or threading.Event()
+    watch = training.Watch.of(progress, cancel)
     with training.alone(out), training.own_chance(seed):
-        model = _load(folder, max_tokens)
+        model = _load(folder, config.max_tokens)
         checkpoint = Checkpoint(out, training.digest("".join(map(training.digest, parts))))
-        ranks = {"base": asked.ranks(lambda texts: _encoded(model, texts), learn.texts, "base", progress)}
+        ranks = {"base": asked.ranks(lambda texts: _encoded(model, texts), learn.texts, "base", watch.progress)}
         if in_place is not None:
-            ranks["in place"] = asked.ranks(in_place.encode, learn.texts, "in place", progress)
+            ranks["in place"] = asked.ranks(in_place.encode, learn.texts, "in place", watch.progress)
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-        loss_of = MultipleNegativesRankingLoss(model, scale=1 / temperature)
+        loss_of = MultipleNegativesRankingLoss(model, scale=1 / config.temperature)
         # Half of the weights are vectors of words; most of them stand in no example.
         model.transformers_model.get_input_embeddings().requires_grad_(False)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -113,12 +133,12 @@ def train(
             loss.backward()
             return float(loss.detach())
 
-        finished, spent = training.run_steps(weights, checkpoint, settings, backward, progress, cancel)
+        finished, spent = training.run_steps(weights, checkpoint, settings, backward, watch)
         if not finished:
-            why = f"stopped after step {spent.steps} of {steps}: run again to go on"
-            return Outcome(False, why, {"step": spent.steps, "steps": steps})
+            why = f"stopped after step {spent.steps} of {config.steps}: run again to go on"
+            return Outcome(False, why, {"step": spent.steps, "steps": config.steps})
         model.eval()
-        ranks["tuned"] = asked.ranks(lambda texts: _encoded(model, texts), learn.texts, "tuned", progress)
+        ranks["tuned"] = asked.ranks(lambda texts: _encoded(model, texts), learn.texts, "tuned", watch.progress)
         card |= asdict(spent)
         card |= {"minutes": round(spent.minutes, 2), "cpu_minutes": round(spent.cpu_minutes, 2)}
         card["metrics"] = {name: _measured(each) for name, each in ranks.items()}

@@ -15,24 +15,27 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from whyfeed.agent.encoder.gguf import GgufFile
 from whyfeed.agent.encoder.post_encoder import BEFORE, LAYERS, MODEL, CausalEncoder, file_of, tokens_of
 from whyfeed.agent.encoder.tokenizer import Tokenizer
 from whyfeed.agent.llm import weights as weight_files
 from whyfeed.finetune import training
+from whyfeed.finetune.config import TrainingConfig
 from whyfeed.finetune.evaluation.histories import Histories
 from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm import merge
-from whyfeed.finetune.training import CHECKPOINT_EVERY, Checkpoint, Progress
+from whyfeed.finetune.training import CHECKPOINT_EVERY, Checkpoint
 from whyfeed.retrieval.arrays import Rows, Vectors
 from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.event import DESK, STEERING
 from whyfeed.retrieval.files import new_folder, write_whole
 from whyfeed.retrieval.post import reading_text
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store
 
 _APART = 2  # how many acts may lie between the two posts of a pair
@@ -43,9 +46,38 @@ _TOKENS_AT_ONCE = 1024
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def train_home(home: Path, histories: Histories, **options: Any) -> Outcome:
-    """`train` for a home: the encoder becomes a version of its model `MODEL`, live where it beats what is in place."""
-    return training.into_home(home, MODEL, lambda out, live: train(histories, out, in_place=live, **options))
+class EncoderConfig(TrainingConfig):
+    """Settings of the encoder's training; `base` is an F16 GGUF file of a Llama or one of whyfeed's weights."""
+
+    layers: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="Layers whose states are read; the model is cut after the last."),
+    ] = LAYERS
+    tuned: Annotated[int, Field(ge=1, description="How many layers up to the cut learn.")] = 4
+    method: Annotated[Literal["layers", "lora"], Field(description="Whole layers, or low-rank additions.")] = "layers"
+    rank: Annotated[int, Field(ge=1, description="Of the additions of `lora`.")] = 8
+    before: Annotated[int, Field(ge=1, description="Posts before the target that an example asks with.")] = 1
+    batch: Annotated[int, Field(ge=2, description="Examples that one step learns from.")] = 192
+    steps: Annotated[int, Field(ge=1, description="Optimiser steps.")] = 150
+    lr: Annotated[float, Field(gt=0, description="The highest learning rate, at the end of the warm-up.")] = 1e-4
+    temperature: Annotated[float, Field(gt=0, description="Cosines are divided by it in the loss.")] = 0.07
+    max_tokens: Annotated[int, Field(ge=1, description="Of a post's text; the rest is not read.")] = 32
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> Self:
+        if self.tuned > max(self.layers):
+            raise ValueError(f"tuned must be at most {max(self.layers)}, the last of layers, not {self.tuned}")
+        return self
+
+
+def train_home(
+    home: Path, histories: Histories, config: EncoderConfig, *, near: Vectors | None = None,
+    progress: Progress | None = None,
+) -> Outcome:  # fmt: skip
+    """`train` for a home: the encoder becomes a version of its model `MODEL`, live where it beats the live one."""
+    return training.into_home(
+        home, MODEL, lambda out, live: train(histories, out, config, near=near, in_place=live, progress=progress)
+    )
 
 
 def of_home(store: Store) -> Histories:
@@ -67,37 +99,24 @@ def of_home(store: Store) -> Histories:
 
 
 def train(
-    histories: Histories, out: Path, *, base: str | Path = training.DEFAULT_BASE, layers: Sequence[int] = LAYERS,
-    tuned: int = 4, method: Literal["layers", "lora"] = "layers", rank: int = 8, before: int = 1, batch: int = 192,
-    steps: int = 150, lr: float = 1e-4, temperature: float = 0.07, max_tokens: int = 32, near: Vectors | None = None,
-    in_place: Path | None = None, seed: int = 0, progress: Progress | None = None,
-    cancel: threading.Event | None = None,
+    histories: Histories, out: Path, config: EncoderConfig, *, near: Vectors | None = None,
+    in_place: Path | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train on the reading of posts and put a GGUF file, cut after the last of `layers`, with its card into `out`.
+    """Train the encoder of posts and put a GGUF file, cut after the last of `layers`, with its card into `out`.
 
-    `base` is an F16 GGUF file of the Llama family or one of whyfeed's weights; its last `tuned` layers up to the cut
-    learn. `near` are sentence vectors (posts, d) for hard negatives; without them there are none. The gate compares
+    `near` are sentence vectors (posts, d) to find hard negatives by; without them there are none. The gate compares
     with the encoder in the folder `in_place`, or with the base. The same call after a kill or a `cancel` goes on where
-    it stopped and ends with the same file. ValueError for bad arguments, DataError when too few readers took up two
-    posts, ModelError without the extra `train`, HomeError for weights or disk.
+    it stopped and ends with the same file. ValueError for a base that is no Llama or has too few layers, DataError when
+    too few readers took up two posts, ModelError without the extra `train`, HomeError for weights or disk.
     """
-    smallest = {"tuned": tuned, "rank": rank, "before": before, "batch": batch - 1, "steps": steps}
-    for name, value in {**smallest, "max_tokens": max_tokens, "layers": min(layers, default=0)}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least {2 if name == 'batch' else 1}")
-    if method not in ("layers", "lora"):
-        raise ValueError(f"method {method!r} is not known; there are 'layers' and 'lora'")
-    if not lr > 0 or not temperature > 0 or tuned > max(layers):
-        raise ValueError(
-            f"lr and temperature must be above 0, tuned at most {max(layers)}: {lr}, {temperature}, {tuned}"
-        )
     versions = training.libraries("training the encoder")
-    path = _file(base)
-    learn, asked = split(histories, seed)
+    path = _file(config.base)
+    learn, asked = split(histories, config.seed)
     settings = {
-        "layers": list(layers), "tuned": tuned, "method": method, "rank": rank if method == "lora" else None,
-        "before": before, "batch": batch, "steps": steps, "lr": lr, "temperature": temperature,
-        "max_tokens": max_tokens, "hard_negatives": near is not None, "seed": seed,
+        "layers": list(config.layers), "tuned": config.tuned, "method": config.method,
+        "rank": config.rank if config.method == "lora" else None, "before": config.before, "batch": config.batch,
+        "steps": config.steps, "lr": config.lr, "temperature": config.temperature,
+        "max_tokens": config.max_tokens, "hard_negatives": near is not None, "seed": config.seed,
     }  # fmt: skip
     card = {
         "base": path.stem, "data": histories.name, "settings": settings, "versions": versions, "epsilon": None,
@@ -106,7 +125,7 @@ def train(
     stat = path.stat()
     digest = training.digest(json.dumps([card, stat.st_size, stat.st_mtime_ns, _fingerprint(learn, near)]))
     with training.alone(out):
-        run = _Run(path, card, digest, out, progress or (lambda name, done, total: None), cancel)
+        run = _Run(path, card, digest, out, training.Watch.of(progress, cancel))
         return run.train(learn, asked, near, in_place)
 
 
@@ -184,14 +203,11 @@ class Strangers:
 class _Run:
     """One training: the cut model, and where its checkpoint and its result go."""
 
-    def __init__(
-        self, path: Path, card: dict[str, Any], digest: str, out: Path, progress: Progress,
-        cancel: threading.Event | None,
-    ) -> None:  # fmt: skip
-        self._path, self._card, self._progress = path, card, progress
+    def __init__(self, path: Path, card: dict[str, Any], digest: str, out: Path, watch: training.Watch) -> None:
+        self._path, self._card = path, card
+        self._progress, self._cancel = watch.progress, watch.cancel
         self._digest, self._out, self._checkpoint = digest, out, Checkpoint(out, digest)
         self._settings: dict[str, Any] = card["settings"]
-        self._cancel = cancel or threading.Event()
         file = GgufFile(path)
         if file.fields.get("general.architecture") != "llama":
             raise ValueError(f"{path.name!r} is no Llama, and no other is tuned to read posts; name an F16 file of one")

@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from whyfeed.agent.registry import JUDGE
 from whyfeed.finetune import training
+from whyfeed.finetune.config import MAX_RANK, ClickDataConfig
 from whyfeed.finetune.evaluation.metrics import (
     calibrated,
     equal_mass,
@@ -33,17 +35,18 @@ from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm import adapters, merge
 from whyfeed.finetune.llm.judge_examples import Shown
 from whyfeed.finetune.llm.packed import Prompts, yes_minus_no
-from whyfeed.finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
+from whyfeed.finetune.training import CHECKPOINT_EVERY, Checkpoint
 from whyfeed.retrieval.arrays import Rows
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 from whyfeed.retrieval.files import beside, new_folder, write_whole
+from whyfeed.retrieval.progress import Progress
 
-REPORTS = ("tensorboard", "wandb")
 _HELD_OUT = 0.2  # of the moments, the last by time
 _ON_THE_WAY = 400  # held-out posts that the curve is measured on
 _BF16 = ("avx512_bf16", "amx_bf16")
 
 Values = npt.NDArray[np.float64]
+Report = Literal["tensorboard", "wandb"]
 Say = Callable[[dict[str, float], int], None]  # numbers by name, after so many steps
 
 
@@ -59,60 +62,57 @@ def split(found: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
     return ordered[:at], ordered[at:]
 
 
-def train_home(home: Path, learn: Sequence[Shown], held: Sequence[Shown], **options: Any) -> Outcome:
-    """`train` for a home: the judge becomes a version of its model `JUDGE`, live where it beats what is in place."""
-    return training.into_home(home, JUDGE, lambda out, live: train(learn, held, out, in_place=live, **options))
+class JudgeConfig(ClickDataConfig):
+    """Settings of the judge's training; `lr` None: what suits the method."""
+
+    gguf: Annotated[str | None, Field(description="Name of a GGUF file in the folder `base`.")] = None
+    method: Annotated[adapters.Method, Field(description="The kind of adapter.")] = "lora"
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK, description="Size of the adapter, see `adapters.add_adapter`.")] = 16
+    cut: Annotated[int | None, Field(ge=1, description="Keep the base's first blocks only; None: all.")] = None
+    layers: Annotated[int | None, Field(ge=1, description="Train the last of these blocks only; None: all.")] = None
+    eval_every: Annotated[int | None, Field(ge=1, description="Steps between two measurements on the way.")] = None
+    report: Annotated[Report | None, Field(description="Where the numbers of each step go.")] = None
+    serve: Annotated[bool, Field(description="Also write the merged files that engines load.")] = True
+
+
+def train_home(
+    home: Path, learn: Sequence[Shown], held: Sequence[Shown], config: JudgeConfig, *, progress: Progress | None = None
+) -> Outcome:
+    """`train` for a home: the judge becomes a version of its model `JUDGE`, live where it beats the live one."""
+    return training.into_home(
+        home, JUDGE, lambda out, live: train(learn, held, out, config, in_place=live, progress=progress)
+    )
 
 
 def train(
-    learn: Sequence[Shown], held: Sequence[Shown], out: Path, *, base: str | Path, gguf: str | None = None,
-    data: str = "", plain: str = "item mean", method: str = "lora", rank: int = 16, cut: int | None = None,
-    layers: int | None = None, epochs: int = 1, steps: int | None = None, minutes: float | None = None, batch: int = 4,
-    lr: float | None = None, eval_every: int | None = None, most_tested: int = 2000, seed: int = 0,
-    report: str | None = None, serve: bool = True, in_place: Path | None = None, progress: Progress | None = None,
-    cancel: threading.Event | None = None,
+    learn: Sequence[Shown], held: Sequence[Shown], out: Path, config: JudgeConfig, *, in_place: Path | None = None,
+    progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
     """Train a judge and put adapter, card and what serves into the folder `out`, whole or not at all.
 
-    `base` and `gguf`: see `finetune.llm.writer.train`. `cut` keeps the first blocks of the base, `layers` trains the
-    last ones of those; `rank`: see `adapters.add`. One step learns from `batch` groups; `steps` replaces `epochs`, and
-    `minutes` of training end it earlier. The same call after a kill or a `cancel` goes on where it stopped, and ends
-    with the same adapter to the bit (not with `minutes`: a clock decides). Every `eval_every` steps some of the
-    held-out part is measured. `report` names what hears of each step: tensorboard or wandb. `serve` false leaves out
-    the merged files. `in_place` is the folder of a judge that this one must beat instead of the untuned base.
-    ValueError for bad arguments, DataError for no examples, ModelError for libraries or a base that cannot be used,
-    HomeError for weights or disk.
+    The same call after a kill or a `cancel` goes on where it stopped, and ends with the same adapter to the bit (not
+    with `minutes`: a clock decides). The gate compares AUC per user with the judge in the folder `in_place`, or with
+    the untuned base. ValueError for a `cut` or `layers` that the base does not have, DataError for no examples,
+    ModelError for libraries or a base that cannot be used, HomeError for weights or disk.
     """
-    if method not in adapters.METHODS:
-        raise ValueError(f"method {method!r} is none of {', '.join(adapters.METHODS)}")
-    if not 1 <= rank <= MAX_RANK:
-        raise ValueError(f"rank must be between 1 and {MAX_RANK}, not {rank}")
-    for name, value in {"epochs": epochs, "batch": batch, "steps": steps, "eval_every": eval_every}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    for name, number in {"minutes": minutes, "lr": lr}.items():
-        if number is not None and not number > 0:
-            raise ValueError(f"{name} must be above 0, not {number}")
-    if report is not None and report not in REPORTS:
-        raise ValueError(f"report {report!r} is none of {', '.join(REPORTS)}")
     if not learn or not held:
         raise DataError("there is nothing to learn from, or nothing to measure on; more interactions are needed")
     versions = training.libraries("training the judge")
-    folder, gguf = training.base_files(base, gguf)
-    total = steps or epochs * -(-len(learn) // batch)
+    base = training.base_files(config.base, config.gguf)
     settings = {
-        "method": method, "rank": rank, "cut": cut, "layers": layers, "batch": batch,
-        "lr": lr or adapters.RATES[method], "seed": seed, "steps": total, "minutes": minutes, "eval_every": eval_every,
+        "method": config.method, "rank": config.rank, "cut": config.cut, "layers": config.layers,
+        "batch": config.batch, "lr": config.lr or adapters.RATES[config.method], "seed": config.seed,
+        "steps": config.total_steps(len(learn)), "minutes": config.minutes, "eval_every": config.eval_every,
     }  # fmt: skip
-    tested = some(held, most_tested)
+    tested = some(held, config.most_tested)
     card: dict[str, Any] = {
-        "kind": "judge", "base": {"name": str(base) if isinstance(base, str) else base.name, "gguf": gguf},
-        **described(data, learn, held, tested),
-        "settings": settings, "seed": seed, "epsilon": None, "versions": versions,
+        "kind": "judge", "base": {"name": config.base_name, "gguf": base[1]},
+        **described(config.data, learn, held, tested),
+        "settings": settings, "seed": config.seed, "epsilon": None, "versions": versions,
     }  # fmt: skip
-    digest = digest_of(card, folder, learn, tested)
-    with training.alone(out), _reporting(report, out, settings) as say:
-        run = _Run(folder, gguf, card, digest, out, plain, serve, say, progress or (lambda *_: None), cancel)
+    digest = digest_of(card, base[0], learn, tested)
+    with training.alone(out), _reporting(config.report, out, settings) as say:
+        run = _Run(base, config, card, digest, out, say, training.Watch.of(progress, cancel))
         return run.train(learn, tested, in_place)
 
 
@@ -134,15 +134,16 @@ class _Run:
     """One training: the model with its adapter, and where its checkpoint and its result go."""
 
     def __init__(
-        self, folder: str, gguf: str | None, card: dict[str, Any], digest: str, out: Path, plain: str, serve: bool,
-        say: Say, progress: Progress, cancel: threading.Event | None,
+        self, base: tuple[str, str | None], config: JudgeConfig, card: dict[str, Any], digest: str, out: Path,
+        say: Say, watch: training.Watch,
     ) -> None:  # fmt: skip
-        self._base, self._gguf, self._card, self._digest = folder, gguf, card, digest
+        self._base, self._gguf = base
+        self._config, self._card, self._digest = config, card, digest
         self._settings: dict[str, Any] = card["settings"]
-        self._out, self._plain, self._serve, self._say, self._progress = out, plain, serve, say, progress
-        self._cancel = cancel or threading.Event()
+        self._out, self._say = out, say
+        self._progress, self._cancel = watch.progress, watch.cancel
         self._checkpoint = Checkpoint(out, digest)
-        self._tokenizer, self._model = training.load(folder, gguf)
+        self._tokenizer, self._model = training.load(*base)
         if (blocks := self._settings["cut"]) is not None:
             adapters.cut(self._model, blocks)
         self._prompts = Prompts(self._tokenizer)
@@ -263,7 +264,7 @@ class _Run:
             "untuned": measured(tested, untuned), "judge": {**measured(tested, tuned), "ece calibrated": gap},
         }  # fmt: skip
         if len(plain) == len(labels):
-            card["metrics"][self._plain] = ranked(labels, plain, users)
+            card["metrics"][self._config.plain] = ranked(labels, plain, users)
         owners, before = user_aucs(labels, (untuned if rival is None else rival).astype(np.float32), users)
         _, after = user_aucs(labels, tuned.astype(np.float32), users)
         place = "the untuned base" if rival is None else "the judge in place"
@@ -271,7 +272,7 @@ class _Run:
         card["gate"] = decision.to_json()
         with new_folder(self._out) as folder:
             adapters.save(folder, self._model)
-            if self._serve:
+            if self._config.serve:
                 card["serves"] = self._write_merged(folder)
             write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
         self._checkpoint.drop()
@@ -415,7 +416,7 @@ def _fast_bf16() -> bool:
 
 
 @contextlib.contextmanager
-def _reporting(name: str | None, out: Path, settings: dict[str, Any]) -> Iterator[Say]:
+def _reporting(name: Report | None, out: Path, settings: dict[str, Any]) -> Iterator[Say]:
     """Where the numbers of each step go; nowhere by default. ModelError when the library is not there."""
     if name is None:
         yield lambda numbers, step: None

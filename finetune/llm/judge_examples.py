@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from whyfeed.retrieval.community.signals import CORE
 from whyfeed.retrieval.errors import DataError
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.post import Post
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.exchange import find_file, read_rows
 from whyfeed.retrieval.store.store import Store
 
@@ -88,9 +89,7 @@ def from_clicks(histories: Histories, posts: Mapping[str, Post], most: int = MOS
     return found
 
 
-def from_folder(
-    folder: Path, seed: int = 0, progress: Callable[[str, int, int], None] | None = None
-) -> tuple[list[Shown], list[Shown]]:
+def from_folder(folder: Path, seed: int = 0, progress: Progress | None = None) -> tuple[list[Shown], list[Shown]]:
     """Groups of a folder of likes and dislikes to learn from, and its click test to measure on. DataError for others.
 
     The test is that of `finetune.evaluation.protocol.prepare`: the folder's valid file, else its last labels.
@@ -150,7 +149,7 @@ def _line(posts: Mapping[str, Post], id: str) -> str:
 
 def from_home(
     store: Store, embedder: Embedder, seed: int = 0, most: int = MOST,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Shown]:  # fmt: skip
     """Moments of the ledger's past in order of time. DataError when it holds too few acts with a time.
 

@@ -12,18 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from whyfeed.agent.llm.engine import checked_messages, defuse
 from whyfeed.finetune import training
+from whyfeed.finetune.config import MAX_RANK, TrainingConfig
 from whyfeed.finetune.gate import Outcome, decide
-from whyfeed.finetune.training import CHECKPOINT_EVERY, MAX_RANK, Checkpoint, Progress
+from whyfeed.finetune.training import CHECKPOINT_EVERY, Checkpoint
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
 from whyfeed.retrieval.errors import ModelError
 from whyfeed.retrieval.files import new_folder, write_whole
 from whyfeed.retrieval.language import detect_language
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.words import HAN
 
 Render = Callable[[Sequence[DeskTurn], str], list[Mapping[str, str]]]  # turns before the answer, language
@@ -126,64 +129,64 @@ def split(found: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]:
 # ---- training
 
 
-def train(
-    pairs: Sequence[Pair], out: Path, *, base: str | Path, gguf: str | None = None, method: Literal["lora"] = "lora",
-    rank: int = 8, alpha: int = 16, epochs: int = 1, batch: int = 8, lr: float = 2e-4, max_length: int = 512,
-    seed: int = 0, steps: int | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
-) -> Outcome:  # fmt: skip
-    """Train an adapter for `base` and put it, with its card, into the folder `out`, whole or not at all.
+class WriterConfig(TrainingConfig):
+    """Settings of the writer's training; `base` is an instruct model."""
 
-    `base` is a model folder (with `gguf` the name of a GGUF file in it), a name on the model hub, or one of
-    whyfeed's own weights such as `DEFAULT_BASE`. The same call after a kill or a `cancel` goes on where it stopped.
-    `steps` replaces `epochs`; one step learns from `batch` pairs. ValueError for bad arguments and for no pairs,
-    ModelError when the extra `train` is not installed or the base is no chat model, HomeError for weights or disk.
+    gguf: Annotated[str | None, Field(description="Name of a GGUF file in the folder `base`.")] = None
+    method: Annotated[Literal["lora"], Field(description="The kind of adapter.")] = "lora"
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK, description="Of the adapter.")] = 8
+    alpha: Annotated[int, Field(ge=1, description="The adapter is scaled by alpha / rank.")] = 16
+    epochs: Annotated[int, Field(ge=1, description="How often each pair is read; `steps` goes before it.")] = 1
+    batch: Annotated[int, Field(ge=1, description="Pairs that one step learns from.")] = 8
+    lr: Annotated[float, Field(gt=0, description="The highest learning rate, at the end of the warm-up.")] = 2e-4
+    max_length: Annotated[int, Field(ge=8, description="Tokens of prompt and answer together.")] = 512
+
+
+def train(
+    pairs: Sequence[Pair], out: Path, config: WriterConfig, *, progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Outcome:  # fmt: skip
+    """Train an adapter for the base and put it, with its card, into the folder `out`, whole or not at all.
+
+    The same call after a kill or a `cancel` goes on where it stopped. The gate compares the log-likelihood per token
+    of held-out answers with that of the base alone. ValueError for no pairs, ModelError when the extra `train` is not
+    installed or the base is no chat model, HomeError for weights or disk.
     """
-    if method != "lora":
-        raise ValueError(f"method {method!r} is not known; there is 'lora'")
-    if not 1 <= rank <= MAX_RANK:
-        raise ValueError(f"rank must be between 1 and {MAX_RANK}, not {rank}")
-    smallest = {"alpha": alpha, "epochs": epochs, "batch": batch, "steps": 1 if steps is None else steps}
-    for name, value in {**smallest, "max_length": max_length - 7}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least {8 if name == 'max_length' else 1}")
-    if not lr > 0:
-        raise ValueError(f"lr must be above 0, not {lr}")
     if not pairs:
         raise ValueError("there are no pairs to learn from: no agent has written or edited an answer yet")
     libraries = training.libraries("training the writer")
-    folder, gguf = training.base_files(base, gguf)
-    learn, held = split(pairs, seed)
-    total = steps or epochs * -(-len(learn) // batch)
+    folder, gguf = training.base_files(config.base, config.gguf)
+    learn, held = split(pairs, config.seed)
+    total = config.steps or config.epochs * -(-len(learn) // config.batch)
     settings = {
-        "method": method, "rank": rank, "alpha": alpha, "batch": batch, "lr": lr, "max_length": max_length,
-        "dropout": _DROPOUT, "seed": seed, "steps": total,
+        "method": config.method, "rank": config.rank, "alpha": config.alpha, "batch": config.batch, "lr": config.lr,
+        "max_length": config.max_length, "dropout": _DROPOUT, "seed": config.seed, "steps": total,
     }  # fmt: skip
     described: dict[str, Any] = {
-        "base": {"name": str(base) if isinstance(base, str) else base.name, "gguf": gguf}, "settings": settings,
+        "base": {"name": config.base_name, "gguf": gguf}, "settings": settings,
         "pairs": len(pairs), "conversations": len({pair.conversation for pair in pairs}),
         "split": {"train": len(learn), "held_out": len(held)}, "versions": libraries,
     }  # fmt: skip
     digest = training.digest(json.dumps([described, training.state_of(folder), [asdict(pair) for pair in pairs]]))
     with training.alone(out):
-        run = _Run(folder, gguf, described, digest, out, progress or (lambda name, done, total: None), cancel)
+        run = _Run(folder, gguf, described, digest, out, training.Watch.of(progress, cancel))
         return run.train(learn, held)
 
 
-def train_home(home: Path, pairs: Sequence[Pair], **options: Any) -> Outcome:
-    """`train` for a home: the adapter becomes a version of its model `MODEL`, live where it has won."""
-    return training.into_home(home, MODEL, lambda out, _: train(pairs, out, **options))
+def train_home(home: Path, pairs: Sequence[Pair], config: WriterConfig, *, progress: Progress | None = None) -> Outcome:
+    """`train` for a home: the adapter becomes a version of its model `MODEL`, live where it beats the base."""
+    return training.into_home(home, MODEL, lambda out, _: train(pairs, out, config, progress=progress))
 
 
 class _Run:
     """One training: the model with its adapter, and where its checkpoint and its result go."""
 
     def __init__(
-        self, folder: str, gguf: str | None, card: dict[str, Any], digest: str, out: Path, progress: Progress,
-        cancel: threading.Event | None,
-    ) -> None:  # fmt: skip
-        self._card, self._out, self._progress = card, out, progress
+        self, folder: str, gguf: str | None, card: dict[str, Any], digest: str, out: Path, watch: training.Watch
+    ) -> None:
+        self._card, self._out = card, out
+        self._progress, self._cancel = watch.progress, watch.cancel
         self._settings: dict[str, Any] = card["settings"]
-        self._cancel = cancel or threading.Event()
         self._checkpoint = Checkpoint(out, digest)
         self._tokenizer, self._model = training.load(folder, gguf)
         if not getattr(self._tokenizer, "chat_template", None):

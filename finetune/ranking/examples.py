@@ -28,6 +28,7 @@ from whyfeed.retrieval.community.next_item import NextItem
 from whyfeed.retrieval.community.reader import Reader, read
 from whyfeed.retrieval.community.topics import Topics
 from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store
 
 MIN_HISTORY = 2
@@ -76,7 +77,7 @@ def groups(
     start: float = 0.4,
     seed: int = 0,
     as_fresh: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     ahead: Ahead | None = None,
     readers: int | None = None,
 ) -> Iterator[Group]:

@@ -7,7 +7,7 @@ a reader who is told "because you like X" must not be scored down for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +27,12 @@ from whyfeed.retrieval.community.next_item import NextItem
 from whyfeed.retrieval.community.post_vectors import readings
 from whyfeed.retrieval.community.signals import CORE
 from whyfeed.retrieval.errors import ModelError, WeightsError
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
 
-Progress = Callable[[str, int, int], None]
 FITTED = tuple(name for name in CORE if name not in NOT_FITTED)
 ENOUGH = 200  # groups; with fewer nothing is fitted
 PENALTIES = (0.001, 0.01, 0.1, 1.0)

@@ -9,7 +9,7 @@ read in a new order each epoch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +20,8 @@ from whyfeed.finetune.evaluation.baselines import needs
 from whyfeed.retrieval.arrays import Condenser, Rows, Vectors
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.next_item import NextItem
+from whyfeed.retrieval.progress import Progress
 
-Progress = Callable[[str, int, int], None]
 _STARTING = threading.Lock()
 _training: list[int] = []
 ENOUGH = 10_000  # likes; from fewer it learns nothing that the texts do not say

@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whyfeed.finetune.evaluation.baselines import Tools
-from whyfeed.finetune.evaluation.histories import Flags, Histories, Progress
+from whyfeed.finetune.evaluation.histories import Flags, Histories
 from whyfeed.finetune.ranking.click_model import NOISE, CoreClicks, Doubles
 from whyfeed.retrieval.arrays import Rows
 from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.progress import Progress
 
 _MOST = 2000  # posts that are looked at: the matrix of their covariances is dense
 _KNOWN = 0.8  # of the events are on posts that may be asked about

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from whyfeed.retrieval.community.next_item import NextItem, NextPosts
 from whyfeed.retrieval.community.post_vectors import embedded
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.files import keep_arrays, kept_arrays
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store
 
 INDEX_FILE = "index.faiss"
@@ -116,7 +117,7 @@ class Community:
         factory: str = "IDMap2,Flat",
         as_of: float | None = None,
         events_until: float | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Community:
         """Bring vectors and index up to date (each batch is kept as it is made) and read everything.
 

@@ -12,9 +12,8 @@ import numpy as np
 from whyfeed.retrieval.arrays import Rows, Vectors
 from whyfeed.retrieval.community.embedder import Embedder, PostEncoder
 from whyfeed.retrieval.post import Post, reading_text
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store, embedding_text
-
-Progress = Callable[[str, int, int], None]  # what is done, posts done, posts in all
 
 _EMBEDDED = 256  # posts between two commits
 _ENCODED = 64

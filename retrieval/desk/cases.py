@@ -12,7 +12,7 @@ import re
 import threading
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -26,6 +26,7 @@ from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.community.index import PostIndex
 from whyfeed.retrieval.desk.situation import Situation
 from whyfeed.retrieval.desk.store import Case, DeskStore
+from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.words import words
 
 BEFORE = 0.3  # weight of the agent's own last words in a situation's vector; chosen on validation conversations
@@ -73,7 +74,7 @@ class CaseBook:
     def __len__(self) -> int:
         return 0 if self._index is None else len(self._index)
 
-    def refresh(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def refresh(self, progress: Progress | None = None) -> None:
         """Take in what the desk has learnt since. `progress` as everywhere: what, done, of how many."""
         with self._lock:
             generation = self._desk.generation()
@@ -173,7 +174,7 @@ class CaseBook:
         self._bags[text] = bag
         return bag
 
-    def _load(self, progress: Callable[[str, int, int], None] | None) -> None:
+    def _load(self, progress: Progress | None) -> None:
         self.habits.clear()
         self._frequency.clear()
         self._edits.clear()
@@ -210,7 +211,7 @@ class CaseBook:
         if total >= _LARGE and (new or loaded is None):
             index.save(path)
 
-    def _add(self, cases: Sequence[Case], progress: Callable[[str, int, int], None] | None) -> None:
+    def _add(self, cases: Sequence[Case], progress: Progress | None) -> None:
         for case in cases:
             self._count(case)
         vectors = self._embed(cases, progress, 0, len(cases))
@@ -218,9 +219,7 @@ class CaseBook:
             self._index.add([case.num for case in cases], [_MARK] * len(cases), vectors)
         self._last = cases[-1].num
 
-    def _embed(
-        self, cases: Sequence[Case], progress: Callable[[str, int, int], None] | None, done: int, total: int
-    ) -> Vectors:
+    def _embed(self, cases: Sequence[Case], progress: Progress | None, done: int, total: int) -> Vectors:
         """Make and keep the vectors of cases; returns them."""
         vectors = self.vector([case.asked for case in cases], [case.before for case in cases])
         self._desk.put_vectors(self._embedder.name, [case.num for case in cases], vectors)

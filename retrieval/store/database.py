@@ -290,11 +290,6 @@ class Database:
                 raise
             raise HomeError(f"{self.path}: {text}: {advice}") from exc
 
-    def version(self) -> int:
-        """A number that changes when another connection has written; cheap enough for every request."""
-        row = self.connection.conn.execute("PRAGMA data_version").fetchone()
-        return int(row[0])
-
     def close(self) -> None:
         """Close the connections of all threads, each after the statement that runs in it."""
         with self._lock:

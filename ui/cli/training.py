@@ -80,17 +80,18 @@ def finetune_write(
     Example: whyfeed finetune write --steps 100
     """
     from whyfeed.agent.desk.drafter import asked_of_writer
-    from whyfeed.finetune.llm.writer import pairs, train, train_home
-    from whyfeed.finetune.training import DEFAULT_BASE
+    from whyfeed.finetune.config import DEFAULT_BASE
+    from whyfeed.finetune.llm.writer import WriterConfig, pairs, train, train_home
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
         store = agent.desk.store
         replies = {reply.id: reply for reply in store.replies()}
         learnt = pairs(store.all(), replies, lambda turns, language: asked_of_writer(turns, (), (), language))
-        options: dict[str, Any] = {
-            "base": base or DEFAULT_BASE, "rank": rank, "epochs": epochs, "steps": steps, "progress": progress,
-        }  # fmt: skip
-        outcome = train(learnt, out, **options) if out else train_home(agent.home, learnt, **options)
+        config = WriterConfig(base=base or DEFAULT_BASE, rank=rank, epochs=epochs, steps=steps)
+        if out:
+            outcome = train(learnt, out, config, progress=progress)
+        else:
+            outcome = train_home(agent.home, learnt, config, progress=progress)
     _print_outcome(outcome, as_json)
 
 
@@ -127,7 +128,7 @@ def finetune_llm(
 
     Example: whyfeed finetune llm --as judge --minutes 30
     """
-    from whyfeed.finetune.training import DEFAULT_BASE
+    from whyfeed.finetune.config import DEFAULT_BASE
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
         if form == "encoder":
@@ -135,16 +136,16 @@ def finetune_llm(
                 raise ValueError("--epochs, --minutes, --eval-every and --report are for --as judge; give --steps")
             settings = {"method": method, "rank": rank, "tuned": layers, "steps": steps}
             given: dict[str, Any] = {name: value for name, value in settings.items() if value}
-            given |= {"base": base or DEFAULT_BASE, "seed": seed, "progress": progress}
-            outcome = _train_encoder(agent, data, out, cut, given)
+            given |= {"base": base or DEFAULT_BASE, "seed": seed}
+            outcome = _train_encoder(agent, data, out, cut, given, progress)
             _print_outcome(outcome, as_json)
             return
         options: dict[str, Any] = {
             "base": base or DEFAULT_BASE, "method": method or "lora", "rank": rank, "cut": cut, "layers": layers,
             "epochs": epochs, "steps": steps, "minutes": minutes, "eval_every": eval_every, "report": report,
-            "seed": seed, "progress": progress,
+            "seed": seed,
         }  # fmt: skip
-        outcome = _train_judge(agent, data, out, options)
+        outcome = _train_judge(agent, data, out, options, progress)
     _print_outcome(outcome, as_json)
 
 
@@ -164,16 +165,18 @@ def finetune_click(
 
     Example: whyfeed finetune click --steps 200
     """
-    from whyfeed.finetune.llm.classifier import train, train_home
-    from whyfeed.finetune.training import SMALL_BERT
+    from whyfeed.finetune.config import SMALL_BERT
+    from whyfeed.finetune.llm.classifier import ClickConfig, train, train_home
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
-        options: dict[str, Any] = {
-            "base": base or SMALL_BERT, "epochs": epochs, "steps": steps, "minutes": minutes, "seed": seed,
-            "progress": progress,
-        }  # fmt: skip
-        learn, held = _shown(agent, data, options)
-        outcome = train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
+        config = ClickConfig(
+            base=base or SMALL_BERT, epochs=epochs, steps=steps, minutes=minutes, seed=seed, **_source(data)
+        )
+        learn, held = _shown(agent, data, seed, progress)
+        if out:
+            outcome = train(learn, held, out, config, progress=progress)
+        else:
+            outcome = train_home(agent.home, learn, held, config, progress=progress)
     _print_outcome(outcome, as_json)
 
 
@@ -194,17 +197,21 @@ def finetune_embed(
 
     Example: whyfeed finetune embed --debias --steps 100
     """
-    from whyfeed.finetune.llm.embedder import train, train_home
-    from whyfeed.finetune.training import SMALL_BERT
+    from whyfeed.finetune.config import SMALL_BERT
+    from whyfeed.finetune.llm.embedder import EmbedderConfig, train, train_home
 
     with open_agent(home, no_llm=True) as agent, bars() as progress:
         histories = _histories(agent, data, progress)
-        options: dict[str, Any] = {
-            "base": base or SMALL_BERT, "objective": "unsupervised" if unsupervised else None, "debias": debias,
-            "near": None if unsupervised else agent.embedder.encode(histories.texts), "in_place": agent.embedder,
-            "steps": steps, "minutes": minutes, "seed": seed, "progress": progress,
-        }  # fmt: skip
-        outcome = train(histories, out, **options) if out else train_home(agent.home, histories, **options)
+        config = EmbedderConfig(
+            base=base or SMALL_BERT, objective="unsupervised" if unsupervised else None, debias=debias, steps=steps,
+            minutes=minutes, seed=seed,
+        )  # fmt: skip
+        near = None if unsupervised else agent.embedder.encode(histories.texts)
+        beside: dict[str, Any] = {"near": near, "in_place": agent.embedder, "progress": progress}
+        if out:
+            outcome = train(histories, out, config, **beside)
+        else:
+            outcome = train_home(agent.home, histories, config, **beside)
     _print_outcome(outcome, as_json)
 
 
@@ -242,34 +249,44 @@ def _histories(agent: Agent, data: Path | None, progress: Any) -> Histories:
     return of_home(agent.store) if data is None else read_histories(data, progress)
 
 
-def _shown(agent: Agent, data: Path | None, options: dict[str, Any]) -> tuple[list[Shown], list[Shown]]:
-    """Examples to learn from and to measure on; `options` are told where they are from."""
+def _source(data: Path | None) -> dict[str, Any]:
+    """How a card calls where the examples of `_shown` are from, and the baseline that they bring."""
+    return {"data": "ledger", "plain": "popularity"} if data is None else {"data": data.resolve().name}
+
+
+def _shown(agent: Agent, data: Path | None, seed: int, progress: Any) -> tuple[list[Shown], list[Shown]]:
+    """Examples to learn from and to measure on."""
     from whyfeed.finetune.llm.judge import split
     from whyfeed.finetune.llm.judge_examples import from_folder, from_home
 
     if data is not None:
-        options |= {"data": data.resolve().name, "plain": "item mean"}
-        return from_folder(data, options["seed"], options["progress"])
-    options |= {"data": "ledger", "plain": "popularity"}
-    return split(from_home(agent.store, agent.embedder, options["seed"], progress=options["progress"]))
+        return from_folder(data, seed, progress)
+    return split(from_home(agent.store, agent.embedder, seed, progress=progress))
 
 
-def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dict[str, Any]) -> Any:
-    from whyfeed.finetune.llm.judge import train, train_home
+def _train_judge(agent: Agent, data: Path | None, out: Path | None, options: dict[str, Any], progress: Any) -> Any:
+    from whyfeed.finetune.llm.judge import JudgeConfig, train, train_home
 
-    learn, held = _shown(agent, data, options)
-    return train(learn, held, out, **options) if out else train_home(agent.home, learn, held, **options)
+    config = JudgeConfig(**options, **_source(data))
+    learn, held = _shown(agent, data, config.seed, progress)
+    if out:
+        return train(learn, held, out, config, progress=progress)
+    return train_home(agent.home, learn, held, config, progress=progress)
 
 
-def _train_encoder(agent: Agent, data: Path | None, out: Path | None, cut: int | None, options: dict[str, Any]) -> Any:
+def _train_encoder(
+    agent: Agent, data: Path | None, out: Path | None, cut: int | None, options: dict[str, Any], progress: Any
+) -> Any:
     from whyfeed.agent.encoder.post_encoder import LAYERS
-    from whyfeed.finetune.llm.encoder import train, train_home
+    from whyfeed.finetune.llm.encoder import EncoderConfig, train, train_home
 
-    histories = _histories(agent, data, options["progress"])
+    histories = _histories(agent, data, progress)
     if cut is not None:
         options["layers"] = sorted({min(LAYERS[0], cut), cut})
-    options["near"] = agent.embedder.encode(histories.texts)
-    return train(histories, out, **options) if out else train_home(agent.home, histories, **options)
+    config, near = EncoderConfig(**options), agent.embedder.encode(histories.texts)
+    if out:
+        return train(histories, out, config, near=near, progress=progress)
+    return train_home(agent.home, histories, config, near=near, progress=progress)
 
 
 def evaluate(

@@ -30,7 +30,6 @@ from whyfeed import __version__
 from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, StageStarted
 from whyfeed.agent.arguments import Id, OfUser, Words
 from whyfeed.agent.operations import OPERATIONS, Operation
-from whyfeed.agent.recommend.snapshot import Progress
 from whyfeed.retrieval.errors import (
     DataError,
     HomeError,
@@ -41,6 +40,7 @@ from whyfeed.retrieval.errors import (
     WhyfeedError,
     one_line,
 )
+from whyfeed.retrieval.progress import Progress
 from whyfeed.ui.http.access import Access, Refused
 from whyfeed.ui.http.jobs import Jobs, Unfinished, UnknownJob, add_routes
 from whyfeed.ui.http.metrics import CONTENT_TYPE, Metered, Metrics
