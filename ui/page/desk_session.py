@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, assert_never
 
-from whyfeed.agent.desk.actions import Decision, Pending
+from whyfeed.agent.desk.actions import Pending
 from whyfeed.agent.desk.suggestion import Proposal, Suggestions
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, since_answer
 from whyfeed.retrieval.errors import WhyfeedError
 from whyfeed.retrieval.privacy.vault import CHIP
+from whyfeed.ui.page import messages
 from whyfeed.ui.page.cards import Cards, link, moment, short
 from whyfeed.ui.page.desk_texts import (
     action,
@@ -113,26 +114,14 @@ class DeskSession:
             }
             return before != (self._lists, self._talk)
 
-    def do(self, data: Mapping[str, Any]) -> Iterator[None]:
+    def do(self, message: messages.DeskMessage) -> Iterator[None]:
         """Do one thing; yields whenever the view has changed. Raises WhyfeedError and ValueError."""
-        does = {
-            "list": lambda _: None,
-            "open": self._open,
-            "wish": self._wish,
-            "refuse": self._refuse,
-            "send": self._send,
-            "receive": self._receive,
-            "close": self._close,
-            "chip": self._chip,
-            "decide": self._decide,
-        }
-        do = does[str(data["do"])]
-        talk = str(data.get("talk") or "")
+        talk = message.talk
         with self._lock:
             open_now = None if self._talk is None else self._talk["id"]
         if talk and talk != open_now:  # opened now, or the server has been restarted under an open tab
             self._load(talk, anew=True)
-        run = do(data)
+        run = self._begin(message)
         self.look()
         if run is not None:
             with self._lock:
@@ -230,24 +219,48 @@ class DeskSession:
         elif self._draft["state"] == "writing":
             self._draft = {"state": "dropped"}
 
-    # ---- what an agent does; each gives a new search where one is needed ----
+    # ---- what an operator does; each gives a new search where one is needed ----
 
-    def _open(self, data: Mapping[str, Any]) -> _Run | None:
-        id = str(data["talk"])
+    def _begin(self, message: messages.DeskMessage) -> _Run | None:
+        match message:
+            case messages.ListWaiting():
+                pass
+            case messages.OpenTalk():
+                return self._open(message)
+            case messages.Wish():
+                return self._search(_Run(message.talk, message.wanted, message.draft))
+            case messages.Refuse():
+                return self._refuse(message)
+            case messages.Send():
+                self._send(message)
+            case messages.Receive():
+                self._agent.desk.receive(message.talk, message.text)
+                self._load(message.talk)
+                return self._search(_Run(message.talk))
+            case messages.CloseTalk():
+                self._agent.desk.close(message.talk)
+                self._ended(message.talk)
+            case messages.RevealChip():
+                self._reveal(message)
+            case messages.Decide():
+                self._decide(message)
+            case _:
+                assert_never(message)
+        return None
+
+    def _open(self, message: messages.OpenTalk) -> _Run | None:
+        id = message.talk
         talk = self._load(id)
         if talk.status == "waiting" and talk.asked:
-            return self._search(_Run(id, draft=str(data.get("draft") or "")))
+            return self._search(_Run(id, draft=message.draft))
         waiting = self._agent.desk.actions.pending(id)
         with self._lock:
             self._clear()
             self._show_actions(waiting)
         return None
 
-    def _wish(self, data: Mapping[str, Any]) -> _Run | None:
-        return self._search(_Run(str(data["talk"]), str(data.get("wanted") or ""), str(data.get("draft") or "")))
-
-    def _refuse(self, data: Mapping[str, Any]) -> _Run | None:
-        talk, id = str(data["talk"]), str(data["suggestion"])
+    def _refuse(self, message: messages.Refuse) -> _Run | None:
+        talk, id = message.talk, message.suggestion
         self._agent.desk.refuse(talk, id)
         with self._lock:
             if (self._draft.get("card") or {}).get("id") == id:
@@ -264,15 +277,15 @@ class DeskSession:
                 keep=True,
             )
 
-    def _send(self, data: Mapping[str, Any]) -> _Run | None:
-        id, text, taken = str(data["talk"]), str(data["text"]), str(data.get("suggestion") or "")
+    def _send(self, message: messages.Send) -> None:
+        id, text, taken = message.talk, message.text, message.suggestion
         desk = self._agent.desk
         with self._lock:
             if self._sending:
-                return None
+                return
             if PLACEHOLDER.search(text) and text != self._doubted:
                 self._doubted = text
-                return None
+                return
             self._sending, run = True, self._run
             cards = [*self._help["cards"], self._draft.get("card") or {}]
             card = next((each for each in cards if taken and each.get("id") == taken), None)
@@ -297,30 +310,15 @@ class DeskSession:
             self._clear()
             words = words_of(short(card["text"], 70)) if card else []
             self._sent = {"number": self._numbers, "talk": id, "how": how, "of": words, "values": chips}
-        return None
 
-    def _receive(self, data: Mapping[str, Any]) -> _Run | None:
-        id = str(data["talk"])
-        self._agent.desk.receive(id, str(data["text"]))
-        self._load(id)
-        return self._search(_Run(id))
-
-    def _close(self, data: Mapping[str, Any]) -> _Run | None:
-        id = str(data["talk"])
-        self._agent.desk.close(id)
-        self._ended(id)
-        return None
-
-    def _chip(self, data: Mapping[str, Any]) -> _Run | None:
-        chip = str(data["chip"])
-        value = self._agent.desk.store.chips(str(data["talk"])).get(chip)
+    def _reveal(self, message: messages.RevealChip) -> None:
+        value = self._agent.desk.store.chips(message.talk).get(message.chip)
         with self._lock:
             if value is not None:
-                self._revealed = {**self._revealed, chip: value}
-        return None
+                self._revealed = {**self._revealed, message.chip: value}
 
-    def _decide(self, data: Mapping[str, Any]) -> _Run | None:
-        id, name, decision = str(data["talk"]), str(data["action"]), str(data["decision"])
+    def _decide(self, message: messages.Decide) -> None:
+        id, name, decision = message.talk, message.action, message.decision
         actions = self._agent.desk.actions
         waiting = actions.pending(id)
         pending = next((each for each in waiting if each.id == name), None)
@@ -333,15 +331,14 @@ class DeskSession:
                 pending = actions.start(id, Proposal(name, {"reason": given["reason"]}, given["reason"]))
         if pending is None:
             raise ValueError("this proposal is not waiting any more; open the conversation again")
-        typed = arguments(pending, data.get("arguments") or {}) if decision == "edit" else None
-        self._agent.desk.decide(id, pending, cast(Decision, decision), typed)
+        typed = arguments(pending, message.arguments) if decision == "edit" else None
+        self._agent.desk.decide(id, pending, decision, typed)
         with self._lock:
             shown = {each["id"]: each for each in self._actions} | {pending.id: action(pending, self._agent)}
             shown[pending.id] = {**shown[pending.id], "state": decision}
             self._actions = list(shown.values())
         if pending.proposal.name == "close" and decision != "reject":
             self._ended(id)
-        return None
 
     # ---- helpers ----
 

@@ -22,6 +22,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from whyfeed.retrieval.errors import HomeError
+from whyfeed.ui.page.messages import BadMessage, read_ask
 from whyfeed.ui.page.session import Session
 from whyfeed.ui.page.texts import TEXTS
 from whyfeed.ui.page.theme import head, theme
@@ -45,38 +46,42 @@ _POLICY = (
 def build(agent: Agent, language: str | None = None) -> Any:
     """The page as `gradio.Blocks`, not yet launched. `language` is used until the browser says its own."""
 
-    def session_of(session: Session | None, event: gr.EventData) -> Session:
+    def session_of(session: Session | None, data: Any) -> Session:
         # A tab that outlives a restart brings no session any more; it says where it is.
         if session is None:
             session = Session(agent, language or "en")
-            session.act({"do": "start", **event._data["here"]})
+            session.act({"do": "start", "here": _field(data, "here") or {}})
         return session
 
     def act(session: Session | None, event: gr.EventData) -> tuple[Session, str]:
-        session = session_of(session, event)
-        if event._data["do"] != "start":
-            session.act(event._data)
-        return session, session.news(event._data["seen"])
+        session = session_of(session, event._data)
+        session.act(event._data)
+        return session, session.news(_field(event._data, "seen"))
 
     def ask(session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str]]:
-        session = session_of(session, event)
-        for _ in session.ask(str(event._data["text"])):
-            yield session, session.news(event._data["seen"])
-        yield session, session.news(event._data["seen"])
+        session, seen = session_of(session, event._data), _field(event._data, "seen")
+        try:
+            text = read_ask(event._data).text
+        except BadMessage as exc:
+            text = ""
+            session.say(str(exc))
+        for _ in session.ask(text):
+            yield session, session.news(seen)
+        yield session, session.news(seen)
 
     def desk(session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str, Any]]:
-        session = session_of(session, event)
+        session, seen = session_of(session, event._data), _field(event._data, "seen")
         # Customers write by themselves: from the first look at the desk on, the page keeps looking.
-        timer = gr.Timer(active=True) if event._data["do"] == "list" else gr.skip()
+        timer = gr.Timer(active=True) if _field(event._data, "do") == "list" else gr.skip()
         for _ in session.desk(event._data):
-            yield session, session.news(event._data["seen"]), timer
+            yield session, session.news(seen), timer
             timer = gr.skip()
 
     def stop(session: Session | None, event: gr.EventData) -> Any:
         if session is None:
             return gr.skip()
         session.stop()
-        return session.news(event._data["seen"])
+        return session.news(_field(event._data, "seen"))
 
     def tick(session: Session | None) -> tuple[Any, Any]:
         if session is None:
@@ -216,6 +221,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _field(data: Any, name: str) -> Any:
+    """A field of what the browser sent, before it is known to be a message."""
+    return data.get(name) if isinstance(data, dict) else None
 
 
 def _read(name: str) -> str:
