@@ -15,8 +15,9 @@ from typing import Any
 
 from whyfeed.agent import checkpoints
 from whyfeed.agent.answer import Answer, ChatEvent, Explanation, Found, Member, Profile
-from whyfeed.agent.batch.runner import BatchReport, Hands, LocalHands, Wanted
+from whyfeed.agent.batch.output import BatchReport
 from whyfeed.agent.batch.runner import run as run_batch
+from whyfeed.agent.batch.workers import LocalWorkers, Wanted, Workers
 from whyfeed.agent.chat.choice import PlannerChoice
 from whyfeed.agent.chat.dialogue import Dialogue
 from whyfeed.agent.desk.desk import Ask, Desk
@@ -179,10 +180,10 @@ class Agent:
     def suggest_replies(
         self, conversation: Ask, k: int = 3, *, draft: str = "", wanted: str = ""
     ) -> list[ReplySuggestion]:
-        """At most k replies that an agent can send, every fact and promise in them cited, the best first.
+        """At most k replies that an operator can send, every fact and promise in them cited, the best first.
 
-        `conversation` is the id of one in the home, or one as in conversations.jsonl. `draft` is what the agent has
-        typed, `wanted` what they ask for in words ("shorter", "in Chinese"). An empty list means that nothing fits;
+        `conversation` is the id of one in the home, or one as in conversations.jsonl. `draft` is what the operator
+        has typed, `wanted` what they ask for in words ("shorter", "in Chinese"). An empty list means that nothing fits;
         `desk.suggest` says so in words, with a hand-over and posts to send along. Raises UnknownConversation, and
         ValueError when k is not between 1 and 10 or the conversation is not one.
         """
@@ -210,13 +211,13 @@ class Agent:
         DataError when another run was begun or is running in that place.
         """
         wanted = Wanted(None if users is None else tuple(users), k, language, write, min_events)
-        hands: Callable[[Runtime, Wanted, float], Hands] = LocalHands
+        workers: Callable[[Runtime, Wanted, float], Workers] = LocalWorkers
         if ray:
-            from whyfeed.agent.batch.ray_workers import RayHands
+            from whyfeed.agent.batch.ray_workers import RayWorkers
 
-            hands = RayHands
+            workers = RayWorkers
         return run_batch(
-            self._runtime, Path(out), wanted, progress=progress, cancel=cancel, restart=restart, hands=hands
+            self._runtime, Path(out), wanted, progress=progress, cancel=cancel, restart=restart, workers=workers
         )  # fmt: skip
 
     # ---- the same without blocking an event loop ----

@@ -1,8 +1,8 @@
-"""The hands of a batch on a Ray cluster: actors that hold the index rank, actors that hold the writer write.
+"""The workers of a batch on a Ray cluster: actors with the index rank, actors with the writer write.
 
-Ray Data spreads the readers over the first and hands them back in order; both kinds are started again when they
-die, and what they were doing is done again. This process stays the only one that writes to the home and the file.
-Every node needs whyfeed and the home's folder (shared, or a copy of it), and the writer's weights or a server.
+Ray Data spreads the users over the ranking actors and returns them in order. Ray restarts actors that die and
+repeats their work. This process alone writes to the home and the file. Every node needs whyfeed, the home's folder
+(shared, or a copy), and the writer's weights or a server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from whyfeed.agent.batch.runner import Wanted, prepare
+from whyfeed.agent.batch.workers import Wanted, prepare
 from whyfeed.agent.reasons.clauses import KIND, Clause, ClauseBook
 from whyfeed.agent.reasons.explainer import Prepared
 from whyfeed.retrieval.errors import HomeError
@@ -24,12 +24,12 @@ from whyfeed.retrieval.post import Post
 if TYPE_CHECKING:
     from whyfeed.agent.runtime import Runtime
 
-_BLOCK = 32  # readers that an actor takes at a time
+_BLOCK = 32  # users that an actor takes at a time
 _RESTARTS = {"max_restarts": -1, "max_task_retries": -1}
 
 
-class RayHands:
-    """See `agent.batch.runner.Hands`. RAY_ADDRESS names the cluster; without it one is started on this machine."""
+class RayWorkers:
+    """See `agent.batch.workers.Workers`. RAY_ADDRESS names the cluster; without it one is started on this machine."""
 
     def __init__(self, runtime: Runtime, wanted: Wanted, now: float) -> None:
         ray = import_ray()
@@ -49,7 +49,7 @@ class RayHands:
             self._waiting = [0] * workers
 
     def ranked(self, users: Sequence[str]) -> Iterator[tuple[str, list[Prepared] | None, float]]:
-        """See `Hands.ranked`."""
+        """See `Workers.ranked`."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
@@ -73,7 +73,7 @@ class RayHands:
             raise HomeError(f"the Ray cluster gave up ({_line(exc)}); run the batch again: it goes on") from exc
 
     def clause(self, post: Post) -> Future[tuple[Clause, float]]:
-        """See `Hands.clause`."""
+        """See `Workers.clause`."""
         answered: Future[tuple[Clause, float]] = Future()
         book, language = self._runtime.explainer.book, self._wanted.language
         clause = book.current(post, language) if self._wanted.write else book.ready(post, language)
@@ -97,7 +97,7 @@ class RayHands:
         return answered
 
     def close(self) -> None:
-        """See `Hands.close`."""
+        """See `Workers.close`."""
         import ray
 
         for writer in self._writers:
@@ -112,7 +112,7 @@ class RayHands:
 
 
 class _Ranker:
-    """Ranks readers in an actor of Ray Data."""
+    """Ranks users in an actor of Ray Data."""
 
     def __init__(self, settings: dict[str, Any], wanted: Wanted, now: float) -> None:
         from whyfeed.agent.runtime import Runtime
@@ -134,7 +134,7 @@ class _Ranker:
 
 
 class _Writer:
-    """Writes clauses in an actor; what is to be kept goes back to the process that owns the home."""
+    """Writes clauses in an actor, and returns what the process that owns the home is to store."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from whyfeed.agent.llm.roles import Models, embedder_of
@@ -157,7 +157,7 @@ class _Writer:
 
 
 class _Shelf:
-    """A shelf that only notes what should be kept."""
+    """A shelf that stores nothing; it lists what should be stored."""
 
     def __init__(self) -> None:
         self.documents: list[tuple[str, dict[str, Any]]] = []
