@@ -1,6 +1,6 @@
-"""Like situations of the past: every answer that agents have given, found by sense and by words.
+"""Like situations of the past: every answer that operators have given, found by sense and by words.
 
-A case's vector is what the customer had said, and with less weight what the agent had said before that:
+A case's vector is what the customer had said, and with less weight what the operator had said before that:
 "yes please" means something only after a question. It is a cache of the desk's tables: appended cases are
 taken in as they come, anything else (an import that replaces, an erasure) builds it anew.
 """
@@ -28,7 +28,7 @@ from whyfeed.retrieval.desk.situation import Situation
 from whyfeed.retrieval.desk.store import Case, DeskStore
 from whyfeed.retrieval.words import words
 
-BEFORE = 0.3  # weight of the agent's own last words in a situation's vector; chosen on validation conversations
+BEFORE = 0.3  # weight of the operator's own last words in a situation's vector; chosen on validation conversations
 DENSE, LEXICAL, EDITS = 80, 40, 10  # cases that each search brings
 SHARPNESS = 6.0  # of the weights that like cases get
 WORDS_WEIGHT = 1.0  # of the likeness of the words beside the cosine
@@ -65,7 +65,7 @@ class CaseBook:
         self.habits: Counter[str] = Counter()  # saved reply -> how often it was taken
         self._frequency: Counter[str] = Counter()  # word -> cases whose answer has it
         self._read = 0
-        self._edits: list[int] = []  # cases in which an agent wrote over what was suggested
+        self._edits: list[int] = []  # cases in which an operator wrote over what was suggested
         self._edit_vectors: list[Vectors] = []
         self._bags: dict[str, tuple[npt.NDArray[np.int32], Floats]] = {}
         self._bagged = 0  # answers that had been read when these were made

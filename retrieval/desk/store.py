@@ -38,10 +38,10 @@ _CASES = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One past situation and what the agent said in it; all text is masked.
+    """One past situation and what the operator said in it; all text is masked.
 
-    `place` counts the conversation's turns from 0. `asked` are the customer's words since the agent last spoke,
-    `before` is what the agent had said last. `reply` is the saved reply that was taken, "" for the agent's own words.
+    `place` counts the conversation's turns from 0. `asked` are the customer's words since the operator last spoke,
+    `before` is what the operator had said last. `reply` is the saved reply that was sent, "" for a free one.
     """
 
     num: int
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def edited(self) -> bool:
-        """At this desk an agent wrote these words in place of what was suggested."""
+        """At this desk an operator wrote these words in place of what was suggested."""
         return self.live and bool(self.offered) and not self.reply
 
     @property
@@ -112,7 +112,7 @@ class DeskStore:
         return self._open("customer", "since, num", limit)
 
     def recent(self, limit: int = 50) -> list[DeskConversation]:
-        """Open ones in which the agent had the last word, the newest first."""
+        """Open ones in which the operator had the last word, the newest first."""
         return self._open("agent", "since DESC, num DESC", limit)
 
     def latest(self, limit: int) -> Iterator[DeskConversation]:
@@ -148,7 +148,7 @@ class DeskStore:
     def add_turn(self, id: str, turn: DeskTurn) -> int:
         """Mask a turn, append it to an open conversation and return its place; without a time it is said now.
 
-        What an agent says is a case at once. Raises UnknownConversation, and DataError when it is closed.
+        What an operator says is a case at once. Raises UnknownConversation, and DataError when it is closed.
         """
         text, draft = clean_text(turn.text, LONGEST_TURN), clean_text(turn.draft, LONGEST_TURN)
         turn = replace(turn, text=text, draft=draft, time=time.time() if turn.time is None else turn.time)
@@ -208,7 +208,7 @@ class DeskStore:
     # ---- cases ----
 
     def cases(self, after: int = 0) -> Iterator[Case]:
-        """The cases with a larger num than `after`, by num: every agent turn that answers something."""
+        """The cases with a larger num than `after`, by num: every operator turn that answers something."""
         # In pages, so that a slow reader keeps no old state of the file alive.
         while rows := self._all(f"{_CASES} WHERE c.num > ? ORDER BY c.num LIMIT ?", [after, _CHUNK]):
             yield from map(_case, rows)
@@ -364,7 +364,7 @@ def _delete(db: SqliteDatabase, num: int) -> None:
 
 
 def _situation(turns: Sequence[DeskTurn]) -> tuple[str, str]:
-    """(what the customer has said since the agent last spoke, what the agent had said then)."""
+    """(what the customer has said since the operator last spoke, what the operator had said then)."""
     since = since_answer(turns)
     asked = " ".join(turn.text for turn in since if turn.role == "customer" and turn.text)
     return asked, turns[-len(since) - 1].text if len(since) < len(turns) else ""

@@ -20,9 +20,9 @@ PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_\u4e00-\u9fff][\w\- \u4e00-\u9fff]{0,60
 
 @dataclass(frozen=True, slots=True)
 class DeskTurn:
-    """One turn. `item` is what a look-up found (role knowledge), `query` what an agent looked it up with.
+    """One turn. `item` is what a look-up found (role knowledge), `query` what an operator looked it up with.
 
-    Of an agent's words: `offered` are the ids of what was suggested, `reply` the saved reply that they took
+    Of an operator's words: `offered` are the ids of what was suggested, `reply` the saved reply that they took
     ("" when they wrote themselves), `draft` what they had typed before.
     """
 
@@ -119,7 +119,7 @@ class DeskConversation:
 
     @property
     def asked(self) -> str:
-        """What the customer has said since the agent last spoke; "" when nobody waits for an answer."""
+        """What the customer has said since the operator last spoke; "" when nobody waits for an answer."""
         return " ".join(turn.text for turn in since_answer(self.turns) if turn.role == "customer" and turn.text)
 
 
@@ -158,7 +158,7 @@ class SavedReply:
 
 
 def since_answer(turns: Sequence[DeskTurn]) -> tuple[DeskTurn, ...]:
-    """The turns after the agent last said something: the customer's words, and what was looked up meanwhile."""
+    """The turns after the operator last said something: the customer's words, and what was looked up meanwhile."""
     for place in range(len(turns) - 1, -1, -1):
         if turns[place].role == "agent" and turns[place].text:
             return tuple(turns[place + 1 :])
