@@ -85,11 +85,11 @@ class Output:
 
     @property
     def is_complete(self) -> bool:
-        """Has every user been handled?"""
+        """Has every user a row, or a reason to have none?"""
         return self._handled == len(self.order)
 
     def add(self, user: str, items: Sequence[Any] | None) -> None:
-        """Write the row of the next user; None: no such user any more."""
+        """Write the row of the next user; `items` None: the user was erased meanwhile."""
         self._handled += 1
         if items is None:
             self._pass_over(user)
@@ -104,7 +104,7 @@ class Output:
         self._count(row)
 
     def finish(self) -> None:
-        """Put the file in its place, whole, and remove what was needed to go on."""
+        """Move the finished file into place and remove the files of the run."""
         with _writing(self._out):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -121,8 +121,8 @@ class Output:
         self.report.complete = True
 
     def _begin(self, restart: bool) -> dict[str, Any]:
-        """The run that goes on, or a new one."""
-        # A description without rows is a run that had ended: it comes after the rows, and goes before them.
+        """The run that is continued, or a new one."""
+        # OUT.part.json is written after OUT.part and removed before it; alone, it is left from a finished run.
         if restart:
             self._about.unlink(missing_ok=True)
             self._part.unlink(missing_ok=True)
@@ -137,7 +137,7 @@ class Output:
         return begun
 
     def _begun(self) -> dict[str, Any] | None:
-        """The run that was begun in this place, if there is one that can go on."""
+        """The earlier run in this place, if it can be continued."""
         try:
             begun = json.loads(self._about.read_bytes())
         except (FileNotFoundError, ValueError):
@@ -152,7 +152,7 @@ class Output:
         return dict(begun)
 
     def _read(self) -> None:
-        """Count the whole rows that are there; cut off what is not whole, and take out who was erased since."""
+        """Count the whole rows; cut off an incomplete one, and remove users who were erased since."""
         places = {user: place for place, user in enumerate(self.order)}
         known = {user.id for user in self._runtime.store.all_users()}
         whole, kept = 0, 0
@@ -166,7 +166,7 @@ class Output:
                         break
                     if row["user"] in known:
                         self._count(row)
-                except (ValueError, LookupError, TypeError):  # half a row, or none of ours
+                except (ValueError, LookupError, TypeError):  # an incomplete row, or not a row of this run
                     break
                 whole += len(line)
                 for passed in self.order[self._handled : place]:
@@ -197,7 +197,7 @@ class Output:
 
 
 def _users(runtime: Runtime, wanted: Wanted) -> tuple[list[str], dict[str, list[str]]]:
-    """Users to serve, in order and once each, and those to leave out, with the cause."""
+    """The users to serve, in order and distinct, and those to leave out by cause."""
     known = {user.id for user in runtime.store.all_users()}
     skipped: dict[str, list[str]] = {}
     if wanted.users is not None:
@@ -218,7 +218,7 @@ def _told(options: Mapping[str, Any]) -> str:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """No second batch writes the same file at the same time."""
+    """Lock the file; DataError while another batch writes it."""
     from filelock import FileLock, Timeout
 
     if not out.parent.is_dir():
@@ -252,12 +252,12 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _beside(path: Path) -> Path:
-    # One name for every process: what a killed one has left is written over by the next, which is alone here.
+    # The same name in every process, so that the next one overwrites what a killed one has left.
     return path.with_name(f".{path.name}.new")
 
 
 def _to_parquet(rows: Path, out: Path) -> None:
-    """Turn JSON Lines into Parquet, a thousand rows at a time, beside its place and then into it."""
+    """Convert JSON Lines to Parquet, a thousand rows at a time, in a temporary file that then replaces `out`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -90,7 +90,7 @@ class RayWorkers:
                 for key, document in documents:
                     self._runtime.store.keep(KIND, key, document)
                 answered.set_result((written, seconds))
-            except Exception as exc:  # of the actor, the cluster or the store: whoever waits hears of it
+            except Exception as exc:  # raised again where the clause is waited for
                 answered.set_exception(HomeError(f"a writer on the Ray cluster gave up ({_line(exc)}); run it again"))
 
         self._writers[chosen].write.remote(post, language).future().add_done_callback(keep)
@@ -105,7 +105,7 @@ class RayWorkers:
                 for role, count in ray.get(writer.usage.remote(), timeout=5).items():
                     self._runtime.models.usage.add(role, count["seconds"], count["prompt_tokens"], count["tokens"])
             except ray.exceptions.RayError:
-                pass  # busy or gone: its share of the cost is not known
+                pass  # busy or gone: its usage is not counted
             ray.kill(writer)
         if self._started:
             ray.shutdown()
@@ -173,8 +173,8 @@ class _Shelf:
 
 def import_ray() -> Any:
     """The module `ray`; HomeError when it is not installed."""
-    # Before it is imported, Ray must be told not to report home, and not to warn of what cannot happen here: that
-    # an actor's arguments are lost, which this process holds as long as the actors live.
+    # Must be set before the import: no usage reports, and no warning that an actor's arguments may be lost (this
+    # process holds them as long as the actors live).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -186,9 +186,9 @@ def import_ray() -> Any:
 
 
 def start_ray(processors: int) -> bool:
-    """Join the cluster of RAY_ADDRESS, or start one here; False when this process was in one already.
+    """Join the cluster of RAY_ADDRESS, or start one here; False when this process had joined one already.
 
-    The number of processors is that of the actors: on one machine they share its own. HomeError when it fails.
+    `processors` is how many CPUs a new cluster claims to have, one for each actor. HomeError when it fails.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -208,7 +208,7 @@ def _check_reachable(cluster: str) -> None:
     """HomeError when nobody listens at the cluster's address; Ray itself would try for minutes."""
     parts = urlsplit(cluster if "://" in cluster else f"ray://{cluster}")
     if parts.hostname is None or parts.port is None:
-        return  # "auto", and whatever else Ray understands
+        return  # "auto", and other forms that Ray resolves
     try:
         socket.create_connection((parts.hostname, parts.port), timeout=10).close()
     except OSError as exc:

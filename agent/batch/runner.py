@@ -40,7 +40,7 @@ def run(
     restart: bool = False,
     workers: Callable[[Runtime, Wanted, float], Workers] = LocalWorkers,
 ) -> BatchReport:
-    """Make the file `out` (JSON Lines, or Parquet by its name), or go on where an earlier run was stopped.
+    """Make the file `out` (JSON Lines, or Parquet by its name), or continue an earlier run that was stopped.
 
     Setting `cancel` stops it between two rows; the report then is not `complete`. Raises DataError when another
     run of other options was begun in the same place (`restart` throws it away) or is running now.

@@ -27,7 +27,7 @@ _RANKED_AHEAD = 4  # users that are being ranked or wait to be taken
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a batch makes. `users` None: everybody with at least `min_events` events."""
+    """What a batch is to make. `users` None: everybody with at least `min_events` events."""
 
     users: tuple[str, ...] | None = None
     k: int = 5
@@ -40,7 +40,7 @@ class Wanted:
             raise ValueError(f"k={self.k!r} is not between 1 and 50")
 
     def to_json(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
+        """The options, which must be the same for a run to be continued."""
         document = asdict(self)
         if self.users is not None:
             document["users"] = hashlib.sha256("\0".join(self.users).encode(errors="replace")).hexdigest()

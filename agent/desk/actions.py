@@ -233,21 +233,8 @@ class Actions:
         """
         if decision not in ("approve", "edit", "reject") or (arguments is not None) != (decision == "edit"):
             raise ValueError(f"decision {decision!r} is none of approve, reject, and edit with arguments")
-        with self._open() as db:
-            row = db.execute(
-                "SELECT * FROM pending WHERE id = ? AND conversation = ?", (pending_id, conversation)
-            ).fetchone()
-            if row is None:
-                raise DataError(f"nothing is pending as {pending_id!r} in {conversation!r}; reload the conversation")
-            if row["state"] == "deciding":
-                raise DataError(f"{pending_id!r} is being decided, or whyfeed stopped meanwhile; check what was done")
-            if row["state"] != "waiting":
-                raise DataError(f"{pending_id!r} was decided already ({row['state']}); reload the conversation")
-            name, before = _pending(row).proposal.name, _pending(row).arguments
-            kind = ACTIONS[name]
-            granted = kind.check({**before, **(arguments or {})}, complete=decision != "reject")
-            # Claimed in the same transaction, so that the second of two decisions finds it claimed.
-            db.execute("UPDATE pending SET state = 'deciding' WHERE id = ?", (pending_id,))
+        row, granted = self._claim(conversation, pending_id, decision, arguments or {})
+        name, before = _pending(row).proposal.name, _pending(row).arguments
         from langgraph.types import Command
 
         done: list[str] = []
@@ -277,7 +264,7 @@ class Actions:
                 if failed:
                     raise failed[0] from None
                 raise
-            _log.warning("the agent failed after the deed was done", exc_info=True)
+            _log.warning("LangChain's agent failed after the action was done", exc_info=True)
         self._settle(row, decision)
         return done[0] if done else f"{name}: not done" + (f": {note}" if note else "")
 
@@ -298,6 +285,26 @@ class Actions:
     def close(self) -> None:
         """Close the file; waiting proposals stay in it."""
         self._checkpoints.close()
+
+    def _claim(
+        self, conversation: str, pending_id: str, decision: Decision, changed: Mapping[str, Any]
+    ) -> tuple[sqlite3.Row, dict[str, Any]]:
+        """Mark a waiting proposal as being decided; returns its row and the arguments that the operator grants."""
+        with self._open() as db:
+            row = db.execute(
+                "SELECT * FROM pending WHERE id = ? AND conversation = ?", (pending_id, conversation)
+            ).fetchone()
+            if row is None:
+                raise DataError(f"nothing is pending as {pending_id!r} in {conversation!r}; reload the conversation")
+            if row["state"] == "deciding":
+                raise DataError(f"{pending_id!r} is being decided, or whyfeed stopped meanwhile; check what was done")
+            if row["state"] != "waiting":
+                raise DataError(f"{pending_id!r} was decided already ({row['state']}); reload the conversation")
+            kind = ACTIONS[_pending(row).proposal.name]
+            granted = kind.check({**_pending(row).arguments, **changed}, complete=decision != "reject")
+            # Claimed in the same transaction, so that the second of two decisions finds it claimed.
+            db.execute("UPDATE pending SET state = 'deciding' WHERE id = ?", (pending_id,))
+        return row, granted
 
     def _settle(self, row: sqlite3.Row, state: State, thread: str = "") -> None:
         with self._open() as db:
@@ -322,7 +329,7 @@ class Actions:
             self._checkpoints.drop(thread)
             if model is None:
                 raise
-            _log.warning("the model did not take up the proposal; the planner does", exc_info=True)
+            _log.warning("the model did not call the proposed action; proposal_model does", exc_info=True)
         return self._interrupted(conversation, proposal)
 
     def _run(self, given: Any, thread: str, model: BaseChatModel, names: Iterable[str], run: Callable[[], str]) -> Any:

@@ -1,4 +1,4 @@
-"""A service desk's knowledge: conversations with customers, turn by turn, and saved replies."""
+"""Data types of a service desk: conversations with customers, their turns, and saved replies."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def since_answer(turns: Sequence[DeskTurn]) -> tuple[DeskTurn, ...]:
 
 
 def _query(value: object) -> Mapping[str, Any] | None:
-    """A look-up's fields; a list of single-field objects, as some logs have it, is the same thing."""
+    """A look-up's fields, from an object or, as in some logs, a list of objects with one field each."""
     if isinstance(value, Mapping):
         return dict(value) or None
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """The desk's half of a session: who waits, the open conversation, and what could be sent in it.
 
-Everything that the engine does runs outside the session's lock, and its results are put in place under it. What
-is shown is masked; the value behind a chip is told only for a chip that was asked for.
+The desk's work runs outside the session's lock; its results are stored under it. What is shown is masked; the value
+behind a chip is sent only when that chip was asked for.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _LOG = logging.getLogger(__name__)
 _K = 3
 _LISTED = 50
 _TURNS = 120  # of the open conversation that are shown
-_EVERY = 0.12  # seconds between two pictures of a draft that is being written
+_EVERY = 0.12  # seconds between two updates of a draft that is being written
 
 
 @dataclass(slots=True)
 class _Run:
-    """One search for suggestions. `noted` are the ids that the ledger knows as shown once it has ended."""
+    """One search for suggestions. `noted`: ids that are in the ledger as shown, once the search has ended."""
 
     talk: str
     wanted: str = ""
@@ -81,7 +81,7 @@ class DeskSession:
         self._actions: list[dict[str, Any]] = []
 
     def view(self) -> dict[str, Any]:
-        """Parts of the page. Each turn is one, so that a long conversation does not travel again with every word."""
+        """Parts of the page. Each turn is a part, so that only new turns of a long conversation are sent."""
         return {
             "desk": self._lists,
             "desk_talk": None if self._talk is None else {**self._talk, "turns": len(self._turns)},
@@ -96,11 +96,11 @@ class DeskSession:
 
     @property
     def watches(self) -> bool:
-        """Whether the desk has been looked at: conversations come by themselves."""
+        """Whether the desk is open in this tab, so that new conversations must be looked for."""
         return self._lists is not None
 
     def look(self) -> bool:
-        """Look who waits now; True when that has changed."""
+        """Read again who waits; True when that has changed."""
         store = self._agent.desk.store
         lists = {"waiting": store.waiting(_LISTED), "answered": store.recent(_LISTED)}
         with self._lock:
@@ -160,7 +160,7 @@ class DeskSession:
                 run.talk, _K, draft=run.draft, wanted=run.wanted, write=run.write, cancel=run.cancel, on_text=on_text
             ):
                 events.put(found)
-                if helper is None:  # beside the writer: the first proposal takes seconds
+                if helper is None:  # in parallel with the writer, because the first proposal takes seconds
                     given = (run.talk, found.proposals, events)
                     helper = threading.Thread(target=self._propose, args=given, name="whyfeed-desk-acts")
                     helper.start()
@@ -195,7 +195,7 @@ class DeskSession:
         if not found.drafting:
             run.noted = frozenset(each.id for each in found.suggestions)
         written = next((each for each in found.suggestions if each.source == "draft"), None)
-        if self._help["state"] == "drafting":  # the past replies are on the screen and stay as they are
+        if self._help["state"] == "drafting":  # the past replies are shown already and do not change
             self._help = {**self._help, "state": "ready"}
         else:
             new = [card_of(each, self._agent) for each in found.suggestions if each.source != "draft"]
@@ -291,8 +291,8 @@ class DeskSession:
             card = next((each for each in cards if taken and each.get("id") == taken), None)
         try:
             if run is not None and card is not None and taken not in run.noted:
-                # The ledger hears of suggestions when their search ends. It learns from an answer only what it knows
-                # as suggested, so a search that is still writing its draft is made once more without one.
+                # Suggestions are in the ledger once their search has ended, and only those are learnt from. While the
+                # search still writes its draft, it is repeated here without one.
                 run.cancel.set()
                 for _ in desk.suggest(id, _K, draft=run.draft, wanted=run.wanted, write=False):
                     pass
@@ -325,7 +325,7 @@ class DeskSession:
         with self._lock:
             given = self._help["handover"]
         if pending is None and name == "hand_over":
-            # The box is there also where nobody asked for it and nothing that is known fits.
+            # The hand-over is also offered where nobody proposed it, because nothing known fits.
             pending = next((each for each in waiting if each.proposal.name == name), None)
             if pending is None and given is not None:
                 pending = actions.start(id, Proposal(name, {"reason": given["reason"]}, given["reason"]))
@@ -350,7 +350,7 @@ class DeskSession:
         return run
 
     def _load(self, id: str, *, anew: bool = False) -> DeskConversation:
-        """Read a conversation; one that was not open has its own suggestions, and reveals its own chips."""
+        """Read a conversation. With `anew` it was not open before, so suggestions and revealed chips are reset."""
         store = self._agent.desk.store
         talk, chips = store.conversation(id), store.chips(id)
         asked = [turn.time for turn in since_answer(talk.turns) if turn.role == "customer"]
@@ -388,7 +388,7 @@ class DeskSession:
 
 
 def _placed(old: Sequence[Mapping[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The new cards, those that were there before at their old places; a refused one stays where nothing follows it."""
+    """The new cards; known ones keep their places, and a refused one stays where no new card replaces it."""
     coming = [card for card in new if card["id"] not in {each["id"] for each in old}]
     known = {card["id"]: card for card in new}
     placed = [

@@ -1,7 +1,7 @@
 """One open page: who reads, the conversation, and what the browser shows of it.
 
-A session belongs to one browser tab and lives on the server. `view` is the whole picture as one JSON
-document; the browser draws that and keeps nothing that matters, so that a reload shows the same.
+A session belongs to one browser tab and lives on the server. `view` is the whole page as one JSON document; the
+browser only draws it, so that a reload shows the same.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MARKS = ("like", "save", "hide", "dislike")
 _TURNS_SHOWN = 60
-_ECHO = 2000  # characters of one's own message that are shown again
+_ECHO = 2000  # characters of the user's own message that are shown
 _LEDGER_SHOWN = 60
 _MEMBERS_SHOWN = 30
-_MEMBERS_MIXED = 400  # the most active that are looked through for some of every community
+_MEMBERS_MIXED = 400  # most active members, of which some of every community are shown
 _LOOKS = 30
 
 
@@ -46,10 +46,10 @@ class Session:
         self._cards = Cards(agent, "")
         self._cancel: threading.Event | None = None
         self._id = secrets.token_urlsafe(8)
-        self._awaited = 0  # how often to look for an answer that was begun before a reload
+        self._awaited = 0  # how often to look again for an answer that was begun before a reload
         self._version = 0
         self._started = False
-        self._written: dict[str, tuple[int, str]] = {}  # of each part: the version that it is of, and its JSON
+        self._written: dict[str, tuple[int, str]] = {}  # part -> the version in which it last changed, and its JSON
         self._language = language if language in LANGUAGES else "en"
         self._user: dict[str, Any] | None = None
         self._conversation = ""
@@ -86,10 +86,10 @@ class Session:
             }
 
     def news(self, seen: object = None) -> str:
-        """What has changed since the browser drew `seen` ({session, version}), as JSON; None: everything.
+        """What has changed since the browser drew `seen` ({session, version}), as JSON; everything without it.
 
-        A long conversation would otherwise travel whole with every reason. Each piece of news brings the
-        browser up to date by itself, whatever else is under way: it holds all that came after `seen`.
+        So a long conversation is not sent whole with every new reason. Each news holds all changes after `seen`: one
+        that is lost or comes late does no harm.
         """
         with self._lock:
             drawn = messages.read_seen(seen)
@@ -135,7 +135,7 @@ class Session:
             self._notice = {"text": short(text, 300), "number": (self._notice or {"number": 0})["number"] + 1}
 
     def stop(self) -> None:
-        """Stop the answer that is being made; what is there of it stays."""
+        """Stop the answer that is being made; what is shown of it stays."""
         with self._lock:
             if self._cancel is not None:
                 self._cancel.set()
@@ -155,7 +155,7 @@ class Session:
             self._turns += [{"role": "user", "text": _echo(text)}, turn]
         events: queue.SimpleQueue[ChatEvent | Exception | None] = queue.SimpleQueue()
 
-        # In a thread of its own: a turn that has begun is finished and remembered even when the tab is closed.
+        # In a thread of its own, so that the turn is finished and stored even when the tab is closed.
         def work() -> None:
             try:
                 for event in self._agent.chat(user, text, conversation, cancel=cancel):
@@ -178,7 +178,7 @@ class Session:
         yield
 
     def look_again(self) -> bool:
-        """Look for what changes by itself: models, an answer begun before a reload, the desk. True when it did."""
+        """Look for changes from elsewhere: models, an answer begun before a reload, the desk. True if there are any."""
         changed = self._check_status()
         if self._desk.watches:
             changed = self._desk.look() or changed
@@ -193,7 +193,7 @@ class Session:
 
     @property
     def waits(self) -> bool:
-        """Whether it is worth to look again."""
+        """Whether `look_again` may find something soon."""
         parts = [part for part in self._status.values() if isinstance(part, dict)]
         return (
             bool(self._awaited)
@@ -227,7 +227,7 @@ class Session:
         elif isinstance(event, Answer):
             turn.update(self._agent_turn(event.text, event.to_chat_json()))
             turn["state"] = "stopped" if cancel.is_set() else "done"
-            if self._cancel is cancel:  # not when the reader has gone to another conversation meanwhile
+            if self._cancel is cancel:  # not when the user has opened another conversation meanwhile
                 self._conversation = event.conversation or self._conversation
         else:
             if not isinstance(event, WhyfeedError):
@@ -276,10 +276,10 @@ class Session:
             case messages.Forget():
                 self._forget(message.event)
             case messages.SwitchRule():
-                self._agent.set_rule(self._reader(), message.rule, message.active)
+                self._agent.set_rule(self._user_id(), message.rule, message.active)
                 self._profile = self._believed()
             case messages.Explain():
-                self._why[message.post] = explanation(self._agent.why(self._reader(), message.post))
+                self._why[message.post] = explanation(self._agent.why(self._user_id(), message.post))
             case messages.LookBehind():
                 self._look_behind()
             case _:
@@ -297,7 +297,7 @@ class Session:
             try:
                 self._read_as(here.user)
             except WhyfeedError:
-                return  # an old link: choose again
+                return  # an old link: the user must choose again
             if here.conversation in [each["id"] for each in self._conversations]:
                 self._talk(here.conversation)
 
@@ -323,7 +323,7 @@ class Session:
     def _warm(self, user: str) -> None:
         try:
             self._agent.warm(user)
-        except Exception:  # being quick is all that is lost
+        except Exception:  # only speed is lost
             _LOG.exception("could not warm up for %r", user)
 
     def _talk(self, wanted: str | None) -> None:
@@ -349,13 +349,13 @@ class Session:
             self._turns.append({"role": "agent", "text": "", "items": [], "state": "running", "stage": "explain"})
 
     def _feedback(self, post: str, kind: str) -> None:
-        event = self._agent.feedback(self._reader(), post, kind)
+        event = self._agent.feedback(self._user_id(), post, kind)
         if kind in _MARKS:
             self._marks.setdefault(post, {})[kind] = event.id
             self._profile = self._believed()
 
     def _forget(self, event: str) -> None:
-        self._agent.forget(self._reader(), event)
+        self._agent.forget(self._user_id(), event)
         self._refresh()
         if self._behind is not None:
             self._look_behind()
@@ -378,13 +378,13 @@ class Session:
             _LOG.warning("the page cannot do what it was asked: %s", exc)
         self.say(str(exc))
 
-    def _reader(self) -> str:
+    def _user_id(self) -> str:
         if self._user is None:
             raise ValueError("choose a reader first")
         return str(self._user["id"])
 
     def _refresh(self) -> None:
-        user = self._reader()
+        user = self._user_id()
         self._marks = {}
         for event in self._agent.events(user, EVENTS_READ):
             if event.kind in _MARKS:
@@ -397,7 +397,7 @@ class Session:
         ]
 
     def _believed(self) -> dict[str, Any]:
-        profile = self._agent.profile(self._reader())
+        profile = self._agent.profile(self._user_id())
         largest = max((interest.weight for interest in profile.interests), default=0) or 1
         return {
             "events": profile.events,
@@ -441,7 +441,7 @@ def _member(member: Any) -> dict[str, Any]:
 
 
 def _mixed(members: Sequence[Member]) -> list[Member]:
-    """Members of the communities in turns, the most active of each first, so that all communities are seen."""
+    """Members of every community in turns, the most active of each first."""
     by_community: dict[str, list[Member]] = {}
     for member in members:
         by_community.setdefault(member.communities[0] if member.communities else "", []).append(member)
