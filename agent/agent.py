@@ -15,8 +15,9 @@ from typing import Any
 
 from whyfeed.agent import checkpoints
 from whyfeed.agent.answer import Answer, ChatEvent, Explanation, Found, Member, Profile
-from whyfeed.agent.batch.runner import BatchReport, Hands, LocalHands, Wanted
+from whyfeed.agent.batch.output import BatchReport
 from whyfeed.agent.batch.runner import run as run_batch
+from whyfeed.agent.batch.workers import LocalWorkers, Wanted, Workers
 from whyfeed.agent.chat.choice import PlannerChoice
 from whyfeed.agent.chat.dialogue import Dialogue
 from whyfeed.agent.desk.desk import Ask, Desk
@@ -24,8 +25,7 @@ from whyfeed.agent.desk.suggestion import ReplySuggestion
 from whyfeed.agent.recommend.pipeline import Task, run
 from whyfeed.agent.recommend.profile import describe
 from whyfeed.agent.recommend.service import MOST, Direction
-from whyfeed.agent.recommend.snapshot import Progress
-from whyfeed.agent.request import Horizon, Language, Request
+from whyfeed.agent.request import Horizon, Request
 from whyfeed.agent.runtime import Runtime
 from whyfeed.agent.settings import Settings
 from whyfeed.agent.single_writer import Send
@@ -180,10 +180,10 @@ class Agent:
     def suggest_replies(
         self, conversation: Ask, k: int = 3, *, draft: str = "", wanted: str = ""
     ) -> list[ReplySuggestion]:
-        """At most k replies that an agent can send, every fact and promise in them cited, the best first.
+        """At most k replies that an operator can send, every fact and promise in them cited, the best first.
 
-        `conversation` is the id of one in the home, or one as in conversations.jsonl. `draft` is what the agent has
-        typed, `wanted` what they ask for in words ("shorter", "in Chinese"). An empty list means that nothing fits;
+        `conversation` is the id of one in the home, or one as in conversations.jsonl. `draft` is what the operator
+        has typed, `wanted` what they ask for in words ("shorter", "in Chinese"). An empty list means that nothing fits;
         `desk.suggest` says so in words, with a hand-over and posts to send along. Raises UnknownConversation, and
         ValueError when k is not between 1 and 10 or the conversation is not one.
         """
@@ -212,13 +212,13 @@ class Agent:
         (`ray`, `parquet`) is not installed.
         """
         wanted = Wanted(None if users is None else tuple(users), k, language, write, min_events)
-        hands: Callable[[Runtime, Wanted, float], Hands] = LocalHands
+        workers: Callable[[Runtime, Wanted, float], Workers] = LocalWorkers
         if ray:
-            from whyfeed.agent.batch.ray_workers import RayHands
+            from whyfeed.agent.batch.ray_workers import RayWorkers
 
-            hands = RayHands
+            workers = RayWorkers
         return run_batch(
-            self._runtime, Path(out), wanted, progress=progress, cancel=cancel, restart=restart, hands=hands
+            self._runtime, Path(out), wanted, progress=progress, cancel=cancel, restart=restart, workers=workers
         )  # fmt: skip
 
     # ---- the same without blocking an event loop ----

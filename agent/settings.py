@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What an operator may set. A model is a manifest name, a path to a GGUF file, or an http(s) URL."""
+    """What can be set; it never changes. A model is a manifest name, a path to a GGUF file, or an http(s) URL.
 
-    model_config = SettingsConfigDict(env_prefix="WHYFEED_", extra="ignore")
+    Raises ValueError, in one line, for an argument that is no setting and for a value of the wrong kind.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WHYFEED_", extra="forbid", frozen=True)
 
     home: Path = Path("~/.local/share/whyfeed")
     embedder: str = "use-multilingual-v3"
@@ -29,3 +33,14 @@ class Settings(BaseSettings):
     ray_workers: int = 2  # actors that rank and actors that write, with --ray
     write_seconds: float = 60.0  # that one answer waits for the writer; what is not written then is quoted
     judged: int = 20  # candidates that --llm-rank scores
+
+    if not TYPE_CHECKING:  # type checkers see the arguments that pydantic derives from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as exc:
+                first = exc.errors(include_url=False)[0]
+                name = ".".join(map(str, first["loc"]))
+                where = name if name in values else f"WHYFEED_{name.upper()}"
+                raise ValueError(f"setting {where}: {first['msg']}") from None

@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.synthetic import write_community
 from whyfeed import Agent
-from whyfeed.agent.batch.runner import BatchReport
+from whyfeed.agent.batch.output import BatchReport
 from whyfeed.agent.demo import FOLDER
 from whyfeed.agent.llm.engine import ChatRequest, Completion, Engine, Message
 from whyfeed.agent.llm.open import open_engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,3 +246,31 @@ def test_a_new_post_is_shown_after_an_import(agent: Agent, world: World, tmp_pat
     )
     agent.import_folder(tmp_path / "more")
     assert "fresh" in ids(agent, user, 5, "keel mast rudder jib regatta")
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"chat": "sometimes"}, "setting chat: Input should be 'auto', 'plan' or 'agent'"),
+        ({"judged": "many"}, "setting judged: Input should be a valid integer, unable to parse string as an integer"),
+        ({"llm_timeot": 3}, "setting llm_timeot: Extra inputs are not permitted"),
+    ],
+)
+def test_a_setting_that_does_not_exist_or_fit_is_one_line(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match="setting") as caught:
+        Settings(**settings)
+    assert str(caught.value) == line
+
+
+def test_a_bad_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHYFEED_NOTHING_LIKE_THIS", "1")
+    assert Settings() == Settings()
+    monkeypatch.setenv("WHYFEED_LLM_TIMEOUT", "soon")
+    with pytest.raises(ValueError, match="setting WHYFEED_LLM_TIMEOUT: Input should be a valid number"):
+        Settings()
+
+
+def test_settings_never_change(agent: Agent) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        agent.settings.chat = "plan"  # type: ignore[misc]
+    assert agent.settings.chat == "auto"

@@ -34,6 +34,7 @@ from tests.conftest import EMBEDDER, ROOT, RunCli
 from tests.world import NOW, World
 from whyfeed.agent.agent import Agent
 from whyfeed.agent.batch import runner as batch
+from whyfeed.agent.batch.workers import LocalWorkers, Wanted
 from whyfeed.agent.llm.scripted import ScriptedEngine
 from whyfeed.agent.reasons.explainer import Prepared
 from whyfeed.agent.runtime import Runtime
@@ -182,14 +183,14 @@ def test_readers_are_ranked_while_the_writer_writes(home: Path, out: Path) -> No
     everybody_ranked = threading.Event()
     waited: list[bool] = []
 
-    class Watched(batch.LocalHands):
+    class Watched(LocalWorkers):
         def ranked(self, users: Sequence[str]) -> Iterator[tuple[str, list[Prepared] | None, float]]:
             yield from super().ranked(users)
             everybody_ranked.set()
 
     core = core_of(home, Writer(2, lambda _: waited.append(everybody_ranked.wait(20))))
     try:
-        report = batch.run(core, out, batch.Wanted(), hands=Watched)
+        report = batch.run(core, out, Wanted(), workers=Watched)
     finally:
         core.close()
     assert report.complete
@@ -197,7 +198,7 @@ def test_readers_are_ranked_while_the_writer_writes(home: Path, out: Path) -> No
 
 
 def test_what_breaks_while_ranking_leaves_a_run_that_goes_on(home: Path, out: Path, whole: bytes) -> None:
-    class Breaking(batch.LocalHands):
+    class Breaking(LocalWorkers):
         def ranked(self, users: Sequence[str]) -> Iterator[tuple[str, list[Prepared] | None, float]]:
             for user, prepared, seconds in super().ranked(users):
                 if user == "u3":
@@ -207,9 +208,9 @@ def test_what_breaks_while_ranking_leaves_a_run_that_goes_on(home: Path, out: Pa
     core = core_of(home)
     try:
         with pytest.raises(RuntimeError, match="a bug"):
-            batch.run(core, out, batch.Wanted(), hands=Breaking)
+            batch.run(core, out, Wanted(), workers=Breaking)
         assert not out.exists()
-        report = batch.run(core, out, batch.Wanted())
+        report = batch.run(core, out, Wanted())
     finally:
         core.close()
     assert report.resumed > 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.checks import check_items, check_shape
+from tests.conftest import EMBEDDER
 from tests.tool_caller import ToolCaller
-from tests.world import World
+from tests.world import NOW, World
 from whyfeed.agent.agent import Agent
 from whyfeed.agent.answer import Answer, ItemsReady, StageStarted
 from whyfeed.agent.settings import Settings
@@ -40,11 +42,12 @@ def posts(answer: Answer) -> list[str]:
 
 
 @pytest.fixture(params=["plan", "agent"])
-def talk(request: pytest.FixtureRequest, agent: Agent, world: World) -> Talk:
-    if request.param == "agent":  # a model plans the turns; what comes of it is the same
-        agent.settings.chat = "agent"
-        agent.models.put_tool_caller(ToolCaller())
-    return Talk(agent, next(user for user, tastes in world.tastes.items() if tastes == ("gardening",)))
+def talk(request: pytest.FixtureRequest, home: Path, world: World) -> Iterator[Talk]:
+    settings = Settings(home=home, embedder=EMBEDDER, no_llm=True, chat=request.param)
+    with Agent(settings, clock=lambda: NOW) as agent:
+        if request.param == "agent":  # a model plans the turns; what comes of it is the same
+            agent.models.put_tool_caller(ToolCaller())
+        yield Talk(agent, next(user for user, tastes in world.tastes.items() if tastes == ("gardening",)))
 
 
 @pytest.mark.parametrize(("ask", "others"), [("What should I read?", "show me others"), ("今天看什么？", "换一批")])

@@ -9,7 +9,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import pytest
 
@@ -17,6 +17,7 @@ from tests.page_driver import ask, choose, served
 from tests.page_world import HOSTILE, World
 from whyfeed.agent.phrases import texts
 from whyfeed.retrieval.errors import HomeError
+from whyfeed.ui.page import messages
 
 if TYPE_CHECKING:
     from whyfeed import Agent
@@ -50,6 +51,16 @@ def test_every_word_and_button_of_the_template_is_known() -> None:
     scripts = "".join(path.read_text(encoding="utf-8") for path in UI.glob("*.js"))
     handlers = set(re.findall(r'^  "?([\w-]+)"?(?::|\()', scripts, re.MULTILINE))
     assert set(re.findall(r'data-do="([^"]+)"', html)) <= handlers
+
+
+def test_the_scripts_send_every_message_and_no_other() -> None:
+    scripts = "".join(path.read_text(encoding="utf-8") for path in UI.glob("*.js"))
+    for pattern, known in (
+        (r'\bact\("([^"]+)"', messages.PageMessage),
+        (r'\bdeskAct\("([^"]+)"|tell\("desk", \{ do: "([^"]+)"', messages.DeskMessage),
+    ):
+        sent = {name for found in re.finditer(pattern, scripts) for name in found.groups() if name}
+        assert sent == {get_args(get_type_hints(each)["do"])[0] for each in get_args(known)}
 
 
 # ---- serving

@@ -18,7 +18,7 @@ from tests import desk_world as world
 from tests.desk_world import EMBEDDER, OPENINGS, PARKING, REPLIES, customer, until
 from tests.world import Row, write_rows
 from whyfeed import Agent
-from whyfeed.agent.desk.network import ReplyNet, bucket
+from whyfeed.agent.desk.network import ReplyNetwork, bucket
 from whyfeed.agent.desk.ranker import (
     HAND_SET,
     MODEL,
@@ -176,7 +176,7 @@ def test_the_network_learns_the_desk_and_survives_a_file(bench: Bench, tmp_path:
     keep_arrays(tmp_path / NET_FILE, "d", arrays)
     kept = kept_arrays(tmp_path / NET_FILE, "d")
     assert kept is not None
-    read = ReplyNet.from_arrays(kept)
+    read = ReplyNetwork.from_arrays(kept)
     assert read.replies == net.replies == tuple(sorted(REPLIES))
     hits = []
     for step in steps:

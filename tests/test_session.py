@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from tests.page_world import World
 from tests.world import NOW
 from whyfeed.agent.answer import Answer
 from whyfeed.retrieval.store.conversations import Conversations
+from whyfeed.ui.page import messages
 from whyfeed.ui.page.cards import Cards, safe_url
 from whyfeed.ui.page.session import Session
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 def session_of(world: World) -> Session:
     session = Session(cast("Agent", world))
-    session.act({"do": "start", "language": "en"})
+    session.act({"do": "start", "here": {"language": "en"}})
     return session
 
 
@@ -122,7 +124,7 @@ def test_what_was_hidden_before_is_marked_when_the_page_is_opened_again() -> Non
     post = view["turns"][1]["items"][2]["id"]
     session.act({"do": "feedback", "post": post, "kind": "hide"})
     again = Session(cast("Agent", world))
-    again.act({"do": "start", "language": "zh", "user": "m0", "conversation": view["conversation"]})
+    again.act({"do": "start", "here": {"language": "zh", "user": "m0", "conversation": view["conversation"]}})
     seen = again.view()
     assert seen["language"] == "zh"
     assert seen["turns"][1]["items"] == view["turns"][1]["items"]
@@ -135,7 +137,7 @@ def test_nobody_opens_the_conversation_of_somebody_else() -> None:
     session.act({"do": "choose", "user": "m0"})
     talk = answered(session)["conversation"]
     other = Session(cast("Agent", world))
-    other.act({"do": "start", "user": "m1", "conversation": talk})
+    other.act({"do": "start", "here": {"user": "m1", "conversation": talk}})
     assert other.view()["turns"] == []
     other.act({"do": "talk", "conversation": talk})
     assert other.view()["turns"] == []
@@ -188,7 +190,7 @@ def test_a_turn_is_finished_and_kept_when_the_tab_is_closed() -> None:
         if thread.name == "whyfeed-turn":
             thread.join(10)
     again = Session(cast("Agent", world))
-    again.act({"do": "start", "user": "m0", "conversation": world.conversations("m0")[0][0]})
+    again.act({"do": "start", "here": {"user": "m0", "conversation": world.conversations("m0")[0][0]}})
     assert [each["role"] for each in again.view()["turns"]] == ["user", "agent"]
 
 
@@ -201,7 +203,7 @@ def test_an_answer_that_was_begun_before_a_reload_appears_when_it_is_there() -> 
     while not world.conversations("m0"):
         time.sleep(0.01)
     again = Session(cast("Agent", world))
-    again.act({"do": "start", "user": "m0", "conversation": world.conversations("m0")[0][0]})
+    again.act({"do": "start", "here": {"user": "m0", "conversation": world.conversations("m0")[0][0]}})
     assert again.view()["turns"][1]["state"] == "running"
     assert again.waits
     for _ in turn:
@@ -217,7 +219,7 @@ def test_an_answer_that_never_came_is_not_waited_for_for_ever() -> None:
     session.act({"do": "choose", "user": "m0"})
     answered(session)
     again = Session(cast("Agent", world))
-    again.act({"do": "start", "user": "m0", "conversation": world.conversations("m0")[0][0]})
+    again.act({"do": "start", "here": {"user": "m0", "conversation": world.conversations("m0")[0][0]}})
     for _ in range(100):
         again.look_again()
     assert [turn["role"] for turn in again.view()["turns"]] == ["user"]
@@ -236,6 +238,9 @@ def test_an_answer_that_never_came_is_not_waited_for_for_ever() -> None:
         {"do": "feedback", "post": "p", "kind": "like"},
         {"do": "newcomer", "interests": []},
         {"do": "newcomer", "interests": 3},
+        {"do": "language", "language": "zh", "more": 1},
+        {"do": "rule", "rule": "e1", "active": "yes"},
+        {"do": "why", "post": "p" * 1001},
     ],
 )
 def test_an_odd_act_becomes_one_line(data: dict[str, Any]) -> None:
@@ -244,6 +249,59 @@ def test_an_odd_act_becomes_one_line(data: dict[str, Any]) -> None:
     notice = session.view()["notice"]["text"]
     assert notice
     assert "\n" not in notice
+
+
+NAMES = ("do", "here", "seen", "talk", "user", "post", "kind", "text", "interests", "language", "decision", "draft")
+ACTS = ("start", "language", "members", "choose", "newcomer", "talk", "feedback", "forget", "rule", "why", "behind")
+DESK_ACTS = ("list", "open", "wish", "refuse", "send", "receive", "close", "chip", "decide")
+WORDS = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+NEARLY = st.builds(lambda do, more: {**more, "do": do}, st.sampled_from(ACTS + DESK_ACTS), st.dictionaries(WORDS, JSON))
+
+
+def refusal(read: Callable[[object], object], data: object) -> str:
+    try:
+        read(data)
+    except messages.BadMessage as exc:
+        return str(exc)
+    return ""
+
+
+@given(JSON | NEARLY)
+def test_any_json_is_a_message_or_refused_in_one_line_that_changes_nothing(data: object) -> None:
+    world = World()
+    session = session_of(world)
+    before, events = session.view(), world.events("m0", 999)
+    for line, do in (
+        (refusal(messages.read, data), session.act),
+        (refusal(messages.read_desk, data), lambda data: list(session.desk(data))),
+    ):
+        if line:
+            do(data)
+            after = session.view()
+            assert after["notice"]["text"] == line
+            assert len(line.splitlines()) == 1
+            assert {**after, "notice": None} == before
+            assert world.events("m0", 999) == events
+            session.news().encode()  # holds no lone surrogate, which could not be sent
+
+
+@given(st.sampled_from(ACTS), st.sampled_from(DESK_ACTS))
+def test_what_is_for_the_desk_is_not_for_the_feed(act: str, desk: str) -> None:
+    with pytest.raises(messages.BadMessage, match=desk):
+        messages.read({"do": desk, "talk": "t"})
+    with pytest.raises(messages.BadMessage, match=act):
+        messages.read_desk({"do": act})
+
+
+@given(JSON)
+def test_only_a_session_and_a_version_say_what_a_tab_has_drawn(data: object) -> None:
+    session = session_of(World())
+    assert json.loads(session.news(data))["parts"].keys() == json.loads(session.news())["parts"].keys()
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n"])

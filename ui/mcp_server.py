@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from whyfeed.ui.http.access import Access
 
 PATH = "/mcp"
-_AT_ONCE = 16  # calls that run beside each other; more wait
-_KEY = "whyfeed.key"  # where a request's scope carries the key that it came with
+_AT_ONCE = 16  # calls that run in parallel; more wait
+_KEY = "whyfeed.key"  # key of a request's scope under which its access key is
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _INSTRUCTIONS = (
     "whyfeed answers what a person should read: real posts of their community, each with a reason that can be checked. "
@@ -34,9 +34,9 @@ _log = logging.getLogger(__name__)
 
 
 def local_key(users: list[str] | None = None) -> Key:
-    """What whoever started this process may do: everything, or only what concerns these users.
+    """The rights of whoever started this process: everything, or only these users' data.
 
-    The desk is left out for the latter: it knows every customer's conversation.
+    The latter excludes the desk, which has every customer's conversations.
     """
     from whyfeed.retrieval.store.keys import Key
 
@@ -46,7 +46,7 @@ def local_key(users: list[str] | None = None) -> Key:
 
 
 def build(agent: Agent, access: Access, key: Key | None = None) -> Server[Any]:
-    """The protocol's server over an agent. Without a `key` each HTTP request carries its own, as `Guard` found it."""
+    """The protocol's server over an agent. Without `key`, each HTTP request has its own, which `Guard` has checked."""
     import anyio
     import mcp_types as types
     from anyio.to_thread import run_sync
@@ -100,11 +100,11 @@ def serve_stdio(server: Server[Any]) -> None:
     from mcp.server.stdio import stdio_server
 
     async def serve() -> None:
-        # It takes the streams for itself: what anything else prints goes to standard error.
+        # The server owns standard output; what anything else prints goes to standard error.
         async with stdio_server() as (read, write):
             await server.run(read, write, server.create_initialization_options())
 
-    # A thread that waits for input cannot be cancelled; what is in the store survives being stopped at once.
+    # A thread that reads standard input cannot be cancelled. Exiting at once is safe: the store is consistent.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         anyio.run(serve)
@@ -118,7 +118,7 @@ def serve_http(
     """Serve clients with keys over HTTP until interrupted; `on_ready` gets the address once it answers.
 
     Where there is no key at all, an admin key is made and given to `on_first_key`. HomeError when the address cannot be
-    had.
+    used.
     """
     from whyfeed.ui.http.server import address, listen, open_access, run
 
@@ -132,7 +132,7 @@ def serve_http(
 
 
 class Guard:
-    """Lets only requests with a key through to an ASGI application, and tells it which key it is."""
+    """ASGI middleware: passes on requests with a valid key, and puts the key into the request's scope."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -169,13 +169,13 @@ def _tool(operation: Operation) -> Tool:
 
 
 def _security(host: str) -> Any:
-    """Which names a browser may call this server by, so that a page cannot reach it under a name of its own."""
+    """Host names that a browser may use for this server: protection against DNS rebinding."""
     from mcp.server.transport_security import TransportSecuritySettings
 
     from whyfeed.ui.http.server import in_url
 
     if host in ("0.0.0.0", "::"):
-        # Nobody knows all names of a machine; such a page still has no key.
+        # The names of other addresses are not known; requests there need a key anyway.
         return TransportSecuritySettings(enable_dns_rebinding_protection=False)
     names = [form for name in dict.fromkeys((*_LOOPBACK, in_url(host))) for form in (name, f"{name}:*")]
     return TransportSecuritySettings(allowed_hosts=names, allowed_origins=[f"http://{name}" for name in names])

@@ -1,8 +1,8 @@
-"""The hands of a batch on a Ray cluster: actors that hold the index rank, actors that hold the writer write.
+"""The workers of a batch on a Ray cluster: actors with the index rank, actors with the writer write.
 
-Ray Data spreads the readers over the first and hands them back in order; both kinds are started again when they
-die, and what they were doing is done again. This process stays the only one that writes to the home and the file.
-Every node needs whyfeed and the home's folder (shared, or a copy of it), and the writer's weights or a server.
+Ray Data spreads the users over the ranking actors and returns them in order. Ray restarts actors that die and
+repeats their work. This process alone writes to the home and the file. Every node needs whyfeed, the home's folder
+(shared, or a copy), and the writer's weights or a server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from whyfeed.agent.batch.runner import Wanted, prepare
+from whyfeed.agent.batch.workers import Wanted, prepare
 from whyfeed.agent.reasons.clauses import KIND, Clause, ClauseBook
 from whyfeed.agent.reasons.explainer import Prepared
 from whyfeed.retrieval.errors import HomeError, one_line
@@ -24,12 +24,12 @@ from whyfeed.retrieval.post import Post
 if TYPE_CHECKING:
     from whyfeed.agent.runtime import Runtime
 
-_BLOCK = 32  # readers that an actor takes at a time
+_BLOCK = 32  # users that an actor takes at a time
 _RESTARTS = {"max_restarts": -1, "max_task_retries": -1}
 
 
-class RayHands:
-    """See `agent.batch.runner.Hands`. RAY_ADDRESS names the cluster; without it one is started on this machine."""
+class RayWorkers:
+    """See `agent.batch.workers.Workers`. RAY_ADDRESS names the cluster; without it one is started on this machine."""
 
     def __init__(self, runtime: Runtime, wanted: Wanted, now: float) -> None:
         ray = import_ray()
@@ -49,7 +49,7 @@ class RayHands:
             self._waiting = [0] * workers
 
     def ranked(self, users: Sequence[str]) -> Iterator[tuple[str, list[Prepared] | None, float]]:
-        """See `Hands.ranked`."""
+        """See `Workers.ranked`."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
@@ -73,7 +73,7 @@ class RayHands:
             raise HomeError(f"the Ray cluster gave up ({one_line(exc)}); run the batch again: it goes on") from exc
 
     def clause(self, post: Post) -> Future[tuple[Clause, float]]:
-        """See `Hands.clause`."""
+        """See `Workers.clause`."""
         answered: Future[tuple[Clause, float]] = Future()
         book, language = self._runtime.explainer.book, self._wanted.language
         clause = book.current(post, language) if self._wanted.write else book.ready(post, language)
@@ -90,7 +90,7 @@ class RayHands:
                 for key, document in documents:
                     self._runtime.store.keep(KIND, key, document)
                 answered.set_result((written, seconds))
-            except Exception as exc:  # of the actor, the cluster or the store: whoever waits hears of it
+            except Exception as exc:  # raised again where the clause is waited for
                 answered.set_exception(
                     HomeError(f"a writer on the Ray cluster gave up ({one_line(exc)}); run it again")
                 )
@@ -99,7 +99,7 @@ class RayHands:
         return answered
 
     def close(self) -> None:
-        """See `Hands.close`."""
+        """See `Workers.close`."""
         import ray
 
         for writer in self._writers:
@@ -107,14 +107,14 @@ class RayHands:
                 for role, count in ray.get(writer.usage.remote(), timeout=5).items():
                     self._runtime.models.usage.add(role, count["seconds"], count["prompt_tokens"], count["tokens"])
             except ray.exceptions.RayError:
-                pass  # busy or gone: its share of the cost is not known
+                pass  # busy or gone: its usage is not counted
             ray.kill(writer)
         if self._started:
             ray.shutdown()
 
 
 class _Ranker:
-    """Ranks readers in an actor of Ray Data."""
+    """Ranks users in an actor of Ray Data."""
 
     def __init__(self, settings: dict[str, Any], wanted: Wanted, now: float) -> None:
         from whyfeed.agent.runtime import Runtime
@@ -136,7 +136,7 @@ class _Ranker:
 
 
 class _Writer:
-    """Writes clauses in an actor; what is to be kept goes back to the process that owns the home."""
+    """Writes clauses in an actor, and returns what the process that owns the home is to store."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from whyfeed.agent.llm.roles import Models, embedder_of
@@ -159,7 +159,7 @@ class _Writer:
 
 
 class _Shelf:
-    """A shelf that only notes what should be kept."""
+    """A shelf that stores nothing; it lists what should be stored."""
 
     def __init__(self) -> None:
         self.documents: list[tuple[str, dict[str, Any]]] = []
@@ -175,8 +175,8 @@ class _Shelf:
 
 def import_ray() -> Any:
     """The module `ray`; HomeError when it is not installed."""
-    # Before it is imported, Ray must be told not to report home, and not to warn of what cannot happen here: that
-    # an actor's arguments are lost, which this process holds as long as the actors live.
+    # Must be set before the import: no usage reports, and no warning that an actor's arguments may be lost (this
+    # process holds them as long as the actors live).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -188,9 +188,9 @@ def import_ray() -> Any:
 
 
 def start_ray(processors: int) -> bool:
-    """Join the cluster of RAY_ADDRESS, or start one here; False when this process was in one already.
+    """Join the cluster of RAY_ADDRESS, or start one here; False when this process had joined one already.
 
-    The number of processors is that of the actors: on one machine they share its own. HomeError when it fails.
+    `processors` is how many CPUs a new cluster claims to have, one for each actor. HomeError when it fails.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -210,7 +210,7 @@ def _check_reachable(cluster: str) -> None:
     """HomeError when nobody listens at the cluster's address; Ray itself would try for minutes."""
     parts = urlsplit(cluster if "://" in cluster else f"ray://{cluster}")
     if parts.hostname is None or parts.port is None:
-        return  # "auto", and whatever else Ray understands
+        return  # "auto", and other forms that Ray resolves
     try:
         socket.create_connection((parts.hostname, parts.port), timeout=10).close()
     except OSError as exc:

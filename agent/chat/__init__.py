@@ -1,1 +1,1 @@
-"""Conversations with a reader: each turn is planned by rules or by a model that calls tools."""
+"""Conversations with a user: each turn is planned by rules or by a model that calls tools."""

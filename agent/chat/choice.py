@@ -1,4 +1,4 @@
-"""Which planner takes a turn of a conversation: a server's model that calls tools, or none (rules understand it)."""
+"""Who plans a turn of a conversation: a server's model that calls tools, or the rules of `agent.understanding`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whyfeed.agent.settings import Settings
 
 
 class PlannerChoice:
-    """Chooses the planner at each turn, because a server's model may come, go or change. Safe for many threads."""
+    """Chooses at each turn, because a server's model may appear, vanish or change. Safe for many threads."""
 
     def __init__(self, models: Models, settings: Settings, home: Path) -> None:
         self._models = models
@@ -23,10 +23,10 @@ class PlannerChoice:
         self._exam: Exam | None = None
 
     def planner(self) -> Planner | None:
-        """The planner of this turn; None where rules understand it.
+        """The planner of this turn; None where the rules plan it.
 
-        The settings may ask for one or the other. Otherwise a model plans once it has passed the exam, which runs
-        once for each model in the background.
+        `Settings.chat` may demand either. By default a model plans once it has passed the exam, which runs in the
+        background, once for each model.
         """
         if self._settings.chat == "plan":
             return None
@@ -43,7 +43,7 @@ class PlannerChoice:
             return self._planner if self._exam.passed(self._planner) else None
 
     def close(self) -> None:
-        """Stop an exam that is being held and close the planner's file."""
+        """Stop a running exam and close the planner's file."""
         if self._exam is not None:
             self._exam.stop()
         if self._planner is not None:

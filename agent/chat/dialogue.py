@@ -1,7 +1,7 @@
-"""One turn of a conversation: from an understood request to what is said and shown.
+"""One turn of a conversation: understand the message, act on it, answer.
 
-A list is yielded as soon as it is ranked; reasons that are still being written follow. Whatever
-happens on the way, the turn is kept, so that the conversation can go on after a restart.
+A list is yielded as soon as it is ranked; reasons that are still being written follow. The turn is stored even when
+something fails, so that the conversation can continue after a restart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, Rec
 from whyfeed.agent.llm.engine import Deadline
 from whyfeed.agent.phrases import languages, listed, say, share_of, signal_word
 from whyfeed.agent.reasons.extracts import central_sentences
-from whyfeed.agent.recommend.pipeline import RELEVANT, Task
+from whyfeed.agent.recommend.pipeline import RELEVANT, Ranking, Task
 from whyfeed.agent.recommend.profile import describe
 from whyfeed.agent.recommend.rules import in_force
 from whyfeed.agent.recommend.snapshot import View
@@ -87,7 +87,7 @@ class Dialogue:
         yield from self._act(request) if text else self._say(request, say("chat.empty", request.language))
 
     def _planned(self, planner: Planner, text: str) -> Iterator[ChatEvent]:
-        """The turn as a model plans it; the last of its answers is that of the turn."""
+        """Let a model plan the turn. Of several answers the last that shows posts is the turn's, else the last."""
         language = detect_language(text, self._context().language)
         answer: Answer | None = None
         with self._trace.stage("understand") as record:
@@ -132,7 +132,7 @@ class Dialogue:
 
     @property
     def _view(self) -> View:
-        """The home as of now: what this very turn has written is in it."""
+        """The home as of now, with what this turn has written."""
         return self._recommender.view()
 
     # ---- lists ----
@@ -150,7 +150,7 @@ class Dialogue:
         like: Sequence[str] = (),
         receipt: bool = False,
     ) -> Iterator[ChatEvent]:
-        """Rank, show, and have the missing reasons written; `lead` is said first."""
+        """Rank and show a list, then have the missing reasons written. The text begins with `lead`, if given."""
         view = self._view
         rows = view.community.row_of
         k = min(request.k or K, MOST)
@@ -164,7 +164,7 @@ class Dialogue:
         ranking.trace.stages[:0] = self._trace.stages
         yield StageStarted("explain")
         items = self._runtime.explainer.items(view, ranking, request, write=False)
-        text = lead or self._headline(request, ranking.relevance, view, like, bool(items), ranking.reader)
+        text = lead or self._headline(request, ranking, view, like, bool(items))
         if items and len(items) < k:
             text += say("chat.list.few", request.language)
         before = {item["post"]["id"] for item in self._last["items"]} if self._last else set()
@@ -182,29 +182,29 @@ class Dialogue:
                 final[item.post.id] = item
                 yield ReasonReady(item.post.id, item.reason)
         finally:
-            # Also when the reader has left in the middle: the list was shown, so it is remembered.
+            # Also when the user has left in the middle: the list was shown, so it is remembered.
             done = tuple(final[item.post.id] for item in items)
             answer = Answer(self._user, text, done, request, ranking.trace, changed, self._conversation)
             self._recommender.remember(view, ranking, answer)
         yield answer
 
     def _headline(
-        self, request: Request, relevance: float | None, view: View, like: Sequence[str], any_items: bool, reader: Any
-    ) -> str:
+        self, request: Request, ranking: Ranking, view: View, like: Sequence[str], any_items: bool
+    ) -> str:  # fmt: skip
         language = request.language
         if not any_items:
             if not len(view.community):
                 return say("chat.list.empty", language)
             return say("chat.list.no_match" if request.query else "chat.list.none", language, query=request.query)
         if request.query:
-            far = relevance is not None and relevance < RELEVANT
+            far = ranking.relevance is not None and ranking.relevance < RELEVANT
             return say("chat.list.far" if far else "chat.list.search", language, query=request.query)
         if like:
             return say("chat.list.like", language, title=self._title(like[0]))
         if request.others:
             return say("chat.list.others", language)
-        if not len(reader.rows):
-            return say("chat.list.named" if reader.named else "chat.list.new", language)
+        if not len(ranking.reader.rows):
+            return say("chat.list.named" if ranking.reader.named else "chat.list.new", language)
         return say("chat.list", language)
 
     # ---- steering ----
@@ -226,7 +226,7 @@ class Dialogue:
         lead = []
         for kind, topics in (("exclude", request.exclude), ("include", request.include)):
             for topic in topics:
-                if request.horizon != "now":  # what holds for this answer alone is no rule: the request carries it
+                if request.horizon != "now":  # a wish for this answer alone is in the request and makes no rule
                     self._rule(kind, topic, request.horizon)
                 told = say(f"chat.rule.{kind}", language, topic=topic)
                 if not self._view.topics.match(topic):
@@ -349,7 +349,7 @@ class Dialogue:
             told.append(say(key, request.language, title=post.label, sentences=" ".join(quoted)))
         yield from self._say(request, "\n\n".join(told))
 
-    # ---- talking about the reader and others ----
+    # ---- talking about the user and others ----
 
     def _profile(self, request: Request) -> Iterator[ChatEvent]:
         language = request.language
@@ -367,7 +367,7 @@ class Dialogue:
         yield from self._say(request, text + say("chat.profile.hint", language))
 
     def _people(self, request: Request) -> Iterator[ChatEvent]:
-        """Authors of the posts nearest to the reader's interests; only what they published is spoken of."""
+        """Name authors of the posts nearest to the user's interests, by what they published alone."""
         community, language = self._view.community, request.language
         reader = self._view.reader(self._user)
         by_author: dict[str, list[tuple[float, int]]] = defaultdict(list)
@@ -449,7 +449,7 @@ class Dialogue:
         return (self._last["items"][0]["post"]["id"],) if self._last else ()
 
     def _found(self, query: str | None) -> str | None:
-        """The post whose title is meant."""
+        """The post that a title or topic means."""
         if not query:
             return None
         hits = self._view.topics.search(query, 1)

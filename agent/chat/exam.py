@@ -1,4 +1,4 @@
-"""Whether a model calls tools well enough to plan turns: sentences whose right call is known, once for each model."""
+"""Examines whether a model calls tools well enough to plan turns, on sentences whose right call is known."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from whyfeed.agent.understanding.references import Context
 from whyfeed.retrieval.files import write_whole
 from whyfeed.retrieval.language import Language, detect_language
 
-PASSED = 0.9  # of the sentences; chosen, for no model that calls tools well was at hand
+PASSED = 0.9  # of the sentences; an assumption, not measured on models
 _log = logging.getLogger(__name__)
 _TITLES = ("Sourdough in winter", "A quieter grinder", "Qubits for beginners", "Tax law for freelancers", "冬天种番茄")
 _SHOWN = Context(("p1", "p2", "p3", "p4", "p5"), dict(zip(("p1", "p2", "p3", "p4", "p5"), _TITLES, strict=True)))
 
-# What is said, and what of the request must come of it; None: no tool may be called.
+# A sentence, and the fields that the request must have; None: no tool may be called.
 SENTENCES: tuple[tuple[str, Mapping[str, Any] | None], ...] = (
     ("What should I read?", {"intent": "recommend", "query": None}),
     ("Show me something about espresso", {"intent": "search", "query": "espresso"}),
@@ -50,7 +50,7 @@ SENTENCES: tuple[tuple[str, Mapping[str, Any] | None], ...] = (
 
 
 class Exam:
-    """The marks of models, kept in a file; a new one is examined in the background, once."""
+    """The marks of models, kept in a file. A new model is examined once, in the background."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -60,7 +60,7 @@ class Exam:
         self._running: set[str] = set()
 
     def passed(self, planner: Planner) -> bool:
-        """Whether this planner's model has passed; an exam that was not held yet begins now."""
+        """Whether this planner's model has passed; starts the exam where it has no mark yet."""
         name = name_of(planner)
         with self._lock:
             if name in self._marks:
@@ -71,13 +71,13 @@ class Exam:
             return False
 
     def stop(self) -> None:
-        """Break off an exam that is being held; it begins anew another time."""
+        """Stop a running exam; its model is examined again later."""
         self._stop.set()
 
     def _hold(self, planner: Planner, name: str) -> None:
         try:
             mark = examine(planner, self._stop)
-        except Exception as exc:  # a server that is gone says nothing of its model: another time
+        except Exception as exc:  # an unreachable server says nothing about its model: examined again later
             _log.info("no exam for %s: %s", name, exc)
             mark = None
         with self._lock:

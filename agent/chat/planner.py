@@ -1,7 +1,7 @@
-"""The chat as a LangChain agent: a model that calls tools plans the turn, and code does what it says.
+"""The planner: a model that calls tools plans a turn through LangChain, and code carries out its calls.
 
-Its state (LangGraph's, in `home`/agent.db) is what the model said and heard. Of that the latest checkpoint of each
-conversation is kept, and of each reader the latest conversations; `agent.checkpoints.forget` deletes all of a user.
+LangGraph keeps what the model said and heard in `home`/agent.db: the latest checkpoint of each conversation, and of
+each user the latest conversations. `agent.checkpoints.forget` deletes all of a user.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ _MOST_STEPS = 2 * MOST_CALLS + 3
 _MESSAGES = 24  # that the model is shown of what was said before
 FORGETTING = ("forget", "undo")
 _SAID = 300  # characters of the model's own words
+_LOOK_SECONDS = 0.1  # between two looks at whether the turn is cancelled
 
 Act = Callable[[Request], Iterator[ChatEvent]]
 
 
 class Planner:
-    """Plans turns with a model that calls tools. Safe to use from many threads; raises ModelError when it cannot."""
+    """Plans turns with a model that calls tools. Safe to use from many threads."""
 
     def __init__(self, model: BaseChatModel, home: Path, usage: Usage | None = None) -> None:
         """`usage` counts what the model costs, as the role "planner"."""
@@ -55,84 +56,24 @@ class Planner:
         self, text: str, context: Context, language: Language, user: str, conversation: str, act: Act,
         cancel: threading.Event,
     ) -> Iterator[ChatEvent | str]:  # fmt: skip
-        """What happens while the model's calls are carried out by `act`, each ending with an `Answer`; or its words.
+        """What happens while `act` carries out the model's calls, each ending with an `Answer`.
 
-        Words are what a model says that called nothing. ModelError when it fails before anything was done.
+        A model that calls nothing answers in words: they come as a string. Raises ModelError when it fails before
+        anything was done.
         """
-        happened: queue.SimpleQueue[ChatEvent | str | BaseException | None] = queue.SimpleQueue()
-        left = threading.Event()
-        done: list[str] = []
-        refused: list[str] = []
-        acting = threading.Event()
-        forgotten = threading.Event()
-
-        def call(name: str, arguments: Mapping[str, Any]) -> str:
-            check_wanted(cancel)
-            if len(done) >= MOST_CALLS:
-                raise ValueError(f"at most {MOST_CALLS} calls in one turn; end now")
-            try:
-                request = request_of(name, arguments, text, context, language)
-            except ValueError as exc:
-                refused.append(str(exc))
-                raise
-            answer: Answer | None = None
-            acting.set()
-            events = act(request)
-            for event in events:
-                if isinstance(event, Answer):
-                    answer = event
-                happened.put(event)
-                if left.is_set():
-                    events.close()  # type: ignore[attr-defined]
-                    raise ModelError("the reader has left")
-            done.append(name)
-            acting.clear()
-            if request.intent in FORGETTING:
-                forgotten.set()
-            return _told(answer)
-
-        def work() -> None:
-            try:
-                said = self._run(text, context, language, checkpoints.thread_of(user, conversation), call)
-                if refused and not done:
-                    raise ModelError(f"the agent called nothing that can be done ({refused[-1]})")
-                if not done:
-                    happened.put(said)
-            except BaseException as exc:
-                happened.put(exc)
-            finally:
-                # LangGraph has written its state once more since: what was forgotten must not stand in it.
-                if forgotten.is_set():
-                    checkpoints.forget(self._home, user)
-                happened.put(None)
-
-        worker = threading.Thread(target=work, name="whyfeed-agent", daemon=True)
-        worker.start()
-        try:
-            while True:
-                try:
-                    event = happened.get(timeout=0.1)
-                except queue.Empty:
-                    # What is being done hears of it by itself; a model that is being asked does not.
-                    if cancel.is_set() and not acting.is_set():
-                        if not done:
-                            check_wanted(cancel)
-                        return
-                    continue
-                if event is None:
-                    return
-                if isinstance(event, BaseException):
-                    if not done:
-                        raise (
-                            event
-                            if isinstance(event, ModelError)
-                            else ModelError(f"the agent failed: {one_line(event)}")
-                        )
-                    _log.warning("the agent failed after %s: %s", ", ".join(done), one_line(event))
-                    return
-                yield event
-        finally:
-            left.set()
+        turn = _Turn(lambda name, arguments: request_of(name, arguments, text, context, language), act, cancel)
+        thread = checkpoints.thread_of(user, conversation)
+        work = threading.Thread(
+            target=turn.work,
+            args=(
+                lambda: self._run(text, context, language, thread, turn.call),
+                lambda: checkpoints.forget(self._home, user),
+            ),
+            name="whyfeed-planner",
+            daemon=True,
+        )
+        work.start()
+        yield from turn.events()
 
     def close(self) -> None:
         """Close the file; a turn that still runs ends."""
@@ -148,14 +89,14 @@ class Planner:
         thread: str,
         call: Callable[[str, Mapping[str, Any]], str],
     ) -> str:
-        """One turn of the agent; returns its last words."""
+        """Run LangChain's agent for one turn; returns the model's last words."""
         from langchain.agents import create_agent
         from langchain.agents.middleware import ModelRequest, wrap_model_call
         from langsmith import tracing_context
 
         @wrap_model_call
         def latest(request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
-            # From a reader's words on: a tool's answer without its call is refused by servers.
+            # The first message must be the user's: servers refuse a tool's answer whose call was cut off.
             messages = request.messages[-_MESSAGES:]
             first = next((place for place, each in enumerate(messages) if each.type == "human"), 0)
             begun = time.perf_counter()
@@ -171,7 +112,7 @@ class Planner:
             self.model, [tool(name, call) for name in TURNS], system_prompt=instructions(context, language),
             middleware=[latest], checkpointer=self._checkpoints.saver(),
         )  # fmt: skip
-        # A setting of the environment must not send readers' words to a tracing service.
+        # An environment variable could otherwise turn on LangSmith, which would get the users' words.
         with tracing_context(enabled=False):
             result = agent.invoke(
                 {"messages": [("user", defuse(text))]},
@@ -179,6 +120,94 @@ class Planner:
             )
         checkpoints.tidy(self._checkpoints.path, thread)
         return " ".join(str(result["messages"][-1].text).split())[:_SAID]
+
+
+class _Turn:
+    """One turn that is running. The model runs in a thread of its own; the caller's thread gets what happens."""
+
+    def __init__(
+        self, read: Callable[[str, Mapping[str, Any]], Request], act: Act, cancel: threading.Event
+    ) -> None:  # fmt: skip
+        """`read` makes a request of a call's name and arguments, or raises ValueError."""
+        self._read = read
+        self._act = act
+        self._cancel = cancel
+        self._happened: queue.SimpleQueue[ChatEvent | str | BaseException | None] = queue.SimpleQueue()
+        self._done: list[str] = []  # names of calls that were carried out
+        self._refused: list[str] = []  # why others were not
+        self._acting = threading.Event()  # a call is being carried out
+        self._forgot = threading.Event()  # something was deleted
+        self._left = threading.Event()  # nobody takes what happens any more
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Carry out one call; returns what the model hears of it. ValueError for a call that it may correct."""
+        check_wanted(self._cancel)
+        if len(self._done) >= MOST_CALLS:
+            raise ValueError(f"at most {MOST_CALLS} calls in one turn; end now")
+        try:
+            request = self._read(name, arguments)
+        except ValueError as exc:
+            self._refused.append(str(exc))
+            raise
+        answer: Answer | None = None
+        self._acting.set()
+        events = self._act(request)
+        for event in events:
+            if isinstance(event, Answer):
+                answer = event
+            self._happened.put(event)
+            if self._left.is_set():
+                events.close()  # type: ignore[attr-defined]
+                raise ModelError("the user has left")
+        self._done.append(name)
+        self._acting.clear()
+        if request.intent in FORGETTING:
+            self._forgot.set()
+        return _told(answer)
+
+    def work(self, run: Callable[[], str], forget: Callable[[], None]) -> None:
+        """Run the model to its end; `run` returns its last words, `forget` deletes the user's checkpoints."""
+        try:
+            said = run()
+            if self._refused and not self._done:
+                raise ModelError(f"the agent called nothing that can be done ({self._refused[-1]})")
+            if not self._done:
+                self._happened.put(said)
+        except BaseException as exc:
+            self._happened.put(exc)
+        finally:
+            # LangGraph writes its state once more after the last call; what was deleted must not stay in it.
+            if self._forgot.is_set():
+                forget()
+            self._happened.put(None)
+
+    def events(self) -> Iterator[ChatEvent | str]:
+        """What happens, until the model has ended or the turn is cancelled. Raises ModelError; see `Planner.turn`."""
+        try:
+            while True:
+                try:
+                    event = self._happened.get(timeout=_LOOK_SECONDS)
+                except queue.Empty:
+                    # A call that is being carried out looks at `cancel` itself; a model that is running does not.
+                    if self._cancel.is_set() and not self._acting.is_set():
+                        if not self._done:
+                            check_wanted(self._cancel)
+                        return
+                    continue
+                if event is None:
+                    return
+                if isinstance(event, BaseException):
+                    self._fail(event)
+                    return
+                yield event
+        finally:
+            self._left.set()
+
+    def _fail(self, exc: BaseException) -> None:
+        """Raise ModelError where nothing was done yet; else what was done stands, and the log has the error."""
+        if not self._done:
+            raise exc if isinstance(exc, ModelError) else ModelError(f"the agent failed: {one_line(exc)}")
+        _log.warning("the planner failed after %s: %s", ", ".join(self._done), one_line(exc))
 
 
 def instructions(context: Context, language: Language) -> str:

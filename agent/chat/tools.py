@@ -1,4 +1,4 @@
-"""What can be done in a conversation, once each: the tools of a model that plans turns (`agent.chat.planner`).
+"""The tools of a model that plans turns (`agent.chat.planner`): one for each thing that a user can ask for.
 
 A tool call becomes the same `Request` that the understander makes from words, and the dialogue carries it out. A model
 never writes ids: it names posts by their numbers in the last list. A topic to steer by or to forget must stand in the
@@ -89,7 +89,7 @@ TURNS: Mapping[str, tuple[type[Arguments], str]] = {
 
 
 def request_of(name: str, given: Mapping[str, Any], text: str, context: Context, language: Language) -> Request:
-    """The request that a tool call stands for; ValueError, in one line for the model, when it stands for none."""
+    """The request of a tool call. ValueError, in one line for the model, where the call is not valid."""
     if name not in TURNS:
         raise ValueError(f"there is no tool {name!r}; there are {', '.join(TURNS)}")
     try:
@@ -133,7 +133,7 @@ def _posts(numbers: Sequence[int], context: Context) -> tuple[str, ...]:
 
 
 def _spoken(topics: Sequence[str], text: str) -> tuple[str, ...]:
-    """Topics as they stand in what the reader wrote."""
+    """The topics, which must stand in the user's message."""
     found = tuple(dict.fromkeys(topic for raw in topics if (topic := " ".join(raw.split()))))
     for topic in found:
         if topic.casefold() not in " ".join(text.casefold().split()):

@@ -1,9 +1,9 @@
-"""What can be done at a service desk. whyfeed only ever proposes it; a person approves, changes or refuses.
+"""Actions at a service desk. whyfeed proposes them; an operator approves, changes or rejects each.
 
-`propose` reads by written rules what the customer asked for. `Actions` takes a proposal through LangChain's agent,
-which stops before its tool is called and waits, on disk, for a person's decision. Two things stand between a
-model and a deed: the agent's interrupt, and a tool that does nothing unless `decide` has handed it the
-arguments that the person saw. A process that stops in the middle of a deed leaves it undone or done once.
+`agent.desk.proposals` finds by rules what the customer asked for. `Actions` runs a proposal through a LangChain agent,
+which stops before its tool is called and waits, on disk, for the operator's decision. Two things keep a model from
+acting: that interrupt, and a tool that does nothing unless `decide` has given it the arguments that the operator
+saw. When a process stops in the middle, the action is done once or not at all.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Perform = Callable[[str, str, Mapping[str, Any]], str]
 _log = logging.getLogger(__name__)
 _PATIENCE = 30  # seconds to wait for other processes
 _LONGEST = 500  # characters of an argument
-_MOST_STEPS = 12  # of the agent, so that a model which calls in circles ends
+_MOST_STEPS = 12  # of LangChain's agent, so that a model that keeps calling tools ends
 
 
-# --- What can be done
+# --- The actions
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """What an action needs to know. A `required` one may be missing in a proposal, not in what is approved."""
+    """An argument of an action. A `required` one may be missing in a proposal, but not when it is approved."""
 
     name: str
     type: Literal["text", "number"]
@@ -57,7 +57,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class ActionKind:
-    """Something that can be done for a customer."""
+    """A kind of action."""
 
     name: str
     description: str  # for a model that is to call it
@@ -117,12 +117,12 @@ def _checked(argument: Argument, value: object) -> str | float | None:
     return clean_text(value) or None
 
 
-# --- From a proposal to a deed
+# --- From a proposal to an action
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A proposal before a person. `arguments` are those that an approval performs; `state` is "waiting" until then."""
+    """A proposal that an operator decides. `state` is "waiting" until then."""
 
     id: str
     conversation: str
@@ -131,7 +131,7 @@ class Pending:
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """What an approval performs."""
+        """The arguments that an approval carries out."""
         return self.proposal.arguments
 
 
@@ -160,12 +160,12 @@ def proposal_model() -> BaseChatModel:
 
 
 class Actions:
-    """Proposals that wait for a person, in `home`/actions.db, from any thread or process.
+    """Proposals that wait for an operator, in `home`/actions.db. Safe for many threads and processes.
 
-    `perform(conversation, name, arguments)` does what was approved and says what it did; when it raises, nothing was
-    done, and the proposal waits again. `model` calls the tools in place of the written planner; it may fill in
-    what a proposal lacks with words that it was given, and when it does anything else the planner takes over.
-    Only masked text is kept; what a person types into an edit goes to `perform` and is not kept.
+    `perform(conversation, name, arguments)` carries out an approved action and returns what it did; when it raises,
+    nothing was done and the proposal waits again. `model` calls the tools in place of `proposal_model`. It may fill
+    in missing arguments with words that it was given; after anything else `proposal_model` is used. Only masked text
+    is stored; what an operator types into an edit goes to `perform` alone.
     """
 
     def __init__(self, home: Path, perform: Perform, model: BaseChatModel | None = None) -> None:
@@ -182,10 +182,10 @@ class Actions:
             )
 
     def start(self, conversation: str, proposal: Proposal) -> Pending:
-        """Put a proposal before a person. The same action once more is the same Pending, decided or not.
+        """Make a proposal wait for an operator. The same action again gives the same Pending, decided or not.
 
-        One that says more takes the place of one that waits, and is the same as one that was approved: what was paid
-        is not paid twice because its amount has become known. ValueError for what is not in ACTIONS.
+        A proposal with more arguments replaces one that waits. Where that one was approved it is returned, so that
+        nothing is paid twice because its amount became known. ValueError for a name that is not in ACTIONS.
         """
         proposal = _masked_proposal(proposal)
         id = _digest(conversation, proposal.name, json.dumps(proposal.arguments))
@@ -213,7 +213,7 @@ class Actions:
         return _pending(row)
 
     def pending(self, conversation: str) -> list[Pending]:
-        """What waits for a person in this conversation, by name."""
+        """The proposals of this conversation that wait, by name."""
         with self._open() as db:
             rows = db.execute("SELECT * FROM pending WHERE conversation = ? AND state = 'waiting'", (conversation,))
             return sorted(map(_pending, rows), key=lambda one: (one.proposal.name, one.id))
@@ -226,34 +226,21 @@ class Actions:
         arguments: Mapping[str, Any] | None = None,
         note: str = "",
     ) -> str:
-        """Carry out a person's decision and say what was done. An edit changes the arguments that it names.
+        """Carry out an operator's decision; returns what was done. An edit changes the arguments that it names.
 
-        DataError for what is unknown or decided already; ValueError for arguments that do not fit.
+        Raises DataError for an unknown or already decided proposal, ValueError for arguments that do not fit.
         """
         if decision not in ("approve", "edit", "reject") or (arguments is not None) != (decision == "edit"):
             raise ValueError(f"decision {decision!r} is none of approve, reject, and edit with arguments")
-        with self._open() as db:
-            row = db.execute(
-                "SELECT * FROM pending WHERE id = ? AND conversation = ?", (pending_id, conversation)
-            ).fetchone()
-            if row is None:
-                raise DataError(f"nothing is pending as {pending_id!r} in {conversation!r}; reload the conversation")
-            if row["state"] == "deciding":
-                raise DataError(f"{pending_id!r} is being decided, or whyfeed stopped meanwhile; check what was done")
-            if row["state"] != "waiting":
-                raise DataError(f"{pending_id!r} was decided already ({row['state']}); reload the conversation")
-            name, before = _pending(row).proposal.name, _pending(row).arguments
-            kind = ACTIONS[name]
-            granted = kind.check({**before, **(arguments or {})}, complete=decision != "reject")
-            # Taken in the same transaction, so that of two decisions one finds it taken.
-            db.execute("UPDATE pending SET state = 'deciding' WHERE id = ?", (pending_id,))
+        row, granted = self._claim(conversation, pending_id, decision, arguments or {})
+        name, before = _pending(row).proposal.name, _pending(row).arguments
         from langgraph.types import Command
 
         done: list[str] = []
         failed: list[Exception] = []
 
         def run() -> str:
-            # What is returned or raised here goes into the checkpoints, and neither text is masked.
+            # What is returned or raised here is stored in the checkpoints, and it is not masked.
             try:
                 done.append(self._perform(conversation, name, granted))
             except Exception as exc:
@@ -265,7 +252,7 @@ class Actions:
         if decision == "edit":
             answer["edited_action"] = {"name": name, "args": dict(before)}
         try:
-            # The planner goes on: what is decided needs no model.
+            # `proposal_model` goes on: a decision needs no language model.
             self._run(Command(resume={"decisions": [answer]}), row["thread"], proposal_model(), [name], run)
             if decision != "reject" and not done:
                 raise DataError(f"{pending_id!r} could not be taken up again; nothing was done: decide once more")
@@ -276,15 +263,15 @@ class Actions:
                 if failed:
                     raise failed[0] from None
                 raise
-            _log.warning("the agent failed after the deed was done", exc_info=True)
+            _log.warning("LangChain's agent failed after the action was done", exc_info=True)
         self._settle(row, decision)
         return done[0] if done else f"{name}: not done" + (f": {note}" if note else "")
 
     def forget(self, conversation: str) -> None:
-        """Delete everything kept of a conversation, decided or not."""
+        """Delete all proposals of a conversation."""
         with self._open() as db:
             db.execute("DELETE FROM pending WHERE conversation = ?", (conversation,))
-        # By the threads that are there, not those in the table: a stopped process may have left one more.
+        # By the checkpoints' threads, not the table's: a process that stopped may have left one without a row.
         self._checkpoints.saver()  # makes its tables
         own = _digest(conversation)
         with self._open() as db:
@@ -295,8 +282,28 @@ class Actions:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        """Close the file; what waits goes on waiting."""
+        """Close the file; waiting proposals stay in it."""
         self._checkpoints.close()
+
+    def _claim(
+        self, conversation: str, pending_id: str, decision: Decision, changed: Mapping[str, Any]
+    ) -> tuple[sqlite3.Row, dict[str, Any]]:
+        """Mark a waiting proposal as being decided; returns its row and the arguments that the operator grants."""
+        with self._open() as db:
+            row = db.execute(
+                "SELECT * FROM pending WHERE id = ? AND conversation = ?", (pending_id, conversation)
+            ).fetchone()
+            if row is None:
+                raise DataError(f"nothing is pending as {pending_id!r} in {conversation!r}; reload the conversation")
+            if row["state"] == "deciding":
+                raise DataError(f"{pending_id!r} is being decided, or whyfeed stopped meanwhile; check what was done")
+            if row["state"] != "waiting":
+                raise DataError(f"{pending_id!r} was decided already ({row['state']}); reload the conversation")
+            kind = ACTIONS[_pending(row).proposal.name]
+            granted = kind.check({**_pending(row).arguments, **changed}, complete=decision != "reject")
+            # Claimed in the same transaction, so that the second of two decisions finds it claimed.
+            db.execute("UPDATE pending SET state = 'deciding' WHERE id = ?", (pending_id,))
+        return row, granted
 
     def _settle(self, row: sqlite3.Row, state: State, thread: str = "") -> None:
         with self._open() as db:
@@ -306,13 +313,13 @@ class Actions:
     def _interrupted(
         self, conversation: str, proposal: Proposal, model: BaseChatModel | None = None
     ) -> tuple[Proposal, str]:
-        """Run the agent until it waits: what it waits with, and its thread."""
+        """Run LangChain's agent until it waits; returns the call that it waits with, and its thread."""
         thread = f"{_digest(conversation)}.{uuid.uuid4().hex}"
         told = {"action": proposal.name, "arguments": dict(proposal.arguments), "why": proposal.why}
         text = json.dumps({**told, "quotes": [one.quote for one in proposal.citations]}, ensure_ascii=False)
         try:
             result = self._run({"messages": [("user", text)]}, thread, model or proposal_model(), ACTIONS, _refuse)
-            # Every call counts, also of a tool that does not exist and that nothing would wait for.
+            # Calls of tools that do not exist count too: LangChain would not wait for those.
             calls = [call for message in result["messages"] for call in getattr(message, "tool_calls", ())]
             if not result.get("__interrupt__") or len(calls) != 1 or calls[0]["name"] != proposal.name:
                 raise ValueError(f"the model called {[call['name'] for call in calls]}, not {proposal.name}")
@@ -321,7 +328,7 @@ class Actions:
             self._checkpoints.drop(thread)
             if model is None:
                 raise
-            _log.warning("the model did not take up the proposal; the planner does", exc_info=True)
+            _log.warning("the model did not call the proposed action; proposal_model does", exc_info=True)
         return self._interrupted(conversation, proposal)
 
     def _run(self, given: Any, thread: str, model: BaseChatModel, names: Iterable[str], run: Callable[[], str]) -> Any:
@@ -337,7 +344,7 @@ class Actions:
             middleware=[HumanInTheLoopMiddleware(dict.fromkeys(ACTIONS, ask), edit_notice=None)],
             checkpointer=self._checkpoints.saver(),
         )
-        # A setting of the environment must not send customers' words to a tracing service.
+        # An environment variable could otherwise turn on LangSmith, which would get the customers' words.
         with tracing_context(enabled=False):
             return agent.invoke(given, {"configurable": {"thread_id": thread}, "recursion_limit": _MOST_STEPS})
 
@@ -371,7 +378,7 @@ def _digest(*parts: str) -> str:
 
 
 def _masked(text: str) -> str:
-    """A second net under masked text: what still looks personal becomes its kind in round brackets."""
+    """Mask once more: what still looks personal is replaced by its kind in round brackets."""
     for one in reversed(find(text)):
         text = f"{text[: one.start]}({one.kind}){text[one.end :]}"
     return text
@@ -391,7 +398,7 @@ def _masked_proposal(proposal: Proposal) -> Proposal:
 
 
 def _agreed(proposal: Proposal, called: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """The arguments of a model's call; ValueError when it changes one, or fills one in from nowhere."""
+    """The arguments of a model's call; ValueError when it changes one, or fills one in with words it was not given."""
     agreed = ACTIONS[proposal.name].check(called)
     for name, value in agreed.items():
         if value != proposal.arguments[name] and (proposal.arguments[name] is not None or f"{value}" not in text):

@@ -1,4 +1,4 @@
-"""Posts for the desk, from the ordinary recommender: help articles to cite, and what may be sent along."""
+"""Posts for the desk, found by the recommender: help articles to cite, and posts to send along."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ARTICLES = 3
 POSTS = 2
 SENT_ALONG = 0.6  # relevance of a post that is worth sending along
 CITED = 0.45  # relevance of an article that may answer
-_NOBODY = "\x00"  # nobody's id; "" would be the author of every article that names none
+_NOBODY = "\x00"  # id of no user; "" is the author of every article that names none
 
 
-class DeskPosts:
-    """Finds posts for a conversation, for the customer where the home knows them, else for nobody in particular."""
+class Articles:
+    """Finds articles and posts for a conversation, ranked for the customer where the home knows them."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

@@ -1,4 +1,4 @@
-"""What could be sent in one conversation, ranked, made ready to send, and cut down to a few that differ."""
+"""What could be sent in one conversation: ranked, filled and grounded, and reduced to a few that differ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from whyfeed.agent.desk.grounding import classify, evidence_of, ground, is_question, split
 from whyfeed.agent.desk.lookups import facts_of
-from whyfeed.agent.desk.placeholders import Filled, SlotBook, templated
+from whyfeed.agent.desk.placeholders import Filled, Placeholders, templated
 from whyfeed.agent.desk.ranker import ReplyCandidate, ReplyRanker, Scored, plain
 from whyfeed.agent.desk.suggestion import Citation, ReplySuggestion, Sentence
 from whyfeed.agent.trace import StageRecord
@@ -22,19 +22,19 @@ from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.privacy.vault import CHIP
 from whyfeed.retrieval.words import words
 
-FREE = 30  # past replies in an agent's own words that are looked at
-TRIED = 25  # of the best, how many are made ready before whyfeed gives up finding k
+FREE = 30  # free replies that are looked at
+TRIED = 25  # best replies that are made ready at most to find k
 ALIKE = 0.9  # cosine from which two replies say the same
-EDITED = 0.75  # likeness of a situation from which on an agent's own edit is offered first
+EDITED = 0.75  # likeness of a situation from which on an operator's edit is offered first
 QUOTED = 0.4  # likeness of an article's sentence to what was asked, from which on it is offered as it stands
 _SAVED, _FREE = 0.01, 0.06  # a share of the best reply's probability below which another is not offered
-_MISSING = 1  # placeholder that a reply in an agent's own words may lack; with more it is somebody else's
+_MISSING = 1  # placeholders that a free reply may leave open; one with more belongs to another case
 _QUANTITY = re.compile(
     r"\bwhen\b|\bhow (?:long|much|many|soon|late|early)\b|什么时候|几[点天时]|多久|多少|多长", re.IGNORECASE
 )
 _AMOUNT = re.compile(r"\d")
 GUESS = 0.03  # a best reply that is less likely is no answer
-_SHORT = 6  # words of an answer to an agent's question
+_SHORT = 6  # words of an answer to an operator's question
 FITS_SHORT = 0.35
 FITS_FACT = 0.3  # likeness of what is asked to a looked-up fact
 FITS = 0.55  # likeness of the best case or article below which nothing that is known answers
@@ -42,25 +42,25 @@ FITS = 0.55  # likeness of the best case or article below which nothing that is 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Suggestions, and whether anything known comes near this situation at all."""
+    """Suggestions, and whether anything known comes near this situation."""
 
     suggestions: tuple[ReplySuggestion, ...]
     fits: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
-    """What the desk has learnt from past conversations, and the replies that the team has saved, by id."""
+class Known:
+    """What a desk has learnt."""
 
     book: CaseBook
     ranker: ReplyRanker
-    slots: SlotBook
+    placeholders: Placeholders
     replies: Mapping[str, SavedReply]
 
 
 @dataclass(frozen=True, slots=True)
-class DeskRequest:
-    """One request: the conversation, what comes near it, the language to answer in, and what was typed so far."""
+class Asked:
+    """A masked conversation, what was found for it, and what the operator has typed (`draft`)."""
 
     turns: Sequence[DeskTurn]
     neighbours: Sequence[Neighbour]
@@ -69,25 +69,28 @@ class DeskRequest:
     draft: str
 
 
-class Pool:
-    """Candidates of one request. Saved replies compete with each other, replies in an agent's own words too;
-    how often either was sent in like situations decides between them."""
+class Candidates:
+    """The replies that could be sent in one conversation.
 
-    def __init__(self, known: Knowledge, request: DeskRequest) -> None:
+    Saved replies compete with each other, and so do free ones (in an operator's own words). How often either kind
+    was sent in like situations decides between them.
+    """
+
+    def __init__(self, known: Known, asked: Asked) -> None:
         self._book = known.book
         self._ranker = known.ranker
-        self._slots = known.slots
+        self._placeholders = known.placeholders
         self._replies = known.replies
-        self._turns = request.turns
-        self._neighbours = request.neighbours
-        self._articles = request.articles
-        self._language = request.language
-        self._draft = request.draft
-        self._cases = {neighbour.case.id: neighbour for neighbour in request.neighbours}
+        self._turns = asked.turns
+        self._neighbours = asked.neighbours
+        self._articles = asked.articles
+        self._language = asked.language
+        self._draft = asked.draft
+        self._cases = {neighbour.case.id: neighbour for neighbour in asked.neighbours}
 
     def ranked(self, without: Collection[str]) -> list[Scored]:
-        """Every candidate with its probability, the likeliest first; an agent's own edit in a like situation leads."""
-        # What an agent does not want is not wanted under another id either.
+        """Every candidate with its probability, the likeliest first; an operator's edit in a like situation leads."""
+        # A refused text is not offered under another id either.
         unwanted = {reply.text for reply in self._replies.values() if reply.id in without}
         saved = [
             ReplyCandidate(reply.id, reply.text)
@@ -121,13 +124,13 @@ class Pool:
     def choose(self, scored: Sequence[Scored], k: int, record: StageRecord) -> Found:
         """The best k that can be sent and differ: past replies, an article's own words, a question.
 
-        Fewer where nothing else is likely: an agent has no use for a reply that nobody would send.
+        Fewer where no other reply is likely to be sent.
         """
         chosen: list[ReplySuggestion] = []
         spare: list[ReplySuggestion] = []
-        best = 0.0  # of those that may be said: one that may not says nothing about the others
+        best = 0.0  # probability of the likeliest that can be grounded; others do not count
         for each, suggestion in self._ready(scored[:TRIED], record):
-            # What the team wrote may be less likely than what an agent once said to somebody else.
+            # A saved reply is offered at a lower share than what an operator once said to somebody else.
             if not self._edit(each) and each.probability < best * (_SAVED if each.candidate.saved else _FREE):
                 continue
             best = max(best, each.probability)
@@ -150,7 +153,7 @@ class Pool:
     def _fits(self, chosen: Sequence[ReplySuggestion]) -> bool:
         """Whether anything known comes near: a like case or an article, and a reply that is more than a guess."""
         now = situation(self._turns)
-        # "41", "yes please": a short answer is like many, and what matters is the question before it.
+        # "41", "yes please": short answers are alike, so the threshold is that of the question before them.
         answers = bool(now.before) and len(words(now.asked)) <= _SHORT and not is_question(now.asked)
         answers = answers or self._looked_up(now.asked)
         likeness = max((each.similarity for each in self._neighbours), default=0.0)
@@ -170,7 +173,7 @@ class Pool:
         return (language or detect_language(text, "en")) == self._language
 
     def _edit(self, scored: Scored) -> float:
-        """How alike the situation is in which an agent wrote these words over what was suggested; else 0."""
+        """Similarity of the situation in which an operator replaced a suggestion by these words; else 0."""
         neighbour = self._cases.get(scored.candidate.id)
         if neighbour is None or not neighbour.case.edited:
             return 0.0
@@ -190,7 +193,7 @@ class Pool:
         saved = self._replies.get(candidate.id)
         filled: Filled | None
         if saved is not None:
-            filled = self._slots.fill(saved, self._turns)
+            filled = self._placeholders.fill(saved, self._turns)
             cases = [each.case for each in self._neighbours if each.case.reply == saved.id][:1]
         else:
             filled = templated(own_chips(candidate.text, self._turns), self._turns, self._book.frequency)

@@ -1,8 +1,8 @@
-"""The service desk: what an agent could send next, each sentence cited, and what is learnt from what they send.
+"""The service desk: suggests what an operator could send next, each sentence cited, and learns from what is sent.
 
-The way of one request is that of a post: mask, find like situations, rank every reply that could be sent,
-fill and ground the best, choose a few that differ. Replies of the past come at once; a draft by the writer
-follows. Nothing here acts or sends by itself.
+One request is handled like one for posts: mask, find like situations, rank every reply that could be sent, fill and
+ground the best, choose a few that differ. Past replies come at once; a draft by the writer follows. Nothing here
+acts or sends by itself.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from whyfeed.agent.desk import handover
-from whyfeed.agent.desk import wishes as wish
+from whyfeed.agent.desk import handover, wishes
 from whyfeed.agent.desk.actions import Actions, Decision, Pending
-from whyfeed.agent.desk.articles import DeskPosts
-from whyfeed.agent.desk.candidates import DeskRequest, Knowledge, Pool, own_chips
+from whyfeed.agent.desk.articles import Articles
+from whyfeed.agent.desk.candidates import Asked, Candidates, Known, own_chips
 from whyfeed.agent.desk.drafter import Drafter
-from whyfeed.agent.desk.placeholders import SlotBook
+from whyfeed.agent.desk.placeholders import Placeholders
 from whyfeed.agent.desk.proposals import propose
 from whyfeed.agent.desk.ranker import MODEL, ReplyRanker
 from whyfeed.agent.desk.suggestion import Handover, Proposal, ReplySuggestion, Suggestions
@@ -27,19 +26,37 @@ from whyfeed.agent.phrases import say
 from whyfeed.agent.registry import Registry
 from whyfeed.agent.runtime import Runtime
 from whyfeed.agent.trace import Status, Trace
-from whyfeed.retrieval.desk.cases import CaseBook
-from whyfeed.retrieval.desk.situation import situation
+from whyfeed.retrieval.desk.cases import CaseBook, Neighbour
+from whyfeed.retrieval.desk.situation import Situation, situation
 from whyfeed.retrieval.desk.store import DeskStore, masked, masked_value
 from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply, language_of, since_answer
 from whyfeed.retrieval.errors import ModelError
 from whyfeed.retrieval.event import Event
-from whyfeed.retrieval.post import clean_text
+from whyfeed.retrieval.post import Post, clean_text
 from whyfeed.retrieval.privacy.vault import Vault
 
 MOST = 10  # suggestions at once
 SURE = 0.6  # of the best reply; a draft is worth its seconds below it, or where there are facts to write from
-_LEARNT_FROM = 3_000  # of the latest conversations, how placeholders were filled
+_LEARNT_FROM = 3_000  # latest conversations from which the filling of placeholders is learnt
 Ask = str | DeskConversation | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One request for suggestions, with everything in it masked, and what is known for it.
+
+    `wanted` are the operator's words and `wish` what was understood of them.
+    """
+
+    conversation: DeskConversation
+    draft: str
+    wanted: str
+    wish: wishes.Wish
+    language: str
+    now: Situation
+    neighbours: Sequence[Neighbour]
+    articles: Sequence[Post]
+    trace: Trace
 
 
 class Desk:
@@ -49,14 +66,14 @@ class Desk:
         self._runtime = runtime
         self.store = DeskStore(runtime.store)
         self.book = CaseBook(self.store, runtime.embedder)
-        self._posts = DeskPosts(runtime)
+        self._articles = Articles(runtime)
         self._drafter = Drafter(runtime.models.writer)
         self._lock = threading.Lock()
         self._registry = Registry(runtime.store.home)
         self._ranker: ReplyRanker | None = None
         self._stamp: object = None
         self._replies: dict[str, SavedReply] = {}
-        self._slots = SlotBook()
+        self._placeholders = Placeholders()
         self._known = (-1, -1)
         self._actions: Actions | None = None
 
@@ -68,7 +85,7 @@ class Desk:
             known = (self.store.generation(), self.store.counts()["conversations"] // 200)
             if known != self._known or replies != self._replies:
                 self._replies = replies
-                self._slots = SlotBook.learn(self.store.latest(_LEARNT_FROM), self._replies)
+                self._placeholders = Placeholders.learn(self.store.latest(_LEARNT_FROM), self._replies)
                 self._known = known
             stamp = self._registry.stamp(MODEL)
             if self._ranker is None or stamp != self._stamp:
@@ -83,76 +100,93 @@ class Desk:
     ) -> Iterator[Suggestions]:  # fmt: skip
         """What could be sent next: first from past replies, then once more with the writer's draft.
 
-        `draft` is what the agent has typed so far, `wanted` what they ask for in words ("shorter", "in Chinese",
+        `draft` is what the operator has typed so far, `wanted` what they ask for in words ("shorter", "in Chinese",
         "offer a replacement"). What is suggested in a conversation of the home becomes a ledger event
         (`remember`). A `vault` that is given for a conversation that is not of the home holds its personal values
         afterwards. Raises UnknownConversation, and ValueError for a k outside 1 to 10.
         """
         if not 1 <= k <= MOST:
             raise ValueError(f"k={k!r} is not between 1 and {MOST}")
+        search = self._search(ask, k, draft, wanted, vault)
+        found, fits = self._past(search, k)
+        noting = remember and isinstance(ask, str)
+        if write and self._needs_draft(search, found, fits):
+            # Noted before it is shown: an operator may send one while the draft is still being written.
+            if noting:
+                self._note_shown(found)
+            yield replace(found, drafting=True)
+            written = self._written(search, cancel, on_text)
+            if written is not None:
+                found = replace(found, suggestions=_with_draft(found.suggestions, written, k))
+        if not found.suggestions and found.handover is None:
+            turns, language = search.conversation.turns, search.language
+            found = replace(
+                found, handover=Handover(say("desk.nothing_grounded", language), handover.summary(turns, language))
+            )
+        if noting and not (cancel is not None and cancel.is_set()):
+            self._note_shown(found)
+        yield found
+
+    def _search(self, ask: Ask, k: int, draft: str, wanted: str, vault: Vault | None) -> _Search:
+        """Mask what is given, and look up like cases and articles."""
         trace = Trace()
         with trace.stage("mask") as record:
             conversation, vault = self._masked(ask, vault)
-            turns = conversation.turns
             draft, wanted = vault.mask_known(clean_text(draft, 2000)), vault.mask_known(clean_text(wanted, 300))
-            asked_for = wish.Wish.parse(wanted)
+            wish = wishes.Wish.parse(wanted)
             record.note = f"{len(vault.values())} personal values masked"
         self.build()
-        language = asked_for.language or language_of(conversation)
-        now = situation(turns, " ".join(part for part in (draft, asked_for.offer) if part))
+        language = wish.language or language_of(conversation)
+        now = situation(conversation.turns, " ".join(part for part in (draft, wish.offer) if part))
         trace.request = {"conversation": conversation.id, "language": language, "k": k, "wish": wanted}
-
         with trace.stage("like") as record:
             neighbours = self.book.like(now, conversation.id)
             record.left = len(neighbours)
         with trace.stage("articles") as record:
-            articles = [article for article, _ in self._posts.articles(now.asked)] if now.asked else []
+            articles = [article for article, _ in self._articles.articles(now.asked)] if now.asked else []
             record.left = len(articles)
-        refused = self._refused(conversation.id)
-        known = Knowledge(self.book, self._ranker or ReplyRanker(), self._slots, self._replies)
-        request = DeskRequest(turns, neighbours, articles, language, draft)
-        pool = Pool(known, request)
+        return _Search(conversation, draft, wanted, wish, language, now, neighbours, articles, trace)
+
+    def _past(self, search: _Search, k: int) -> tuple[Suggestions, bool]:
+        """What can be suggested without a writer, and whether anything known comes near."""
+        trace, now, language = search.trace, search.now, search.language
+        conversation = search.conversation
+        ranker = self._ranker or ReplyRanker()
+        candidates = Candidates(
+            Known(self.book, ranker, self._placeholders, self._replies),
+            Asked(conversation.turns, search.neighbours, search.articles, language, search.draft),
+        )
         with trace.stage("rank") as record:
-            scored = pool.ranked(refused)
-            record.left, record.note = len(scored), known.ranker.origin
+            scored = candidates.ranked(self._refused(conversation.id))
+            record.left, record.note = len(scored), ranker.origin
         with trace.stage("ground", len(scored)) as record:
-            found = pool.choose(scored, k, record)
-            record.left = len(found.suggestions)
-        proposals = tuple(propose(turns, articles, language))
-        given = _handover(turns, language, found.fits, proposals)
-        suggestions = tuple(_as_wanted(each, asked_for) for each in found.suggestions) if found.fits else ()
+            chosen = candidates.choose(scored, k, record)
+            record.left = len(chosen.suggestions)
+        proposals = tuple(propose(conversation.turns, search.articles, language))
+        given = _handover(conversation.turns, language, chosen.fits, proposals)
+        suggestions = tuple(_as_wanted(each, search.wish) for each in chosen.suggestions) if chosen.fits else ()
         with trace.stage("posts") as record:
-            posts = self._posts.helpful(now.asked, conversation.customer, language) if now.asked else ()
+            posts = self._articles.helpful(now.asked, conversation.customer, language) if now.asked else ()
             record.left = len(posts)
-        facts = any(turn.item for turn in since_answer(turns))
-        sure = bool(suggestions) and suggestions[0].confidence >= SURE
-        worth = bool(now.asked) and (bool(wanted) or bool(articles) or facts or not sure) and found.fits
-        drafting = write and worth and self._runtime.models.writer() is not None
-        noting = remember and isinstance(ask, str)
-        if drafting:
-            # Noted before it is shown: an agent may send one while the draft is still being written.
-            if noting:
-                self._note_shown(conversation.id, suggestions, given)
-            yield Suggestions(conversation.id, suggestions, given, posts, proposals, True, trace)
-            written = self._written(trace, request, wanted, cancel, on_text)
-            if written is not None:
-                suggestions = _with_draft(suggestions, written, k)
-        if not suggestions and given is None:
-            given = Handover(say("desk.nothing_grounded", language), handover.summary(turns, language))
-        if noting and not (cancel is not None and cancel.is_set()):
-            self._note_shown(conversation.id, suggestions, given)
-        yield Suggestions(conversation.id, suggestions, given, posts, proposals, False, trace)
+        return Suggestions(conversation.id, suggestions, given, posts, proposals, False, trace), chosen.fits
+
+    def _needs_draft(self, search: _Search, found: Suggestions, fits: bool) -> bool:
+        """Whether a draft is worth its seconds, and there is a writer."""
+        facts = any(turn.item for turn in since_answer(search.conversation.turns))
+        sure = bool(found.suggestions) and found.suggestions[0].confidence >= SURE
+        wanted = bool(search.wanted) or bool(search.articles) or facts or not sure
+        return bool(search.now.asked) and wanted and fits and self._runtime.models.writer() is not None
 
     def _written(
-        self, trace: Trace, request: DeskRequest, wanted: str, cancel: threading.Event | None,
-        on_text: Callable[[str], None] | None,
+        self, search: _Search, cancel: threading.Event | None, on_text: Callable[[str], None] | None
     ) -> ReplySuggestion | None:  # fmt: skip
         """The writer's draft; the trace says when it fails."""
-        cases = [replace(each.case, text=own_chips(each.case.text, request.turns)) for each in request.neighbours[:2]]
-        with trace.stage("draft") as record:
+        turns = search.conversation.turns
+        cases = [replace(each.case, text=own_chips(each.case.text, turns)) for each in search.neighbours[:2]]
+        with search.trace.stage("draft") as record:
             try:
                 written = self._drafter.draft(
-                    request.turns, cases, request.articles[:2], request.language, wanted, cancel, on_text
+                    turns, cases, search.articles[:2], search.language, search.wanted, cancel, on_text
                 )
             except ModelError as exc:
                 record.end(Status.FAILED, exc)
@@ -163,10 +197,10 @@ class Desk:
     # ---- learning ----
 
     def send(self, id: str, text: str, suggestion: str = "") -> str:
-        """Send what the agent has before them; returns the words for the customer, personal values put back.
+        """Send the operator's text; returns it as the customer gets it, with personal values put back.
 
-        `suggestion` is the id of the one that was taken into the editor. The answer is a case from now on, and
-        the ledger knows whether the suggestion was taken as it was or edited.
+        `suggestion` is the id of the suggestion that the text began with. The answer becomes a case, and a ledger
+        event says whether the suggestion was sent unchanged or edited.
         """
         text = clean_text(text)
         if not text:
@@ -188,7 +222,7 @@ class Desk:
         return self.store.unmask(id, text)
 
     def refuse(self, id: str, suggestion: str) -> None:
-        """The agent does not want this one: it goes from this conversation, and counts less in like ones."""
+        """Refuse a suggestion: it is not offered in this conversation again, and less often in like ones."""
         self.store.conversation(id)
         self._note(id, "refuse", {"suggestion": suggestion})
 
@@ -200,21 +234,21 @@ class Desk:
         return self.store.add_turn(id, DeskTurn("customer", text, self._runtime.clock()))
 
     def close(self, id: str) -> None:
-        """The conversation is over: its personal values are deleted, what was said stays as cases."""
+        """End a conversation: its personal values are deleted; what was said stays as cases."""
         self.store.close(id)
 
     def forget(self, id: str) -> None:
-        """Delete a conversation, everything that was learnt from it, and its lines in the ledger."""
+        """Delete a conversation, everything that was learnt from it, and its ledger events."""
         self.store.conversation(id)
         self.store.remove(id)
         self._runtime.store.erase(_desk(id))
         self.actions.forget(id)
 
-    # ---- actions: proposed here, decided by a person ----
+    # ---- actions: proposed here, decided by the operator ----
 
     @property
     def actions(self) -> Actions:
-        """Proposals that wait for a person."""
+        """Proposals that wait for an operator."""
         with self._lock:
             if self._actions is None:
                 self._actions = Actions(self._runtime.store.home, self._perform)
@@ -223,7 +257,7 @@ class Desk:
     def decide(
         self, id: str, pending: Pending, decision: Decision, arguments: Mapping[str, Any] | None = None, note: str = ""
     ) -> str:
-        """Carry out what a person decided about a proposal; returns what was done."""
+        """Carry out what the operator decided about a proposal; returns what was done."""
         return self.actions.decide(id, pending.id, decision, arguments, note)
 
     def shut(self) -> None:
@@ -241,7 +275,7 @@ class Desk:
         return masked(conversation, vault), vault
 
     def _perform(self, id: str, name: str, arguments: Mapping[str, Any]) -> str:
-        """whyfeed moves no money: what was approved goes into the ledger, where the shop's own system finds it."""
+        """Note an approved action in the ledger. whyfeed moves no money: the shop's own system reads it there."""
         conversation = self.store.conversation(id)
         done = {"action": name, "arguments": masked_value(dict(arguments), Vault(self.store.chips(id)))}
         if name == "hand_over":
@@ -251,9 +285,9 @@ class Desk:
             self.close(id)
         return f"{name} noted for {id}"
 
-    def _note_shown(self, id: str, suggestions: Sequence[ReplySuggestion], given: Handover | None) -> None:
-        shown = [{"id": each.id, "text": each.text, "source": each.source} for each in suggestions]
-        self._note(id, "suggest", {"shown": shown, "handover": given is not None})
+    def _note_shown(self, found: Suggestions) -> None:
+        shown = [{"id": each.id, "text": each.text, "source": each.source} for each in found.suggestions]
+        self._note(found.conversation, "suggest", {"shown": shown, "handover": found.handover is not None})
 
     def _note(self, id: str, kind: str, document: Mapping[str, Any]) -> None:
         self._runtime.recommender.append(Event("", _desk(id), "", kind, text=json.dumps(document, ensure_ascii=False)))
@@ -274,15 +308,15 @@ def _desk(id: str) -> str:
 
 
 def _handover(turns: Sequence[DeskTurn], language: str, fits: bool, proposals: Sequence[Proposal]) -> Handover | None:
-    """Where somebody else is asked for, or nothing that is known comes near."""
+    """A hand-over where the customer asks for a person, or where nothing known comes near; else None."""
     asked = next((proposal.why for proposal in proposals if proposal.name == "hand_over"), "")
     reason = asked or ("" if fits else say("desk.nothing_fits", language))
     return Handover(reason, handover.summary(turns, language)) if reason else None
 
 
-def _as_wanted(suggestion: ReplySuggestion, wanted: wish.Wish) -> ReplySuggestion:
-    """The suggestion in the tone that was asked for; sentences that are gone take their citations with them."""
-    text = wish.apply(suggestion.text, wanted, suggestion.language)
+def _as_wanted(suggestion: ReplySuggestion, wanted: wishes.Wish) -> ReplySuggestion:
+    """The suggestion in the tone that was asked for; sentences that are left out lose their citations."""
+    text = wishes.apply(suggestion.text, wanted, suggestion.language)
     if text == suggestion.text:
         return suggestion
     kept = tuple(sentence for sentence in suggestion.sentences if sentence.text in text)

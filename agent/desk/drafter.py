@@ -1,4 +1,4 @@
-"""A reply in the writer's words, of which only those sentences stay that something bears out."""
+"""A reply drafted by the writer; only sentences that some evidence supports are kept."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from whyfeed.agent.llm.engine import Engine
 
 TOKENS = 70
-TURNS, CASES, SNIPPETS, FACTS = 3, 2, 2, 8  # how many of each the writer reads
+TURNS, CASES, SNIPPETS, FACTS = 3, 2, 2, 8  # how many of each are in the prompt
 LENGTHS = {"en": (160, 110, 130, 60), "zh": (60, 40, 60, 30)}  # characters of a turn, a case, a snippet, a fact
-CONFIDENCE = 0.5  # of a draft whose sentences all stay; a repaired one has less
+CONFIDENCE = 0.5  # of a draft all of whose sentences are kept; one that lost sentences has less
 _ROLE = {"en": {"customer": "customer: ", "agent": "agent: "}, "zh": {"customer": "顾客：", "agent": "客服："}}
 _CLOSING = re.compile(
     r"\banything else\b|\bhow (?:can|may) (?:I|we) (?:help|assist)|还有(?:什么|其他|别的)|有什么可以帮", re.IGNORECASE
@@ -79,11 +79,11 @@ class Drafter:
     ) -> ReplySuggestion | None:
         text = _LABEL.sub("", " ".join(text.split())).strip('"“” ')
         written = split(text, language)
-        # A sentence that the limit cut off says something else than it was going to.
+        # The token limit may have cut off the last sentence and so changed its meaning.
         if written and not re.search(r"[.!?。！？…][\"”’』」)）]*$", written[-1]):
             written.pop()
         sentences = ground(" ".join(written), evidence_of(turns, cases, articles, None), turns, language)
-        # What was true for another customer is no evidence by itself; a case only lends words to what is known here.
+        # Another customer's case alone is no evidence: a fact must also be known in this conversation.
         sentences = tuple(
             sentence
             for sentence in sentences
@@ -104,7 +104,7 @@ class Drafter:
 def asked_of_writer(
     turns: Sequence[DeskTurn], cases: Sequence[Case], articles: Sequence[Post], language: str, wish: str = ""
 ) -> list[Mapping[str, str]]:
-    """The messages with which a writer is asked for the next reply; training asks with the same."""
+    """The prompt for the next reply, in serving and in training."""
     language = _known(language)
     return prompts.load("reply", language).render(
         conversation=_conversation(turns, language),
@@ -119,7 +119,7 @@ def asked_of_writer(
 
 
 def _helps(sentence: Sentence) -> bool:
-    """Courtesy does not, nor does "is there anything else?"."""
+    """Does the sentence help? Courtesy and "is there anything else?" do not."""
     return sentence.kind != "courtesy" and not (sentence.kind == "question" and _CLOSING.search(sentence.text))
 
 
@@ -128,8 +128,8 @@ def _known(language: str) -> str:
 
 
 def _shown(text: str, limit: int) -> str:
-    """A text of others as the writer may see it: one line, without orders to a model, tags and control tokens."""
-    # Tags go first: what stands behind one may be the start of an order.
+    """A text for the prompt: one line, without instructions to a model, tags and control tokens."""
+    # Tags are removed first: an instruction may begin right behind one.
     text = re.sub(r"<[^<>]{0,40}>", " ", text)
     text = defuse(" ".join(kept for piece in split(text, "") if (kept := plain(piece))))
     text = re.sub(r"[<>]", " ", text)
@@ -142,7 +142,7 @@ def _conversation(turns: Sequence[DeskTurn], language: str) -> str:
 
 
 def _facts(turns: Sequence[DeskTurn], language: str) -> str:
-    """What was looked up last, those facts first that the customer's last words ask about."""
+    """The facts of the last look-up; those that the customer's last words ask about come first."""
     item = next((turn.item for turn in reversed(turns) if turn.role == "knowledge" and turn.item), None)
     wanted = stems(_asked(turns))
     lines = sorted(facts_of(item or {}), key=lambda line: -len(stems(line) & wanted))[:FACTS]
@@ -150,7 +150,7 @@ def _facts(turns: Sequence[DeskTurn], language: str) -> str:
 
 
 def _snippets(turns: Sequence[DeskTurn], articles: Sequence[Post], language: str) -> list[str]:
-    """The sentence of each article that has most of the customer's words."""
+    """Of each article the sentence that shares most words with the customer's last message."""
     wanted = stems(_asked(turns))
     found = []
     for article in articles[:SNIPPETS]:

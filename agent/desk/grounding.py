@@ -1,8 +1,8 @@
-"""What a suggested reply may say: each sentence is cited to something that bears it out, or it is dropped.
+"""What a suggested reply may say: each sentence needs evidence that supports it, and cites it, or it is dropped.
 
-The checks are by words, so they can only refuse: numbers, names and chips must be known in this conversation or
-in an article, the rest must be said in one piece of evidence with the same yes or no, and a promise needs an
-article or a look-up that makes the same promise. The words of a customer never grant anything.
+The checks compare words. Numbers, names and chips must be known in this conversation or in an article. The other
+words must occur in one piece of evidence, which must not say the opposite. A promise needs an article or a look-up
+that makes the same promise; a customer's words never support one.
 """
 
 # ruff: noqa: E501 - the tables of words and rules are wide
@@ -26,10 +26,10 @@ from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.words import HAN, STOPWORDS, words
 
 Kind = Literal["courtesy", "question", "fact", "promise"]
-COVERED = 0.6  # share of a sentence's content words that the evidence must have
+COVERED = 0.6  # share of a sentence's content words that must occur in the evidence
 QUOTE = 160  # characters of a citation's quote
 
-# Words that stand for one promise each.
+# Families of promises, and the words that make each.
 _FAMILIES = {
     "refund": r"refund|(?:your|the) money\b|money[- ]back|money (?:will be )?returned|reimburs|退款|退钱|退费|退还|返还|退回|退票费|包退|全额退",
     "compensation": r"compensat|make (?:it|this) up to you|赔偿|补偿|赔付|赔给|理赔",
@@ -48,7 +48,7 @@ _FAMILIES = {
     r"(?:pay|ship|deliver|transfer|deduct|extend|upgrade|expedite|return|receive|charge you|cover|arrange for)\b|(?:会|将|给)(?:您|你)?(?:免|赔|退|补|寄|发货|转账|支付|延长|升级)",
 }  # fmt: skip
 _PROMISE = {name: re.compile(rule, re.IGNORECASE) for name, rule in _FAMILIES.items()}
-# A deadline is a promise beside these only; "the door will open in 5 minutes" of a look-up is one too.
+# A deadline counts as a promise only beside these words.
 _CONDITION = re.compile(
     r"\b(?:if|unless|only|except|provided|as long as|subject to|depending|may|might|must|before|until)\b"
     r"|如果|若|除非|仅|只有|只能|须|需|必须|视|前提|除外|可能|(?<!目)(?<!提)前(?![台往面进来]|\w{0,2}台)",
@@ -128,7 +128,7 @@ _COURTEOUS = frozenset(
     给 造成 深 感 万分 心情 旅途 生活 玩得 开心 天 一天 乐意 随时 有 问题 还 其他 太 了 哦 哈 呀 的 地 得 吧 啊 呢 工作 这 是 我们 就 能 到 帮到 帮助
     入住 用餐 游玩 旅行 马上 先""".split()
 )
-# Without these a sentence says something else: they must be in its evidence.
+# Words that change what a sentence states: the evidence must have them too.
 _DECISIVE = frozenset(
     """book cancel confirm refund ship deliver approve reject decline submit block unblock lock unlock open close
     available pay charge send receive deny complete fail activate deactivate expire include allow require accept
@@ -141,7 +141,7 @@ _DECISIVE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Something that may bear a sentence out; `grants` says that it may bear out a promise too."""
+    """Something that may support a sentence; with `grants` it may support a promise too."""
 
     citation: Citation
     text: str
@@ -154,7 +154,7 @@ def split(text: str, language: str) -> list[str]:
 
 
 def classify(sentence: str) -> Kind:
-    """What a sentence does. A question that carries a promise, or says something first, is no question."""
+    """The kind of a sentence. A question that makes a promise, or states something first, is not a question."""
     asking = is_question(sentence)
     found = promises(sentence)
     if found and not (asking and _WONDERS.search(sentence) and not specifics(sentence, names=False)):
@@ -167,7 +167,7 @@ def classify(sentence: str) -> Kind:
 
 
 def is_question(sentence: str) -> bool:
-    """Does it ask, be it with a question mark and the form of a question, or as "please tell me …"?"""
+    """Is it a question, by question mark and form, or as "please tell me …"?"""
     last = _CLAUSE.split(sentence.strip())[-1]
     if HAN.search(sentence):
         return bool(re.search(r"[?？]\s*$", sentence) or _ASKS_ZH.search(sentence) or _REQUEST.search(sentence))
@@ -188,7 +188,7 @@ def promises(text: str) -> frozenset[str]:
 def evidence_of(
     turns: Sequence[DeskTurn], cases: Sequence[Case], articles: Sequence[Post], reply: SavedReply | None
 ) -> list[Evidence]:
-    """What may be cited: look-ups and articles (they grant promises), the saved reply and past cases (they do not)."""
+    """What may be cited: look-ups and articles (which grant promises), the saved reply and past cases (which do not)."""
     found = [
         Evidence(Citation("knowledge", str(place)), "\n".join(facts_of(turns[place].item or {})), True)
         for place in looked_up(turns)
@@ -201,11 +201,11 @@ def evidence_of(
 
 
 def ground(text: str, evidence: Sequence[Evidence], turns: Sequence[DeskTurn], language: str) -> tuple[Sentence, ...]:
-    """The sentences that may stay, each with its citations; the others are dropped.
+    """The sentences that are supported, each with its citations; the others are dropped.
 
-    Promise: borne out by evidence that grants. Fact: its words by one piece of evidence, and its numbers, names
-    and chips by an article, a look-up, the team's own reply, or what was said in this conversation; never by the
-    case of another customer. A placeholder that is still open stands for itself.
+    A promise must be supported by evidence that grants. A fact needs one piece of evidence for its words; its
+    numbers, names and chips must be in an article, a look-up, a saved reply or this conversation, never only in
+    another customer's case. Open placeholders need no support.
     """
     proofs = [_Proof(item) for item in evidence if item.text]
     spoken = [_Proof(item) for item in _conversation(turns)]
@@ -223,7 +223,7 @@ def ground(text: str, evidence: Sequence[Evidence], turns: Sequence[DeskTurn], l
         elif kind == "fact":
             citations = _borne(claim, proofs, spoken)
         if kind == "courtesy" and wanted and _ASSENT.fullmatch(piece):
-            citations = None  # "Sure!" to "refund me" is a promise too
+            citations = None  # "Sure!" in reply to "refund me" is a promise too
         if citations is not None:
             kept.append(Sentence(piece, "question" if kind == "fact" and claim.asks else kind, citations))
     return tuple(kept)
@@ -233,7 +233,7 @@ def ground(text: str, evidence: Sequence[Evidence], turns: Sequence[DeskTurn], l
 
 
 class _Clause:
-    """One clause: the stems of its content words, and whether it says no."""
+    """One clause: the stems of its content words, and whether it is negated."""
 
     def __init__(self, text: str) -> None:
         self.stems = stems(text)
@@ -241,7 +241,7 @@ class _Clause:
 
 
 class _Claim(_Clause):
-    """A sentence that wants to stay. Open placeholders and what is specific are not among its words."""
+    """A sentence to be supported. Its words do not include open placeholders and specifics."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -254,7 +254,7 @@ class _Claim(_Clause):
             masked[specific.start : specific.end] = " " * (specific.end - specific.start)
         self.frame = PLACEHOLDER.sub(" ", "".join(masked))
         self.content = stems(self.frame) - _COURTEOUS_STEMS
-        if self.asks:  # what it asks needs nobody's word, what it states does
+        if self.asks:  # only what a question states needs support
             self.content &= stems(" ".join(part for part in _CLAUSE.split(text) if _states(part)))
         parts = [stems(part) & self.content for part in _PART.split(self.frame)]
         self.parts = [part for part in parts if part]
@@ -262,7 +262,7 @@ class _Claim(_Clause):
 
 
 class _Proof:
-    """A piece of evidence as it is compared: sentence by sentence, without those that speak to a model."""
+    """Evidence prepared for comparison: its sentences, without those that address a model."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.citation = evidence.citation
@@ -281,14 +281,14 @@ class _Proof:
         return [_Clause(part) for piece in pieces for part in _CLAUSE.split(piece) if part]
 
     def covers(self, claim: _Claim, text: str | None = None) -> bool:
-        """Are most of its words there, all those that decide, and half of each clause's?"""
+        """Does it have most of the claim's words, all deciding ones, and half of each clause's?"""
         known = self.stems if text is None else stems(text)
         if (claim.content & _DECISIVE_STEMS) - known or any(2 * len(part & known) < len(part) for part in claim.parts):
             return False
         return len(claim.content & known) >= COVERED * len(claim.content)
 
     def agrees(self, claim: _Claim) -> bool:
-        """Do the clauses that speak of the same thing say yes or no alike?"""
+        """Are the clauses on the same subject negated alike?"""
         for clause in claim.clauses:
             overlaps = [len(clause.stems & other.stems) for other in self.clauses]
             best = max(overlaps, default=0)
@@ -301,10 +301,10 @@ class _Proof:
         return True
 
     def has(self, specific: Specific, within: str | None = None, exact: bool = False) -> bool:
-        """Is it in the text, or in the part `within`? `exact` wants the unit too."""
+        """Is the specific in the text, or in the part `within`? With `exact` the unit must match too."""
         text = self.text if within is None else within
         if specific.kind == "number":
-            # Of a look-up the key says what the number counts, so a bare one will do.
+            # In a look-up the key says what a number counts, so it may lack its unit.
             if exact and self.citation.type == "knowledge":
                 text = " ".join(line for line in self.sentences if _counts(line, specific.unit))
             bare = self.citation.type == "knowledge" and specific.unit not in ("am", "pm", "percent")
@@ -319,7 +319,7 @@ class _Proof:
         return bool(re.search(pattern, " ".join(text.casefold().split())))
 
     def cite(self, claim: _Claim, specific: Iterable[Specific] = ()) -> Citation:
-        """The citation with the sentence that says most of it."""
+        """A citation that quotes the sentence nearest to the claim."""
         specific = list(specific)
         if self.citation.type == "knowledge" and specific:
             lines = [line for line in self.sentences if any(self.has(s, line) for s in specific)]
@@ -337,11 +337,11 @@ def _borne(claim: _Claim, proofs: Sequence[_Proof], spoken: Sequence[_Proof]) ->
     """The citations of a fact, or None."""
     known = [proof for proof in proofs if proof.citation.type != "case"]
     pure = claim.asks and not any(_states(part) for part in _CLAUSE.split(claim.text))
-    if pure or not claim.content:  # a question carries its values only; "{instruction}." stands for itself
+    if pure or not claim.content:  # of a question only the values are checked; "{instruction}." has no words to check
         values = _found(claim, claim.specifics, known, spoken)
         if values or PLACEHOLDER.search(claim.text):
             return values
-        # "Take your time!" states next to nothing: that somebody has said just this bears it out.
+        # "Take your time!" has almost no content words: the same sentence elsewhere supports it.
         said = " ".join(claim.text.split())
         same = next((proof for proof in proofs if said in map(str.strip, proof.sentences)), None)
         return None if same is None or claim.specifics else (same.cite(claim),)
@@ -394,10 +394,10 @@ def _granted(claim: _Claim, proofs: Sequence[_Proof], spoken: Sequence[_Proof]) 
 def _found(
     claim: _Claim, wanted: Sequence[Specific], known: Sequence[_Proof], spoken: Sequence[_Proof]
 ) -> tuple[Citation, ...] | None:
-    """Where each specific stands, or None when one stands nowhere."""
+    """A citation for each specific, or None when one is not found."""
     citations = []
     for specific in wanted:
-        # What a customer says something costs is no price.
+        # A price that only the customer names is not known to be right.
         told = () if specific.unit in ("money", "percent", "off") else spoken
         source = next((proof for proof in (*known, *told) if proof.has(specific)), None)
         if source is None:
@@ -407,7 +407,7 @@ def _found(
 
 
 def _conversation(turns: Sequence[DeskTurn]) -> list[Evidence]:
-    """The words of this conversation and what the agent looked things up with, the newest first."""
+    """What was said in this conversation and what the operator searched with, the newest first."""
     return [
         Evidence(
             Citation("conversation", str(place)), "\n".join([turn.text, *facts_of(turn.query or {})]).strip(), False
@@ -418,7 +418,7 @@ def _conversation(turns: Sequence[DeskTurn]) -> list[Evidence]:
 
 
 def _counts(line: str, unit: str) -> bool:
-    """May the number on a line of a look-up count that unit, as "minutes till pickup: 25" counts minutes?"""
+    """Can the number on a look-up's line be of that unit, as in "minutes till pickup: 25"?"""
     if unit in ("", "am", "pm", "clock"):
         return True
     if unit == "money":
@@ -434,7 +434,7 @@ def _states(part: str) -> bool:
 
 
 def _loses_number(piece: str, claim: _Claim) -> bool:
-    """Does the article name an amount or a time, be it a deadline or a fee, that the claim leaves out?"""
+    """Does the article name an amount or a time (a deadline, a fee) that the claim leaves out?"""
     said = {(s.value, s.unit) for s in claim.specifics}
     return any(s.unit and (s.value, s.unit) not in said for s in specifics(piece, names=False))
 
@@ -460,7 +460,7 @@ def _says(text: str) -> bool:
         return True
     if _COMMITS.search(text):
         return True
-    # A bare "Yes." agrees to whatever was asked.
+    # A bare "Yes." states whatever was asked.
     return bool(
         re.search(
             r"^\W*(?:yes|yeah|yep|no|nope|it (?:is|does|can)|you can|是的?|可以|能|行|对|会)\b", text, re.IGNORECASE

@@ -1,4 +1,4 @@
-"""What the next person needs to know about a conversation, taken from it word for word."""
+"""A summary of a conversation for the operator who takes over, made of its own words."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _INTERNAL = re.compile(r"^(?:api ?name|id): ")
 def summary(turns: Sequence[DeskTurn], language: str) -> str:
     """Two to four short lines: the customer's first real request, what they gave, what was found and said last.
 
-    Without a customer's words it is "". Nothing is put in other words, so nothing is made up.
+    Empty where the customer has written nothing. Only quotes are used, so nothing is made up.
     """
     spoken = [turn.text for turn in turns if turn.role == "customer" and plain(turn.text)]
     if not spoken:
         return ""
     request = next((text for text in spoken if _requests(text)), spoken[0])
     lines = [say("desk.summary.wants", language, quote=_short(request))]
-    # A capital alone makes no name: it counts where a look-up knows it too.
+    # A capitalised word counts as a name only if a look-up has it too.
     known = " ".join(f"{turn.item or ''} {turn.query or ''}" for turn in turns).casefold()
     given = [
         text[s.start : s.end]
@@ -50,7 +50,7 @@ def summary(turns: Sequence[DeskTurn], language: str) -> str:
 
 
 def _requests(text: str) -> bool:
-    """More than a greeting or a bare answer?"""
+    """Is it more than a greeting or a short answer?"""
     return any(classify(piece) != "courtesy" and len(piece) > 5 for piece in split(text, ""))
 
 

@@ -1,4 +1,4 @@
-"""What was looked up in a conversation, as lines of facts."""
+"""What was looked up in a conversation, as lines of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from whyfeed.retrieval.desk.types import DeskTurn
 
 
 def looked_up(turns: Sequence[DeskTurn]) -> list[int]:
-    """Places of the look-ups that still hold, the newest first: another look-up of the same fields replaces one."""
+    """Places of the look-ups that still hold, newest first; a later look-up of the same fields replaces one."""
     seen: set[frozenset[str]] = set()
     places = []
     for place, turn in reversed(list(enumerate(turns))):
@@ -21,7 +21,7 @@ def looked_up(turns: Sequence[DeskTurn]) -> list[int]:
 
 
 def facts_of(item: Mapping[str, Any]) -> list[str]:
-    """What a look-up found as lines "minutes till pickup: 25"; yes and no for what is true or not."""
+    """What a look-up found, as lines like "minutes till pickup: 25"; true and false are "yes" and "no"."""
     lines = []
     for key, value in item.items():
         parts = value if isinstance(value, list | tuple) else [value]
@@ -32,6 +32,6 @@ def facts_of(item: Mapping[str, Any]) -> list[str]:
 
 
 def key_words(key: str) -> str:
-    """A key as people say it: "MinutesTillPickup" and "minutes_till_pickup" are "minutes till pickup"."""
+    """A key in words: "MinutesTillPickup" and "minutes_till_pickup" are "minutes till pickup"."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", key)
     return " ".join(re.split(r"[\s_\-]+", spaced)).strip().casefold()

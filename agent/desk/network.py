@@ -1,6 +1,6 @@
-"""A small network from a situation to the saved reply that agents take in it.
+"""A small network that predicts which saved reply operators send in a situation.
 
-A bag of hashed features and the sentence vectors of what was just said, one hidden layer, one output a
+Input: a bag of hashed features and the sentence vectors of what was just said; one hidden layer; one output per
 reply (as fastText's classifier, Joulin et al. 2017, arXiv 1607.01759, with a hidden non-linearity). Trained by
 `finetune.desk.fit` on past conversations; reading it needs numpy alone.
 """
@@ -22,12 +22,12 @@ Ids = npt.NDArray[np.int32]
 
 
 def bucket(features: Sequence[str]) -> Ids:
-    """The hashed places of features, sorted, each once."""
+    """Bucket numbers of the features, sorted and distinct."""
     return np.unique(np.array([zlib.crc32(name.encode()) % BUCKETS for name in features], dtype=np.int32))
 
 
 @dataclass(slots=True)
-class ReplyNet:
+class ReplyNetwork:
     """Parameters: `words` (BUCKETS, h), `dense` (2 d, h), `hidden` (h), `out` (h, replies), `bias` (replies)."""
 
     replies: tuple[str, ...]
@@ -38,19 +38,19 @@ class ReplyNet:
     bias: Floats
 
     def log_probabilities(self, ids: Ids, vector: Vectors) -> Floats:
-        """log P(reply | situation) of every reply, (replies,). `vector`: (2 d,), asked beside before."""
+        """log P(reply | situation) of every reply, (replies,). `vector` (2 d,): asked, then before."""
         state = self.words[ids].sum(axis=0, dtype=np.float32) + vector @ self.dense + self.hidden
         logits = np.maximum(state, 0.0) @ self.out + self.bias
         top = logits.max()
         return np.asarray(logits - top - np.log(np.exp(logits - top).sum()), dtype=np.float32)
 
     def arrays(self) -> dict[str, Any]:
-        """For `retrieval.files.keep_arrays`: half precision is enough and half the size."""
+        """The parameters for `retrieval.files.keep_arrays`, in half precision."""
         half = {name: getattr(self, name).astype(np.float16) for name in ("words", "dense", "hidden", "out", "bias")}
         return {**half, "replies": np.array(self.replies)}
 
     @classmethod
-    def from_arrays(cls, kept: Any) -> ReplyNet:
-        """What `arrays` gave."""
+    def from_arrays(cls, kept: Any) -> ReplyNetwork:
+        """The network that `arrays` was called on, in single precision."""
         parts = {name: np.asarray(kept[name], dtype=np.float32) for name in ("words", "dense", "hidden", "out", "bias")}
         return cls(replies=tuple(str(id) for id in kept["replies"]), **parts)

@@ -1,4 +1,4 @@
-"""Placeholders of saved replies, filled from what was looked up and said; what is not certain stays open."""
+"""Fills the placeholders of saved replies from what was looked up and said; uncertain ones stay open."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from whyfeed.agent.phrases import say
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, DeskTurn, SavedReply
 from whyfeed.retrieval.words import HAN, STOPWORDS, words
 
-SURE = 0.85  # of the past times that a key could have filled a placeholder, the share in which it did
-SEEN = 3  # past times before a habit counts
-FORMS = 5  # times that a template was sent in another form before that form counts as the template
-SPECIFIC = 3  # a word said in fewer conversations than this belongs to one case
+SURE = 0.85  # a key is used that filled a placeholder in at least this share of the cases where it could have
+SEEN = 3  # cases in which a key must have filled a placeholder
+FORMS = 5  # a form in which a template was sent this often replaces the template
+SPECIFIC = 3  # a word said in fewer conversations than this is specific to one case
 MOST_MISSING = 3
 _WINDOW = 50  # characters before a value that name it
 _KINDS = {"money": "price", "am": "time", "pm": "time", "clock": "time"}
@@ -27,7 +27,7 @@ _KINDS = {"money": "price", "am": "time", "pm": "time", "clock": "time"}
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A reply with its placeholders filled; those that nothing certain fills stay as "{hotel name}"."""
+    """A reply with its placeholders filled; uncertain ones stay as "{hotel name}"."""
 
     text: str
     missing: tuple[str, ...] = ()
@@ -37,14 +37,14 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """What a key of a look-up holds, as it would be said plainly."""
+    """The value of a look-up's key, as plain text."""
 
     key: str
     text: str
     place: int  # of the turn
 
 
-class SlotBook:
+class Placeholders:
     """How placeholders were filled in the past. `keys`: placeholder -> key -> (times possible, times so)."""
 
     def __init__(
@@ -54,11 +54,11 @@ class SlotBook:
         forms: Mapping[str, str] | None = None,
     ) -> None:
         self._keys = {name: {key: tuple(count) for key, count in known.items()} for name, known in (keys or {}).items()}
-        self._surfaces = dict(surfaces or {})  # "key\tvalue" -> how it is said
-        self._forms = dict(forms or {})  # id of a saved reply -> the form in which it is really sent
+        self._surfaces = dict(surfaces or {})  # "key\tvalue" -> the words operators used for it
+        self._forms = dict(forms or {})  # id of a saved reply -> the form in which it is mostly sent
 
     @classmethod
-    def learn(cls, conversations: Iterable[DeskConversation], replies: Mapping[str, SavedReply]) -> SlotBook:
+    def learn(cls, conversations: Iterable[DeskConversation], replies: Mapping[str, SavedReply]) -> Placeholders:
         """Align what was sent with the templates, and count which key of the look-ups gave each value.
 
         Two passes over the conversations' replies: the first finds forms that differ from the template in its
@@ -118,7 +118,7 @@ class SlotBook:
         def put(match: re.Match[str]) -> str:
             name = match[1].strip()
             value = self._choose(id, match[1], available)
-            # A yes or no is said in words that only the past can teach.
+            # How a yes or no is worded is known from past conversations only.
             if value is None or (
                 value.text in ("True", "False") and f"{value.key}\t{value.text}" not in self._surfaces
             ):
@@ -130,7 +130,7 @@ class SlotBook:
             return said
 
         text = PLACEHOLDER.sub(put, template)
-        # "{instructions}." and instructions that end with a full stop of their own
+        # "{instructions}." gets two full stops where the instructions end with one.
         text = re.sub(r"(?<=[^.][.!?])\.(?=\s|$)", "", text)
         return Filled(text, tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(citations)), values)
 
@@ -149,7 +149,7 @@ class SlotBook:
         return max(same, key=lambda value: (not value.key.startswith("?"), value.place), default=None)
 
     def _elsewhere(self, name: str) -> dict[str, tuple[int, ...]]:
-        """What other saved replies teach about a placeholder of that name."""
+        """Counts of keys for placeholders of that name in other saved replies."""
         known: dict[str, tuple[int, ...]] = {}
         for place, keys in self._keys.items():
             if place.split("\t", 1)[1] == name:
@@ -160,9 +160,9 @@ class SlotBook:
 
 
 def templated(text: str, turns: Sequence[DeskTurn], common: Callable[[str], int]) -> Filled | None:
-    """A past reply as one for this conversation: what belonged to the other case alone becomes a placeholder.
+    """A past reply for reuse here: what was specific to its case becomes a placeholder, or this case's value.
 
-    `common` gives in how many conversations agents have said a word. None when too much would be missing.
+    `common` counts the conversations in which operators have said a word. None when too much would be missing.
     """
     holds = set(looked_up(turns))
     spoken = [(place, _Said(turn)) for place, turn in enumerate(turns) if turn.role != "knowledge" or place in holds]
@@ -172,7 +172,7 @@ def templated(text: str, turns: Sequence[DeskTurn], common: Callable[[str], int]
     values: dict[str, str] = {}
     pieces: list[str] = []
     end = 0
-    frame = 0  # words that stay
+    frame = 0  # words that are kept
     for specific in _of_the_case(text, common):
         if specific.start < end:
             continue
@@ -218,7 +218,7 @@ def _squeezed(name: str) -> str:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """What a text filled from the template looks like; an end that is doubled or left out does not matter."""
+    """Matches texts filled from the template; a final full stop may be missing or doubled."""
     parts = PLACEHOLDER.split(_spaced(template))
     rule = "(.+?)".join(re.escape(part) for part in parts[::2])
     return re.compile(rule.removesuffix(r"\.") + r"\.{0,2}", re.IGNORECASE)
@@ -233,7 +233,7 @@ def _alike(text: str) -> str:
 
 
 def _means(value: _Value, surface: str) -> bool:
-    """Does a text say the value: alike, with words around it, or as a sentence about a yes or no?"""
+    """Does a text state the value: literally, with words around it, or as a sentence for a yes or no?"""
     said, held = _alike(surface), _alike(value.text)
     if not held:
         return False
@@ -250,7 +250,7 @@ def _means(value: _Value, surface: str) -> bool:
 
 
 def _values(turns: Sequence[DeskTurn]) -> dict[str, _Value]:
-    """By key, what was looked up last: items, steps of lists ("key#0" the next one), and "?key" of queries."""
+    """The latest values by key: of items, of steps in lists ("key#0" is the next one), and of queries ("?key")."""
     found: dict[str, _Value] = {}
     for place, turn in enumerate(turns):
         if turn.role == "knowledge" and turn.item:
@@ -271,9 +271,9 @@ def _values(turns: Sequence[DeskTurn]) -> dict[str, _Value]:
 
 
 def _steps(item: Mapping[str, Any], place: int, turns: Sequence[DeskTurn]) -> dict[str, _Value]:
-    """Of lists whose parts are told one after another: the part told last ("key#-1") and the next ("key#0")."""
+    """For lists that are told step by step: the step told last ("key#-1") and the next one ("key#0")."""
     lists = {key: [_plain(part) for part in value] for key, value in item.items() if isinstance(value, list | tuple)}
-    last: dict[int, int] = {}  # by length of the list: lists of one length tell the same steps
+    last: dict[int, int] = {}  # by length of the list: lists of equal length are taken to hold the same steps
     for turn in turns[place:]:
         if turn.role == "agent" and turn.text:
             said = _alike(turn.text)
@@ -293,7 +293,7 @@ def _steps(item: Mapping[str, Any], place: int, turns: Sequence[DeskTurn]) -> di
 def _forms(
     sent: Iterable[tuple[str, str, Mapping[str, _Value]]], templates: Mapping[str, SavedReply]
 ) -> dict[str, str]:
-    """Forms in which templates are mostly sent, where the template itself does not fit."""
+    """By saved reply, the form in which it is mostly sent, where that differs from its template."""
     shapes: dict[str, Counter[str]] = {}
     totals: Counter[str] = Counter()
     for id, text, values in sent:
@@ -301,7 +301,7 @@ def _forms(
         parts = PLACEHOLDER.split(template)
         totals[id] += 1
         spaced = _spaced(text)
-        # The fixed text around each placeholder may lose words beside it: anchors are its farther halves.
+        # A sent form may lack the word beside a placeholder; the rest of the fixed text must match.
         if _pattern(template).fullmatch(spaced) and not _wordy(template, spaced, values):
             continue
         for short in _shortened(parts):
@@ -319,7 +319,7 @@ def _forms(
 
 
 def _wordy(template: str, text: str, values: Mapping[str, _Value]) -> bool:
-    """Does the template fit only with more words in a placeholder than any value has?"""
+    """Does the template fit only if its placeholders hold more words than any known value?"""
     match = _pattern(template).fullmatch(text)
     return match is not None and not any(_means(value, group) for group in match.groups() for value in values.values())
 
@@ -368,7 +368,7 @@ class _Said:
 
 
 def _collapsed(text: str) -> str:
-    """One placeholder for what is one thing in Chinese: "北京{名称}路{数字}号{数字}楼" is "北京{名称}"."""
+    """Merge placeholders that name one thing in Chinese: "北京{名称}路{数字}号{数字}楼" becomes "北京{名称}"."""
     text = re.sub(r"(\{[^{}]+\})(?:[^{}，。！？、；：,.!?;:\s]{0,6}\{[^{}]+\})+", r"\1", text)
     name, number = say("missing.name", "zh"), say("missing.number", "zh")
     return re.sub(
@@ -379,14 +379,14 @@ def _collapsed(text: str) -> str:
 
 
 def _of_the_case(text: str, common: Callable[[str], int]) -> list[Specific]:
-    """What is specific in a text, and the rare Chinese words and names that no rule knows."""
+    """The specifics of a text, with rare Chinese words and names that no rule finds."""
     found = []
     for specific in specifics(text):
         window = max(0, specific.start - _WINDOW)
         first = specific.start == 0 or bool(re.search(r"[.!?\n]\s*$", text[window : specific.start]))
         ordinary = specific.kind == "name" and words(specific.value) == [specific.value]
         ordinary = ordinary and common(specific.value) >= SPECIFIC
-        # A capital at the start of a sentence, or a name that agents say to everybody, such as the desk's own.
+        # Skip capitals at the start of a sentence, and names that are said to everybody, such as the shop's.
         first = first and not HAN.search(specific.value)
         if not ordinary or (not first and common(specific.value) < 100 * SPECIFIC):
             found.append(specific)
@@ -410,7 +410,7 @@ def _of_the_case(text: str, common: Callable[[str], int]) -> list[Specific]:
 
 
 def _joined(found: Sequence[Specific], text: str) -> list[Specific]:
-    """Neighbouring rare Chinese words are one name."""
+    """Merge neighbouring rare Chinese words into one name."""
     joined: list[Specific] = []
     for specific in found:
         before = joined[-1] if joined else None
@@ -427,7 +427,7 @@ def _joined(found: Sequence[Specific], text: str) -> list[Specific]:
 
 
 def _named(text: str, specific: Specific, chinese: bool) -> tuple[str, str]:
-    """What to call what is missing: the word before it or its unit; and the unit, which stays."""
+    """A name for a missing value, from the word before it or its unit; and the unit, which is kept."""
     surface = text[specific.start : specific.end]
     before = text[max(0, specific.start - _WINDOW) : specific.start]
     kept = ""

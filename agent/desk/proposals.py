@@ -1,4 +1,4 @@
-"""What a customer asks to be done, read from the conversation by written rules, in English and Chinese."""
+"""Actions that a customer asks for, found by rules in English and Chinese."""
 
 # ruff: noqa: E501 - the tables of patterns are wide
 
@@ -28,7 +28,7 @@ _WISHES = {
     "refund": re.compile(rf"\b{_WANT}(?P<w>\brefund|\bmoney back|\breimburse)|^\W*(?:please )?(?P<v>refund (?:me|my|us|it|this|the)\b)|^\W*(?:a |full )*(?P<t>refund),? please|{_ZH_WANT}(?P<x>退款|退钱|退费|退货退款|全额退)|^(?:我)?(?P<y>退款|退钱)(?:吧|给我|！|!|。|$)|(?P<z>把钱退)", re.I),
     "replace": re.compile(rf"\b{_WANT}(?P<w>\breplacement|\breplace (?:it|this|that|the|my)\b|\bexchange (?:it|this|that|the|my)\b|\ban exchange\b|\bnew one\b)|^\W*(?:please )?(?P<v>(?:replace|exchange) (?:it|this|that|the|my)\b)|^\W*(?:a )?(?P<t>replacement),? please|{_ZH_WANT}(?P<x>换货|补发|换新|调换|更换|重新发|换一|换个)|^(?:我)?(?P<y>换货|补发)(?:吧|给我|！|!|。|$)", re.I),
 }
-# How refunds work, or where one is that was granted, is a question and no wish.
+# Asking how refunds work, or where a granted one is, is not asking for a refund.
 _ABOUT = re.compile(r"\b(?:refund|replacement|exchange|return) (?:polic|status|process|rules?\b|terms|window|period|options?\b)|\b(?:how|when|where|what|why|which|whether|do you|status of|know if|wondering if)\b|(?:退款|退货|换货|补发)(?:的)?(?:政策|规则|流程|进度|多久|多长|什么时候|到账|到哪)|怎么|如何|多久|什么时候|为什么", re.I)
 _NOT = re.compile(r"(?:n['’]t|\bnot|\bno|\bnever|\bwithout|\binstead of|\brather than|\bdont|\bno longer)\b[^.?!]{0,25}$|(?:不要|不用|不想|不需要|不必|不是|别|无需|取消|没有?)[^。！？]{0,5}$", re.I)
 _NAMED = {
@@ -58,9 +58,9 @@ _ITEM_FIELDS = ("item", "product", "商品", "产品")
 
 
 def propose(turns: Sequence[DeskTurn], articles: Sequence[Post], language: str) -> list[Proposal]:
-    """What the conversation asks to be done, for a person to decide. `turns` are masked; `language` is that of the why.
+    """Actions that the conversation asks for, for an operator to decide. `turns` are masked; `why` is in `language`.
 
-    A refund or a replacement needs the customer's wish and an article that speaks of it, the better ones first.
+    A refund or a replacement needs the customer's wish and an article about it (`articles`: the best first).
     Arguments are taken from the conversation, and are None where it does not say them or says two things.
     """
     wishes = _wishes(turns)
@@ -98,13 +98,13 @@ def _wishes(turns: Sequence[DeskTurn]) -> dict[str, tuple[int, str]]:
                         asked[name] = (place, sentence)
                     elif denied:
                         wishes.pop(name, None)
-        # A new wish takes the place of an older one: first a refund, then rather another one.
+        # A new wish replaces an older one: first a refund, then rather a replacement.
         wishes = asked or wishes
     return wishes
 
 
 def _policy(name: str, asked: str, articles: Sequence[Post]) -> Citation | None:
-    """The sentence of the first article that grants it; of several the one that is nearest to what was asked."""
+    """The sentence of the first article that grants it; if several do, the one nearest to what was asked."""
     wanted = set(content_words(asked))
     for article in articles:
         fit = [
@@ -132,7 +132,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def _order(turns: Sequence[DeskTurn], place: int) -> str | None:
-    """The order of the wish's turn, else the only one of the conversation."""
+    """The order named in the turn of the wish, else the only one of the conversation."""
     for part in ([turns[place]], turns):
         chips = {chip[0] for turn in part for chip in CHIP.finditer(turn.text) if chip["kind"] == "order"}
         if chips:
@@ -191,7 +191,7 @@ def _hand_over(turns: Sequence[DeskTurn], language: str) -> Proposal | None:
 
 
 def _goodbye(turns: Sequence[DeskTurn]) -> Citation | None:
-    """The customer's goodbye, if he says nothing else and the agent has left nothing open."""
+    """The customer's goodbye, if it is all they say and the operator has asked nothing since."""
     last = since_answer(turns)
     answered = turns[len(turns) - len(last) - 1].text if len(last) < len(turns) else ""
     if not answered or _STILL.search(answered) or _asks(answered):

@@ -1,4 +1,4 @@
-"""Which reply an agent sends next: signals of every candidate, and one small model over them.
+"""Which reply an operator sends next: signals of every candidate, and one small model over them.
 
 The same design as for posts (`agent.recommend.ranker`): each candidate gets the same named signals, its score is their
 weighted sum, and the probability is the softmax over the candidates. The weights are set by hand until
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from whyfeed.agent.desk.network import ReplyNet, bucket
+from whyfeed.agent.desk.network import ReplyNetwork, bucket
 from whyfeed.agent.registry import Registry
 from whyfeed.retrieval.arrays import Floats
 from whyfeed.retrieval.desk.cases import CaseBook, Neighbour, grams
@@ -31,7 +31,7 @@ SIGNALS = (
     "net", "taken", "cases", "nearest", "wording", "nearest_wording", "answers", "context", "topic", "habit",
     "repeated", "passed", "draft", "draft_sense",
 )  # fmt: skip
-# Of saved replies, which compete with each other, and of free ones: an agent's own words, which have no network.
+# Weights of saved replies, and of free ones (an operator's own words), for which there is no network.
 # Rounded from fits on STAR without the network (saved) and CrossWOZ (free): benchmarks/LOG.md.
 HAND_SET: Mapping[str, Mapping[str, float]] = {
     "saved": {
@@ -44,14 +44,14 @@ HAND_SET: Mapping[str, Mapping[str, float]] = {
     },
 }  # fmt: skip
 MODEL, NET_FILE, RANKER_FILE = "replies", "replies.npz", "replies.json"
-_FLOOR = -12.0  # of a log-probability, so that one part cannot rule a reply out by itself
-_COMPARED = 40  # of the like cases, whose answers are compared with every candidate; the others weigh nothing
+_FLOOR = -12.0  # lower bound of a log-probability, so that one signal cannot rule a reply out by itself
+_COMPARED = 40  # nearest cases whose answers are compared with every candidate
 _DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyCandidate:
-    """A reply that could be sent. `id` of a past one is its case's, "CONVERSATION/TURN"."""
+    """A reply that could be sent. A free one has the id of its case, "CONVERSATION/TURN"."""
 
     id: str
     text: str
@@ -60,7 +60,7 @@ class ReplyCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A candidate with its probability among all that were looked at, and what counted."""
+    """A candidate with its probability among all candidates, and its signals."""
 
     candidate: ReplyCandidate
     score: float
@@ -70,15 +70,15 @@ class Scored:
 
 @dataclass(slots=True)
 class ReplyRanker:
-    """Weights of the signals, the network where one has been trained, and where both come from."""
+    """Weights of the signals, the network if one was trained, and the origin of both."""
 
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: HAND_SET)
-    net: ReplyNet | None = None
+    net: ReplyNetwork | None = None
     origin: str = "set by hand"
 
     @classmethod
     def load(cls, home: Path) -> ReplyRanker:
-        """The live version of what was fitted for this home, else the hand-set one; a damaged one counts as none."""
+        """The live ranker fitted for this home; the hand-set one where there is none or its file is damaged."""
         registry = Registry(home)
         place = registry.live(MODEL)
         if place is None:
@@ -95,7 +95,7 @@ class ReplyRanker:
         kept = kept_arrays(place / NET_FILE, digest) if digest else None
         if digest and kept is None:
             return damaged
-        return cls(weights, None if kept is None else ReplyNet.from_arrays(kept), origin)
+        return cls(weights, None if kept is None else ReplyNetwork.from_arrays(kept), origin)
 
     def save(self, home: Path, card: Mapping[str, Any]) -> None:
         """Keep these weights and their network as a new version of a home, and make it live."""
@@ -115,7 +115,7 @@ class ReplyRanker:
     ) -> list[Scored]:  # fmt: skip
         """All candidates, the likeliest first; ties are broken by text and id, never by the order given.
 
-        Saved replies are ranked with the weights of saved ones; a pool in which one is not, as free ones.
+        The weights are those of saved replies where all candidates are saved, else those of free ones.
         """
         if not candidates:
             return []
@@ -126,7 +126,7 @@ class ReplyRanker:
         shares /= shares.sum()
         order = sorted(
             range(len(candidates)),
-            # Rounded, because sums differ in their last bits with the place in the list.
+            # Rounded: the last bits of a sum depend on the order of the candidates.
             key=lambda place: (-round(scores[place], 6), candidates[place].text, candidates[place].id),
         )
         return [
@@ -139,10 +139,10 @@ class ReplyRanker:
 
 
 def measure(
-    book: CaseBook, net: ReplyNet | None, turns: Sequence[DeskTurn], candidates: Sequence[ReplyCandidate],
+    book: CaseBook, net: ReplyNetwork | None, turns: Sequence[DeskTurn], candidates: Sequence[ReplyCandidate],
     neighbours: Sequence[Neighbour], draft: str = "", habits: Mapping[str, int] | None = None,
 ) -> Floats:  # fmt: skip
-    """Signals of every candidate, (candidates, SIGNALS). `habits`: how often each was taken; default: in the book."""
+    """Signals of every candidate, (candidates, SIGNALS). `habits`: counts of each; default: the book's."""
     now = situation(turns, draft)
     texts = [plain(candidate.text) for candidate in candidates]
     vectors, bags = book.encode(texts), book.bags(texts)
@@ -191,12 +191,12 @@ def measure(
 
 @lru_cache(maxsize=50_000)
 def plain(text: str) -> str:
-    """A reply without what differs from case to case: placeholders and digits."""
+    """A reply without placeholders and digits, which differ from case to case."""
     return _DIGIT.sub("0", PLACEHOLDER.sub(" ", text)).strip()
 
 
 def _of_net(
-    book: CaseBook, net: ReplyNet, turns: Sequence[DeskTurn], candidates: Sequence[ReplyCandidate], now: Situation,
+    book: CaseBook, net: ReplyNetwork, turns: Sequence[DeskTurn], candidates: Sequence[ReplyCandidate], now: Situation,
     draft: str,
 ) -> list[float]:  # fmt: skip
     logs = net.log_probabilities(bucket(features(turns, draft)), pairs(book, [now])[0])
@@ -205,12 +205,12 @@ def _of_net(
 
 
 def pairs(book: CaseBook, found: Sequence[Situation]) -> Floats:
-    """What the network reads beside the features: vectors of what was asked and of the agent's last words, (n, 2 d)."""
+    """The network's dense input, (n, 2 d): vectors of what was asked and of the operator's last words."""
     both = book.encode([text for each in found for text in (each.asked, each.before)])
     return both.reshape(len(found), -1)
 
 
 def _share(spelled: frozenset[str], known: frozenset[str], book: CaseBook) -> float:
-    """Share of a text's words, each as much as it tells, that are known; in [0, 1]."""
+    """Share of a text's words that are known, weighted by their rarity; in [0, 1]."""
     whole = sum(map(book.rarity, spelled))
     return sum(map(book.rarity, spelled & known)) / whole if whole > 0 else 0.0

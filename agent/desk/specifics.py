@@ -1,4 +1,4 @@
-"""Words as they are compared: stems, and what belongs to one case alone (numbers, dates, times, names, chips).
+"""Words prepared for comparison: stems, and specifics of one case (numbers, dates, times, names, chips).
 
 "three days" and "3 days" are the same, so are "7 PM" and "7pm"; "$50" is not "50 rooms".
 """
@@ -81,7 +81,7 @@ _NO_NAMES = frozenset(
     """i i'm i've i'll i'd ok okay am pm sir madam mr mrs ms dr please pin id faq pdf sms wifi wi-fi tv app hi hello
     dear thanks asap vip atm""".split()
 )
-# What a sentence often starts with, capitalised and no name all the same.
+# Words that often start a sentence: capitalised, but no names.
 _STARTERS = frozenset(
     """absolutely actually additionally alright also anyway apologies awesome certainly congratulations currently dear
     excellent excuse fantastic fine first finally fortunately good goodbye great hello here hey hi hmm how however
@@ -98,7 +98,7 @@ _PLACE_ZH = re.compile(
     r"(?:[有去叫是选到在和住或荐您、,，:：)）]|^|\s)(?=([\u4e00-\u9fff]{2,14}?(?:[（(][^()（）]{1,12}[店馆院][)）]"
     r"|(?:[园馆寺宫庙店城山湖街塔院庄村桥坛陵岛谷厦]|广场|故居|餐厅|大学|世界)(?=[\s,，。、；;！!？?]|$|游|用餐|入住|住宿|吃|玩|是|的|在|评|一|还|就|也|都|挺|很|非常|价|吧|这))))"
 )
-# What somebody is sent to, and what is listed: names of which no ending tells.
+# Names without a telling ending, found by the verb before them or in a list.
 _SENT_ZH = re.compile(
     r"(?:推荐(?:给)?(?:您|你|一下)?(?:去|到|入住|住|吃)?|[您你](?:可以)?去)([\u4e00-\u9fff]{2,14}?)"
     r"(?=游玩|游览|用餐|入住|住宿|吃饭|就餐|玩|吧|就|[\s,，。！!？?]|$)"
@@ -115,7 +115,7 @@ _PLAIN_ZH = frozenset("你好 您好 安排 谢谢 感谢 高兴 祝您 明白 �
 
 @dataclass(frozen=True, slots=True)
 class Specific:
-    """One of them: `start` and `end` count characters of the text, `value` is what equal ones share."""
+    """One specific. `start` and `end` are offsets in characters; equal ones have the same `value`."""
 
     kind: SpecificKind
     start: int
@@ -140,7 +140,7 @@ class Taken:
 
 
 def specifics(text: str, *, names: bool = True) -> list[Specific]:
-    """All of a text, in order, without overlaps; `names` may be left out."""
+    """All specifics of a text, in order, without overlaps; with or without names."""
     found = [specific for match in _TOKEN.finditer(text) if (specific := _from_match(match, text)) is not None]
     if names:
         taken = Taken(text)
@@ -154,7 +154,7 @@ def specifics(text: str, *, names: bool = True) -> list[Specific]:
 
 
 def plain_number(digits: str) -> str:
-    """A number as equal ones are written: "1,200.00" is "1200", "07:30" is "7:30"."""
+    """A number in normal form: "1,200.00" is "1200", "07:30" is "7:30"."""
     digits = digits.replace("：", ":")
     if ":" in digits:
         return digits.lstrip("0") or "0"
@@ -238,7 +238,7 @@ def _names(text: str) -> Iterator[Specific]:
         window = max(0, start - _WINDOW)
         first = bool(_STARTS.search(text, window, start)) and not _TITLE.search(text, window, start)
         spoken = deque(match[0].split(" "))
-        # A capital at the start of a sentence says little: "Unfortunately", but "Hilton has a room".
+        # A capital at the start of a sentence may be no name: "Unfortunately", but "Hilton has a room".
         while spoken and (
             _bare(spoken[0]) in _NO_NAMES
             or (first and (_bare(spoken[0]) in _STARTERS or _bare(spoken[0]) in STOPWORDS or spoken[0].endswith("ly")))
@@ -247,7 +247,7 @@ def _names(text: str) -> Iterator[Specific]:
             first = False
             spoken.popleft()
         if first and len(spoken) == 1 and not _LIKE_A_NAME.match(text, match.end()):
-            continue  # "Take your time": a lone word is a name where it does something, or is spoken to
+            continue  # "Take your time": a single word is a name only as a subject or in an address.
         if spoken:
             end = match.end()
             word = re.sub(r"(?:['’]s|['’&-]+)$", "", text[start:end])

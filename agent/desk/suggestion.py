@@ -15,10 +15,10 @@ Source = Literal["saved", "case", "article", "draft", "question"]
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """What a sentence rests on.
+    """The evidence for a sentence.
 
-    `id`: of a case "CONVERSATION/TURN", of a saved reply or an article its id, of a knowledge turn or of this
-    conversation's own words the number of the turn. `quote` is the part that bears the sentence out.
+    `id` is "CONVERSATION/TURN" of a case, the id of a saved reply or an article, or the number of a turn (knowledge,
+    conversation). `quote` is the part that supports the sentence.
     """
 
     type: CitationType
@@ -33,7 +33,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence of a suggestion. Only courtesy and questions go without a citation."""
+    """One sentence of a suggestion. Only courtesy and questions need no citation."""
 
     text: str
     kind: Literal["courtesy", "question", "fact", "promise"]
@@ -42,9 +42,9 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class ReplySuggestion:
-    """One reply that an agent can send. `missing` names the placeholders that nothing known could fill.
+    """One reply that an operator can send. `missing` names the placeholders that could not be filled.
 
-    `id` is what the ledger calls it: the saved reply, the case "CONVERSATION/TURN", or "draft-…".
+    `id`, as in ledger events: of the saved reply, of the case ("CONVERSATION/TURN"), or "draft-…".
     """
 
     id: str
@@ -72,7 +72,7 @@ class ReplySuggestion:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """Pass the conversation on to somebody else: why, and what that person needs to know. All of it masked."""
+    """A proposal to pass the conversation on: why, and a summary for whoever takes it. Both are masked."""
 
     reason: str
     summary: str
@@ -84,7 +84,7 @@ class Handover:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An action that the desk proposes and never does by itself: a person approves, changes or refuses it."""
+    """An action that the desk proposes; it is done only if an operator approves it, as it is or changed."""
 
     name: str  # refund, replace, close, hand_over
     arguments: Mapping[str, Any]
@@ -94,7 +94,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Suggestions:
-    """Everything that the desk has to say about a conversation, with the trace of how it came to it."""
+    """All suggestions for a conversation, with the trace of how they were made."""
 
     conversation: str
     suggestions: tuple[ReplySuggestion, ...]

@@ -1,4 +1,4 @@
-"""What an agent wishes of a suggestion: shorter, warmer, more formal, in Chinese, with an offer; en and zh."""
+"""An operator's wishes for a suggestion: shorter, warmer, more formal, in Chinese, with an offer; en and zh."""
 
 # ruff: noqa: E501 - the tables of words are wide
 
@@ -43,7 +43,7 @@ _TROUBLE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A wish in parts. `offer` is what to offer, `words` what was not understood and is for the writer alone."""
+    """A parsed wish. `offer` is what to offer; `words` is the rest, which only the writer can follow."""
 
     shorter: bool = False
     warmer: bool = False
@@ -54,7 +54,7 @@ class Wish:
 
     @classmethod
     def parse(cls, text: str) -> Wish:
-        """Understand a wish in English or Chinese; what no pattern knows stays in `words`."""
+        """Parse a wish in English or Chinese."""
         offer = _OFFER.search(text)
         rest = text[: offer.start()] + text[offer.end() :] if offer else text
         language = next((name for name, rule in _LANGUAGE if rule.search(text)), "")
@@ -72,7 +72,7 @@ class Wish:
 
 
 def apply(text: str, wish: Wish, language: str) -> str:
-    """The text made shorter, warmer or more formal without a model; nothing that states anything is added."""
+    """Make the text shorter, warmer or more formal by rules; only courtesy is ever added."""
     language = "zh" if language.startswith("zh") else "en"
     pieces = split(text, language)
     if wish.shorter:
@@ -83,7 +83,7 @@ def apply(text: str, wish: Wish, language: str) -> str:
         kinds = [classify(piece) for piece in pieces]
         if kinds and kinds[0] != "courtesy":
             pieces.insert(0, say("desk.opening.sorry" if _TROUBLE.search(text) else "desk.opening.thanks", language))
-        # After a question the customer is to answer, not to read on.
+        # A reply that ends with a question should end there.
         if kinds and kinds[-1] not in ("courtesy", "question") and not wish.shorter:
             pieces.append(say("desk.closing", language))
     text = say("join.sentence", language).join(pieces)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from whyfeed.agent.desk.network import ReplyNet, bucket
+from whyfeed.agent.desk.network import ReplyNetwork, bucket
 from whyfeed.agent.desk.ranker import HAND_SET, MODEL, SIGNALS, ReplyCandidate, ReplyRanker, measure, pairs
 from whyfeed.agent.registry import Registry
 from whyfeed.finetune.desk import network as replynet
@@ -178,7 +178,7 @@ class Lessons:
                 progress("reading answers", len(examples), len(taken))
         return cls(tuple(replies), tuple(examples), tuple(step.conversation for step in taken))
 
-    def train(self, only: Collection[str] | None, progress: Progress | None, seed: int) -> ReplyNet | None:
+    def train(self, only: Collection[str] | None, progress: Progress | None, seed: int) -> ReplyNetwork | None:
         """The network, from these conversations only; None when there is too little to learn from."""
         examples = [
             example
@@ -191,7 +191,7 @@ class Lessons:
 
 
 def measured(
-    book: CaseBook, net: ReplyNet | None, found: Sequence[Step], saved: Sequence[ReplyCandidate],
+    book: CaseBook, net: ReplyNetwork | None, found: Sequence[Step], saved: Sequence[ReplyCandidate],
     habits: Mapping[str, int], seed: int, progress: Progress | None = None,
 ) -> Iterator[Choice]:  # fmt: skip
     """What could have been sent in each situation: among saved replies where one was taken, else among free ones."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whyfeed.agent.desk.network import BUCKETS, Ids, ReplyNet
+from whyfeed.agent.desk.network import BUCKETS, Ids, ReplyNetwork
 from whyfeed.retrieval.arrays import Vectors
 from whyfeed.retrieval.progress import Progress
 
@@ -42,7 +42,7 @@ def train(
     rate: float = 0.02,
     seed: int = 0,
     progress: Progress | None = None,
-) -> ReplyNet:
+) -> ReplyNetwork:
     """A network over `replies` (their order is that of `Example.reply`). The same input gives the same network."""
     from threadpoolctl import threadpool_limits
 
@@ -54,11 +54,11 @@ def train(
 def _trained(
     examples: Sequence[Example], replies: Sequence[str], epochs: int | None, rate: float, seed: int,
     progress: Progress | None,
-) -> ReplyNet:  # fmt: skip
+) -> ReplyNetwork:  # fmt: skip
     epochs = epochs or int(np.clip(_SEEN // len(examples), 6, 30))
     rng = np.random.default_rng(seed)
     width = len(examples[0].vector)
-    net = ReplyNet(
+    net = ReplyNetwork(
         replies=tuple(replies),
         words=rng.normal(0, 0.03, (BUCKETS, HIDDEN)).astype(np.float32),
         dense=rng.normal(0, width**-0.5, (width, HIDDEN)).astype(np.float32),

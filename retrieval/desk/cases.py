@@ -1,8 +1,8 @@
-"""Like situations of the past: every answer that agents have given, found by sense and by words.
+"""Similar past situations: every answer that operators have given, found by meaning and by words.
 
-A case's vector is what the customer had said, and with less weight what the agent had said before that:
-"yes please" means something only after a question. It is a cache of the desk's tables: appended cases are
-taken in as they come, anything else (an import that replaces, an erasure) builds it anew.
+A case's vector is of what the customer had said and, with less weight, of what the operator had said before, since
+"yes please" means something only after a question. This is a cache of the desk's tables: new cases are appended;
+any other change (an import that replaces, an erasure) rebuilds it.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from whyfeed.retrieval.desk.store import Case, DeskStore
 from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.words import words
 
-BEFORE = 0.3  # weight of the agent's own last words in a situation's vector; chosen on validation conversations
-DENSE, LEXICAL, EDITS = 80, 40, 10  # cases that each search brings
+BEFORE = 0.3  # weight of the operator's own last words in a situation's vector; chosen on validation conversations
+DENSE, LEXICAL, EDITS = 80, 40, 10  # cases that each of the two searches returns
 SHARPNESS = 6.0  # of the weights that like cases get
 WORDS_WEIGHT = 1.0  # of the likeness of the words beside the cosine
 INDEX_FILE = "cases.faiss"
 _LARGE = 60_000  # cases from which on an inverted file is searched instead of all of them
 _BATCH = 2_000
-_READ = 50_000  # of the first cases, from which word frequencies are counted
+_READ = 50_000  # first cases from which word frequencies are counted
 _CACHED = 50_000  # vectors of texts that are kept
 _MARK = "case"
 _HAN_RUN = re.compile(r"[\u3400-\u9fff]+")
-_COLUMNS = 1 << 18  # of the bags of words; more than there are words, so that few share one
+_COLUMNS = 1 << 18  # columns of a bag of words; more than there are words, so that few collide
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A like case. `weight` is its share in what the neighbours say together: they sum to 1."""
+    """A similar case. The `weight`s of all neighbours sum to 1."""
 
     case: Case
     similarity: float
@@ -66,7 +66,7 @@ class CaseBook:
         self.habits: Counter[str] = Counter()  # saved reply -> how often it was taken
         self._frequency: Counter[str] = Counter()  # word -> cases whose answer has it
         self._read = 0
-        self._edits: list[int] = []  # cases in which an agent wrote over what was suggested
+        self._edits: list[int] = []  # cases in which an operator wrote over what was suggested
         self._edit_vectors: list[Vectors] = []
         self._bags: dict[str, tuple[npt.NDArray[np.int32], Floats]] = {}
         self._bagged = 0  # answers that had been read when these were made
@@ -75,7 +75,7 @@ class CaseBook:
         return 0 if self._index is None else len(self._index)
 
     def refresh(self, progress: Progress | None = None) -> None:
-        """Take in what the desk has learnt since. `progress` as everywhere: what, done, of how many."""
+        """Append cases that are new in the store."""
         with self._lock:
             generation = self._desk.generation()
             if self._index is None or generation != self._generation:
@@ -122,7 +122,7 @@ class CaseBook:
             return []
         vector = self.vector([found.asked], [found.before])[0]
         near = dict(self._index.search(vector[None], DENSE)[0])
-        if self._edits:  # among thousands of the same situation these must not be missed
+        if self._edits:  # operators' edits must not be missed among thousands of equal situations
             likeness = np.stack(self._edit_vectors) @ vector
             near |= {self._edits[place]: float(likeness[place]) for place in np.argsort(-likeness)[:EDITS]}
         spoken = [num for num, _ in self._desk.search(f"{found.asked} {found.draft}", LEXICAL)]
@@ -143,11 +143,11 @@ class CaseBook:
         return [Neighbour(cases[nums[place]], near[nums[place]], float(weights[place])) for place in order]
 
     def rarity(self, word: str) -> float:
-        """How much a word tells: 0 for one in every answer, log of the number of answers for an unknown one."""
+        """Inverse document frequency of a word: 0 if every answer has it, log of the number of answers if none has."""
         return math.log((self._read + 1) / (self._frequency[word] + 1)) if self._read else 1.0
 
     def bags(self, texts: Sequence[str]) -> Any:
-        """The grams of texts, weighted by how much they tell: sparse (n, columns), rows of length 1."""
+        """The grams of texts weighted by rarity: sparse (n, columns), rows of length 1."""
         from scipy.sparse import csr_array
 
         rows = [self._bag(text) for text in texts]
@@ -163,7 +163,7 @@ class CaseBook:
     # ---- inside ----
 
     def _bag(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:
-        if self._read > 1.05 * self._bagged or len(self._bags) > _CACHED:  # words have become more or less telling
+        if self._read > 1.05 * self._bagged or len(self._bags) > _CACHED:  # the rarity of words has changed
             self._bags, self._bagged = {}, self._read
         if text in self._bags:
             return self._bags[text]
@@ -242,7 +242,7 @@ class CaseBook:
 def grams(text: str) -> frozenset[str]:
     """What is compared between texts: words, pairs of words, short runs of Chinese characters."""
     spelled = words(text)
-    # What is said in Chinese is as telling as the words that a segmenter makes of it, which differ with the context.
+    # Runs of Chinese characters instead of words, whose segmentation depends on the context.
     runs = [
         run[at : at + size] for run in _HAN_RUN.findall(text) for size in (2, 3) for at in range(len(run) - size + 1)
     ]
@@ -251,5 +251,5 @@ def grams(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=50_000)
 def _columns(text: str) -> dict[int, str]:
-    """Where the grams of a text stand in a bag of words."""
+    """The columns of a text's grams in a bag of words."""
     return {zlib.crc32(gram.encode()) % _COLUMNS: gram for gram in sorted(grams(text))}

@@ -1,8 +1,8 @@
-"""A situation at a desk: what an agent has before them when they choose the next words.
+"""The situation at a desk in which an operator chooses the next reply.
 
-Two forms. Two short texts, what the customer just said and what the agent had said before, are embedded,
-to find like situations of the past. And named features (words, replies used so far, what was looked up) are
-what the reply ranker learns from.
+It has two forms. Two short texts, what the customer just said and what the operator had said before, are embedded
+to find similar past situations. Named features (words, replies used so far, what was looked up) are the input of
+the reply ranker.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 from whyfeed.retrieval.desk.types import DeskTurn, since_answer
 from whyfeed.retrieval.words import words
 
-_REPLIES_SEEN = 3  # of the agent's last replies that are told apart by their place
+_REPLIES_SEEN = 3  # last replies of the operator whose positions are features
 _ITEMS = 6  # look-ups are counted up to here
 _SHORT_VALUE = 3  # words; longer values of a look-up are read word by word
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """`asked`: the customer's words since the agent last spoke; `before`: the agent's last words."""
+    """`asked`: the customer's words since the operator last spoke; `before`: the operator's last words."""
 
     asked: str
     before: str
-    said: tuple[str, ...]  # everything the agent has said so far
+    said: tuple[str, ...]  # everything the operator has said so far
     everything: str  # all that was said so far
     draft: str
 
@@ -44,7 +44,7 @@ def situation(turns: Sequence[DeskTurn], draft: str = "") -> Situation:
 
 
 def features(turns: Sequence[DeskTurn], draft: str = "") -> list[str]:
-    """Named features of the situation after these turns, each once; "draft:" ones come from what is being typed."""
+    """Distinct named features of the situation after these turns; "draft:" ones are of what is being typed."""
     return list(dict.fromkeys(_features(turns, draft)))
 
 
@@ -60,7 +60,7 @@ def _features(turns: Sequence[DeskTurn], draft: str) -> Iterator[str]:
         yield from (f"first:{gram}" for gram in _grams(customer[0]))
     if len(customer) > 1:
         yield from (f"earlier:{gram}" for gram in _grams(customer[-2]))
-    yield from _of_agent(spoken, asked)
+    yield from _of_operator(spoken, asked)
     yield from _of_look_ups(turns, tail, set(customer[-1]) if customer else set())
     kinds = [_kind(turn) for turn in turns]
     yield f"turns:{'|'.join(kinds[-3:])}"
@@ -68,7 +68,7 @@ def _features(turns: Sequence[DeskTurn], draft: str) -> Iterator[str]:
     yield from (f"draft:{gram}" for gram in _grams(words(draft)))
 
 
-def _of_agent(spoken: Sequence[DeskTurn], asked: Sequence[str]) -> Iterator[str]:
+def _of_operator(spoken: Sequence[DeskTurn], asked: Sequence[str]) -> Iterator[str]:
     yield f"replies:{min(len(spoken), 12)}"
     for place, turn in enumerate(reversed(spoken[-_REPLIES_SEEN:])):
         yield f"reply{place}:{turn.reply}"
@@ -113,7 +113,7 @@ def _of_item(name: str, item: Mapping[str, Any], asked: set[str]) -> Iterator[st
             yield f"{name}:{key}={' '.join(spelled)}"
         else:
             yield from (f"{name}:{key}:{gram}" for gram in _grams(spelled))
-        # Whether the customer has just said the same: an answer to a quiz, a name that was looked for.
+        # Whether the value is what the customer has just said: an answer to a check, a name that was searched for.
         same = set(spelled) & asked
         yield f"{name}:{key}:{'same' if same == set(spelled) else 'partly' if same else 'other'}"
 

@@ -1,7 +1,7 @@
-"""The service desk's tables: conversations, the cases that they teach, saved replies and vectors, all masked.
+"""The service desk's tables: conversations, their cases, saved replies and vectors, all masked.
 
-What a conversation's chips stand for is kept only until it is closed. Cases are added or removed, never changed, so
-that whoever holds them in memory reads the new ones by number and starts anew when `generation` changes.
+The values behind a conversation's chips are stored only until it is closed. Cases are added or removed, never
+changed; a copy in memory reads new ones by number and is rebuilt when `generation` changes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from whyfeed.retrieval.words import content_words, segment
 
 _CHUNK = 500  # cases in one SQL statement
 _QUERY_WORDS = 6
-_FREQUENT = 20_000  # cases that hold a word from which on it tells nothing and costs much to score
+_FREQUENT = 20_000  # a word in more cases than this is not searched: it is uninformative and slow to score
 _MOST_HITS = 20_000  # of all words of a query: BM25 takes about a microsecond a hit
 _CANDIDATE_WORDS = 32  # distinct words of a query that are looked at
 _CASES = (
@@ -38,10 +38,10 @@ _CASES = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One past situation and what the agent said in it; all text is masked.
+    """One past situation and what the operator said in it; all text is masked.
 
-    `place` counts the conversation's turns from 0. `asked` are the customer's words since the agent last spoke,
-    `before` is what the agent had said last. `reply` is the saved reply that was taken, "" for the agent's own words.
+    `place` counts the conversation's turns from 0. `asked` are the customer's words since the operator last spoke,
+    `before` is what the operator had said last. `reply` is the saved reply that was sent, "" for a free one.
     """
 
     num: int
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def edited(self) -> bool:
-        """At this desk an agent wrote these words in place of what was suggested."""
+        """At this desk an operator wrote these words in place of what was suggested."""
         return self.live and bool(self.offered) and not self.reply
 
     @property
@@ -73,7 +73,7 @@ class DeskStore:
     def __init__(self, store: Store) -> None:
         self.home = store.home
         self._database = store.database
-        self._frequent: set[str] = set()  # words found to be frequent; counting them again would cost every query
+        self._frequent: set[str] = set()  # words found to be too frequent, so that they are counted only once
 
     # ---- conversations ----
 
@@ -86,7 +86,7 @@ class DeskStore:
             for conversation in conversations:
                 vault = Vault()
                 safe = masked(conversation, vault)
-                # Of the masked text: a digest of the raw one would let a short secret be found by trying.
+                # Of the masked text: a short secret could be guessed from a digest of the raw text.
                 digest = hashlib.sha256(json.dumps(safe.to_row(), sort_keys=True).encode()).hexdigest()[:16]
                 values = vault.values() if safe.status == "waiting" else {}
                 known_as = "SELECT num, digest, status FROM desk_conversations WHERE id = ?"
@@ -108,15 +108,15 @@ class DeskStore:
         raise UnknownConversation(id)
 
     def waiting(self, limit: int = 50) -> list[DeskConversation]:
-        """Those in which a customer waits for an answer, the longest waiting first."""
+        """Conversations in which a customer waits for an answer, the longest waiting first."""
         return self._open("customer", "since, num", limit)
 
     def recent(self, limit: int = 50) -> list[DeskConversation]:
-        """Open ones in which the agent had the last word, the newest first."""
+        """Open conversations in which the operator spoke last, the newest first."""
         return self._open("agent", "since DESC, num DESC", limit)
 
     def latest(self, limit: int) -> Iterator[DeskConversation]:
-        """Closed ones, the latest that came first."""
+        """Closed conversations, the latest first."""
         for row in self._all(
             "SELECT num FROM desk_conversations WHERE status = 'closed' ORDER BY num DESC LIMIT ?", [limit]
         ):
@@ -136,7 +136,7 @@ class DeskStore:
     def start(self, language: str = "", customer: str = "", id: str | None = None) -> str:
         """Open an empty conversation and return its id, which cannot be guessed unless it was given.
 
-        ValueError for an id that is empty or absurd, DataError for one that exists.
+        ValueError for an invalid id, DataError for one that exists.
         """
         id = secrets.token_urlsafe(12) if id is None else row_id({"id": id}, "id")
         with self._database.write() as db:
@@ -148,7 +148,7 @@ class DeskStore:
     def add_turn(self, id: str, turn: DeskTurn) -> int:
         """Mask a turn, append it to an open conversation and return its place; without a time it is said now.
 
-        What an agent says is a case at once. Raises UnknownConversation, and DataError when it is closed.
+        An operator's answer becomes a case at once. Raises UnknownConversation, and DataError when it is closed.
         """
         text, draft = clean_text(turn.text, LONGEST_TURN), clean_text(turn.draft, LONGEST_TURN)
         turn = replace(turn, text=text, draft=draft, time=time.time() if turn.time is None else turn.time)
@@ -176,7 +176,7 @@ class DeskStore:
             return _vault(self._database.connection, _num(self._database.connection, id)[0])
 
     def close(self, id: str) -> None:
-        """End a conversation: it stays to learn from, the values of its chips go."""
+        """End a conversation: its cases stay, the values of its chips are deleted."""
         with self._database.write() as db:
             num, _ = _num(db, id)
             db.execute("UPDATE desk_conversations SET status = 'closed' WHERE num = ?", [num])
@@ -208,8 +208,8 @@ class DeskStore:
     # ---- cases ----
 
     def cases(self, after: int = 0) -> Iterator[Case]:
-        """The cases with a larger num than `after`, by num: every agent turn that answers something."""
-        # In pages, so that a slow reader keeps no old state of the file alive.
+        """The cases with a larger num than `after`, by num: every operator turn that answers something."""
+        # In pages, so that a slow caller does not keep an old snapshot of the database open.
         while rows := self._all(f"{_CASES} WHERE c.num > ? ORDER BY c.num LIMIT ?", [after, _CHUNK]):
             yield from map(_case, rows)
             after = rows[-1][0]
@@ -296,7 +296,7 @@ class DeskStore:
     def _open(self, speaker: str, order: str, limit: int) -> list[DeskConversation]:
         where = f"status = 'waiting' AND speaker = ? ORDER BY {order} LIMIT ?"
         rows = self._all(f"SELECT num FROM desk_conversations WHERE {where}", [speaker, limit])
-        # One that is removed in between is left out.
+        # A conversation that is removed meanwhile is left out.
         return [found for (num,) in rows if (found := self._read(num))]
 
     def _read(self, num: int) -> DeskConversation | None:
@@ -357,21 +357,21 @@ def _add(
 
 
 def _delete(db: SqliteDatabase, num: int) -> None:
-    """Delete a conversation and all that hangs on it; the full-text index knows of no foreign keys."""
+    """Delete a conversation, its rows, and its entries of the full-text index, which has no foreign keys."""
     db.execute("DELETE FROM desk_search WHERE rowid IN (SELECT num FROM desk_cases WHERE conversation = ?)", [num])
     db.execute("DELETE FROM desk_conversations WHERE num = ?", [num])
     db.execute("INSERT INTO meta VALUES ('desk-generation', '1') ON CONFLICT (key) DO UPDATE SET value = value + 1")
 
 
 def _situation(turns: Sequence[DeskTurn]) -> tuple[str, str]:
-    """(what the customer has said since the agent last spoke, what the agent had said then)."""
+    """(what the customer has said since the operator last spoke, what the operator had said then)."""
     since = since_answer(turns)
     asked = " ".join(turn.text for turn in since if turn.role == "customer" and turn.text)
     return asked, turns[-len(since) - 1].text if len(since) < len(turns) else ""
 
 
 def _last_word(turns: Sequence[DeskTurn]) -> tuple[str, float | None]:
-    """Who spoke last, and since when the other one waits: a customer from the first words without an answer."""
+    """Who spoke last, and since when the other one waits; a customer waits since their first unanswered message."""
     since = since_answer(turns)
     for turn in since:
         if turn.role == "customer" and turn.text:
@@ -380,9 +380,9 @@ def _last_word(turns: Sequence[DeskTurn]) -> tuple[str, float | None]:
 
 
 def masked(conversation: DeskConversation, vault: Vault) -> DeskConversation:
-    """The conversation as it may be written; `vault` takes in the values.
+    """The conversation masked; the values go into `vault`.
 
-    The customer's turns come first: what they tell about themselves is then known in all other texts, earlier ones too.
+    The customer's turns are masked first, so that what they tell about themselves is masked in earlier texts too.
     """
     turns, known, asked = [], [], ""
     for turn in conversation.turns:
@@ -393,7 +393,7 @@ def masked(conversation: DeskConversation, vault: Vault) -> DeskConversation:
         turns.append(turn)
         known.append(len(vault.values()) if turn.role == "customer" else -1)
     for place, turn in enumerate(turns):
-        # A customer's words that were masked when all was known need no second look, which would take long.
+        # The customer's last turns were masked when all values were known; masking them again would be slow.
         if known[place] != len(vault.values()) or turn.draft or turn.item or turn.query:
             turns[place] = _mask_known(turn, vault)
     return replace(conversation, turns=tuple(turns), attributes=masked_value(conversation.attributes, vault))

@@ -1,4 +1,4 @@
-"""A service desk's knowledge: conversations with customers, turn by turn, and saved replies."""
+"""Data types of a service desk: conversations with customers, their turns, and saved replies."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_\u4e00-\u9fff][\w\- \u4e00-\u9fff]{0,60
 
 @dataclass(frozen=True, slots=True)
 class DeskTurn:
-    """One turn. `item` is what a look-up found (role knowledge), `query` what an agent looked it up with.
+    """One turn. `item` is what a look-up found (role knowledge), `query` what an operator looked it up with.
 
-    Of an agent's words: `offered` are the ids of what was suggested, `reply` the saved reply that they took
+    Of an operator's words: `offered` are the ids of what was suggested, `reply` the saved reply that they took
     ("" when they wrote themselves), `draft` what they had typed before.
     """
 
@@ -120,7 +120,7 @@ class DeskConversation:
 
     @property
     def asked(self) -> str:
-        """What the customer has said since the agent last spoke; "" when nobody waits for an answer."""
+        """What the customer has said since the operator last spoke; "" when nobody waits for an answer."""
         return " ".join(turn.text for turn in since_answer(self.turns) if turn.role == "customer" and turn.text)
 
 
@@ -159,7 +159,7 @@ class SavedReply:
 
 
 def since_answer(turns: Sequence[DeskTurn]) -> tuple[DeskTurn, ...]:
-    """The turns after the agent last said something: the customer's words, and what was looked up meanwhile."""
+    """The turns after the operator last said something: the customer's words, and what was looked up meanwhile."""
     for place in range(len(turns) - 1, -1, -1):
         if turns[place].role == "agent" and turns[place].text:
             return tuple(turns[place + 1 :])
@@ -175,7 +175,7 @@ def language_of(conversation: DeskConversation) -> str:
 
 
 def _query(value: object) -> Mapping[str, Any] | None:
-    """A look-up's fields; a list of single-field objects, as some logs have it, is the same thing."""
+    """A look-up's fields, from an object or, as in some logs, a list of objects with one field each."""
     if isinstance(value, Mapping):
         return dict(value) or None
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from whyfeed.ui.cli.terminal import Home, Json, NoLlm, open_agent, print_json
 from whyfeed.ui.http.tuning import tune_for_many
 
 if TYPE_CHECKING:
-    from whyfeed.agent.batch.runner import BatchReport
+    from whyfeed.agent.batch.output import BatchReport
 
 
 def batch(

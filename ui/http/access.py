@@ -1,4 +1,4 @@
-"""Who may ask what over the network: keys, their scopes and users, and how often each may ask."""
+"""Access over the network: keys, their scopes and users, and rate limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Refused(Exception):
 
 
 class Access:
-    """Keys of the home, and one `master` key of the environment that may do everything and is never stored."""
+    """Keys of the home, and a `master` key from the environment, which may do everything and is never stored."""
 
     def __init__(self, store: Store, master: str = "") -> None:
         from limits.storage import MemoryStorage
@@ -37,7 +37,7 @@ class Access:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def authenticate(self, authorization: str | None) -> Key:
-        """The key of an `Authorization: Bearer KEY` header, one request of its allowance spent; or Refused."""
+        """The key of an `Authorization: Bearer KEY` header; counts one request. Raises Refused (401, 429)."""
         scheme, _, secret = (authorization or "").partition(" ")
         secret = secret.strip()
         if scheme.casefold() != "bearer" or not secret:

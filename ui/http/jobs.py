@@ -1,8 +1,8 @@
-"""Batch jobs over HTTP: lists for many users at once, made one job after the other in the background.
+"""Batch jobs over HTTP: lists for many users, made in the background, one job after the other.
 
-All that is known of a job lies in the home, under jobs/ID/: what was asked for (asked.json), how far it is
-(state.json), and its result. So a job outlives the process: one that waited or ran goes on at the next start,
-where `agent.batch.runner` finds the rows that it has already. Of several processes over one home one does the work.
+A job is a folder of the home, jobs/ID/: what was asked for (asked.json), its progress (state.json), and its result.
+So a job survives the process: one that waited or ran is continued at the next start, from the rows that
+`agent.batch.runner` finds. Of several processes over one home only one works on jobs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from whyfeed.retrieval.files import write_whole
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 MEDIA = {"jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
 
-_LOOK_SECONDS = 1.0  # between two looks for jobs that another process over the same home was given
-_NOTE_SECONDS = 1.0  # between two times that progress is written down
+_LOOK_SECONDS = 1.0  # between two looks for jobs that came to another process over the same home
+_NOTE_SECONDS = 1.0  # between two writes of the progress
 _ID = re.compile(r"[0-9a-f]{32}")
 _ENDED = ("done", "failed", "cancelled")
 
@@ -91,7 +91,7 @@ class Batches(Protocol):
 
 @dataclass(slots=True)
 class _Running:
-    """The job at work, as only this process sees it."""
+    """The running job, as this process knows it."""
 
     id: str
     cancel: threading.Event
@@ -101,7 +101,7 @@ class _Running:
 
 
 class Jobs:
-    """The batch jobs of a home. `counted` is told each time so many more users have their list."""
+    """The batch jobs of a home. `counted` is called with the number of users whose list was just made."""
 
     def __init__(self, home: Path, agent: Batches, counted: Callable[[int], None] = lambda more: None) -> None:
         self._folder = home / "jobs"
@@ -114,12 +114,12 @@ class Jobs:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Work in the background, from what an earlier process left on."""
+        """Start working in the background; jobs of an earlier process are continued."""
         self._thread = threading.Thread(target=self._work, name="whyfeed-jobs", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop between two users; the job goes on at the next start."""
+        """Stop between two users; the job is continued at the next start."""
         self._stopping.set()
         self._news.set()
         with self._lock:
@@ -129,7 +129,7 @@ class Jobs:
             self._thread.join()
 
     def add(self, asked: Batch) -> Job:
-        """Put a job at the end of the line."""
+        """Queue a job."""
         id = secrets.token_hex(16)
         folder = self._folder / id
         folder.mkdir(parents=True)
@@ -162,7 +162,7 @@ class Jobs:
         if self._noted(id).state in _ENDED:
             shutil.rmtree(self._folder / id, ignore_errors=True)
             return job
-        # A file, so that it is heard by whichever process does the work.
+        # A file, because another process may be doing the work.
         (self._folder / id / "cancelled").touch()
         with self._lock:
             if self._running is not None and self._running.id == id:
@@ -195,7 +195,7 @@ class Jobs:
         write_whole(self._folder / job.id / "state.json", job.model_dump_json().encode())
 
     def _next(self) -> str | None:
-        """The job that has waited longest; one that a killed process had begun is among them."""
+        """The oldest job that has not ended, also one that a killed process had begun."""
         waiting = [
             (self._asked(path.parent.name)["created"], path.parent.name)
             for path in self._folder.glob("*/asked.json")
@@ -222,7 +222,7 @@ class Jobs:
                     self._run(id)
                     continue
             except (OSError, ValueError, WhyfeedError):
-                # A full disk, or a folder that was removed by hand: other jobs may still go on.
+                # A full disk, or a folder that was removed by hand: other jobs may still work.
                 _log.exception("batch jobs cannot go on for now")
                 self._stopping.wait(_LOOK_SECONDS)
             self._news.wait(_LOOK_SECONDS)
@@ -251,7 +251,7 @@ class Jobs:
                 self._note(job)
                 return
             if out.exists():
-                report.pop("out", None)  # where the home lies is nobody's business
+                report.pop("out", None)  # the answer must not tell where the home is
                 job.done = report.get("done", job.done)
                 job.state, job.report = "done", report
                 self._note(job)
@@ -262,7 +262,7 @@ class Jobs:
                 self._running = None
 
     def _follow(self, running: _Running, job: Job, done: int, total: int) -> None:
-        # What was there before this run is not counted again.
+        # Rows of an earlier run were counted then.
         self._counted(1 if running.done is None else max(0, done - running.done))
         running.done = job.done = done
         running.total = job.total = total
@@ -278,7 +278,7 @@ class Jobs:
 
     def _end_cancelled(self, job: Job) -> None:
         if not (self._folder / job.id / "cancelled").exists():
-            return  # this process ends, the job does not
+            return  # the process ends; the job is continued later
         for part in (self._folder / job.id).glob("result.*"):
             part.unlink(missing_ok=True)
         job.state = "cancelled"
@@ -286,7 +286,7 @@ class Jobs:
 
 
 def add_routes(router: APIRouter, jobs: Jobs) -> None:
-    """Serve jobs from a router that lets in whoever may start them."""
+    """Add the routes of jobs to a router that checks who may start them."""
 
     @router.post("/v1/batch", operation_id="batch", status_code=202)
     def start(asked: Batch) -> Job:

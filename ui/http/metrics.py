@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus' text form: requests, batch jobs, and what the language models cost."""
+"""Prometheus metrics of the service: requests, batch jobs, and the usage of language models."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Metrics:
         self.registry.register(_ModelUsage(usage))
 
     def text(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """All metrics, in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class Metered:
-    """ASGI middleware that counts requests by operation; `page` is all of the page, `other` what is no route."""
+    """ASGI middleware that counts requests by operation; "page" is the whole page, "other" is no known route."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, page: str) -> None:
         self._app = app
@@ -49,7 +49,7 @@ class Metered:
         self._page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request and count it, whatever becomes of it."""
+        """Serve one request and count it, also when it fails."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -72,7 +72,7 @@ class Metered:
 
 
 class _ModelUsage(Collector):
-    """Reads the models' own counts when they are asked for, rather than counting twice."""
+    """Reads the counts that the models keep themselves, at the time of the request."""
 
     def __init__(self, usage: Usage) -> None:
         self._usage = usage
@@ -92,5 +92,5 @@ class _ModelUsage(Collector):
 
 
 def _operation(scope: Scope) -> str:
-    # Paths that nobody serves share one label: anybody can make up as many as they like.
+    # Unknown paths share one label, because clients can invent any number of them.
     return getattr(scope.get("route"), "operation_id", None) or "other"

@@ -1,10 +1,10 @@
 """The HTTP service on Ray Serve: replicas that each hold index and models, and one writer for the ledger.
 
 Every replica is the whole service (`ui.http.service`) over the same home. What requests write (events, turns, traces,
-clauses) goes to one actor, the only process that writes the ledger; what is written there is seen by the replicas
-at their next request. A client that sends `x-session-id: USER` comes to the same replica each time, by consistent
-hashing, and so to where the language model has read that user's prefix. The page keeps a visitor's session in one
-process and is not served here. Rate limits count per replica.
+clauses) goes to one actor, the only process that writes the ledger; replicas see it at their next request. Requests
+with the same `x-session-id: USER` go to the same replica (consistent hashing), whose language model has that user's
+prefix in its cache. The page is not served here, because its sessions live in one process. Rate limits count per
+replica.
 """
 
 from __future__ import annotations
@@ -59,18 +59,8 @@ def serve_on_ray(
 
     ledger = ray.remote(_Ledger).options(num_cpus=0, max_restarts=-1, max_concurrency=1).remote(settings)
 
-    def service() -> FastAPI:
-        from whyfeed.agent.settings import Settings
-        from whyfeed.ui.http.access import Access
-        from whyfeed.ui.http.service import build
-
-        def send(part: str, method: str, arguments: tuple[Any, ...]) -> Any:
-            return _written(ledger, part, method, arguments)
-
-        replica = Agent(Settings(**settings), time.time, send)
-        replica.build()  # before Serve sends it requests
-        replica.desk.build()
-        return build(replica, Access(replica.store, master), page=False)
+    def service() -> FastAPI:  # without arguments, as Ray Serve wants it
+        return _replica(settings, master, ledger)
 
     try:
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"log_level": "ERROR"})
@@ -93,8 +83,24 @@ def serve_on_ray(
             ray.shutdown()
 
 
+def _replica(settings: dict[str, Any], master: str, ledger: Any) -> FastAPI:
+    """The service in one replica, ready for requests; what it writes goes to the ledger's actor."""
+    from whyfeed.agent.agent import Agent
+    from whyfeed.agent.settings import Settings
+    from whyfeed.ui.http.access import Access
+    from whyfeed.ui.http.service import build
+
+    def send(part: str, method: str, arguments: tuple[Any, ...]) -> Any:
+        return _written(ledger, part, method, arguments)
+
+    agent = Agent(Settings(**settings), time.time, send)
+    agent.build()
+    agent.desk.build()
+    return build(agent, Access(agent.store, master), page=False)
+
+
 class _Ledger:
-    """The actor that writes. It is not asked twice for the same: what it has not confirmed, the caller hears of."""
+    """The actor that writes. Writes are not retried; an unconfirmed write raises in the caller."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from whyfeed.agent.settings import Settings

@@ -1,4 +1,4 @@
-"""What every server of whyfeed does alike: open a port, make a first key, say where it is, end when told to."""
+"""Common to every server of whyfeed: open a port, make a first key, tell the address, end on a signal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_access(store: Store, on_first_key: Callable[[str], None] | None = None)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0: any free one. HomeError when that cannot be had."""
+    """A listening socket; port 0: any free one. HomeError when the address cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
@@ -50,7 +50,7 @@ def address(host: str, listening: socket.socket) -> str:
 
 
 def in_url(host: str) -> str:
-    """A host as a URL has it."""
+    """A host in the form it has in a URL."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -64,7 +64,7 @@ def run(app: Any, listening: socket.socket, on_ready: Callable[[], None] | None 
                 on_ready()
 
     if threading.current_thread() is threading.main_thread():
-        # After its own shutdown the server sends itself the signal once more; then the agent is closed, too.
+        # uvicorn sends itself the signal again after its shutdown; the agent must still be closed then.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none",

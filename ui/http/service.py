@@ -1,7 +1,7 @@
 """The HTTP service: one route for each of `agent.operations`, the chat as server-sent events, batch jobs, the page.
 
-Who asks is known before anything that they say is read: 401, 403 and 429 come before 413 and 422. Every failure is
-`{"error": "one line"}`. What an operation does, takes and is called is said in the registry alone.
+The key is checked before the body is read: 401, 403 and 429 come before 413 and 422. Every failure is
+`{"error": "one line"}`. Names, arguments and descriptions of operations come from `agent.operations` alone.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
 PAGE = "/ui"
 BODY = 2_000_000  # bytes of a request's body
-_AT_THE_DOOR = 4  # keys that are looked up at once; they wait for no operation
-_PATHS = {"explain": "why"}  # operations that the contract calls otherwise
+_AT_THE_DOOR = 4  # keys that are looked up at once; these look-ups do not wait for operations
+_PATHS = {"explain": "why"}  # operations that have another name in the HTTP contract
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Error(BaseModel):
     error: str = Field(description="What went wrong, and what to do about it.")
 
 
-# Named rather than given as a model, which FastAPI would describe as a stream where the answer is one.
+# A reference, because FastAPI would describe a model as a stream where the answer is a stream.
 _SHAPE = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"content": _SHAPE, "description": told}
@@ -88,7 +88,7 @@ class Chat(OfUser):
 
 
 class Document(JSONResponse):
-    """JSON that can be sent whatever is in it: half a character becomes a question mark."""
+    """JSON that can always be sent: a lone surrogate becomes a question mark."""
 
     def render(self, content: Any) -> bytes:
         """The bytes of a document."""
@@ -103,9 +103,9 @@ def build(
     login: tuple[str, str] | None = None,
     progress: Progress | None = None,
 ) -> FastAPI:
-    """The service of an agent as an ASGI application; its home is built, and its jobs go on, while it runs.
+    """The service of an agent as an ASGI application. While it runs, the home is built and jobs are continued.
 
-    With `page` the Gradio page is at /ui, for whoever gives `login`. The agent stays the caller's to close.
+    With `page` the Gradio page is at /ui, behind `login` if given. The caller closes the agent.
     """
     metrics = Metrics(agent.models.usage.to_json)
     jobs = Jobs(agent.home, agent, metrics.batch_users.inc)
@@ -134,22 +134,7 @@ def build(
     _add_chat(conversing, agent, access)
     add_routes(administering, jobs)
 
-    @administering.get("/metrics", operation_id="metrics", response_class=_Text)
-    async def read_metrics() -> Response:
-        """What the service counts, in Prometheus' text form."""
-        return _Text(metrics.text())
-
-    @app.get("/health", operation_id="health", openapi_extra={"security": []})
-    async def health() -> dict[str, bool]:
-        """Does the process live?"""
-        return {"ok": True}
-
-    @app.get("/ready", operation_id="ready", openapi_extra={"security": []}, responses={503: {"model": Error}})
-    def ready() -> dict[str, bool]:
-        """Is the home built, and can it be read?"""
-        home.check()
-        return {"ready": True}
-
+    _add_probes(app, administering, home, metrics)
     app.include_router(conversing)
     app.include_router(administering)
     if page:
@@ -170,8 +155,9 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` gets the address once it answers, also while the home is still built.
 
-    WHYFEED_API_KEY may do everything. Without it, and without any key in the home, an admin key is made and given to
-    `on_first_key`. HomeError when the address cannot be had, or when others could reach the page without a login.
+    The key in WHYFEED_API_KEY may do everything. Without it, and without any key in the home, an admin key is made
+    and given to `on_first_key`. HomeError when the address cannot be used, or when other machines could reach the
+    page without a login.
     """
     if page and login is None:
         from whyfeed.ui.page.page import is_loopback
@@ -187,11 +173,11 @@ def serve(
         run(app, listening, None if on_ready is None else lambda: on_ready(url))
 
 
-# ---- who may come in, and when
+# ---- checks before a request is served
 
 
 class _Home:
-    """Builds the home in the background and says whether it can be asked."""
+    """Builds the home in the background and knows whether it is ready."""
 
     def __init__(self, agent: Agent, jobs: Jobs, progress: Progress | None) -> None:
         self._agent = agent
@@ -210,7 +196,7 @@ class _Home:
         self._jobs.stop()
 
     def check(self) -> None:
-        """Refused (503) while the home cannot be asked, HomeError when it can no longer be read."""
+        """Raises Refused (503) until the home is built, HomeError when it can no longer be read."""
         if self._state:
             raise Refused(503, self._state, retry_after=5)
         self._agent.store.generation()
@@ -218,7 +204,7 @@ class _Home:
     def _build(self) -> None:
         def go_on(what: str, done: int, total: int) -> None:
             if self._stopping.is_set():
-                sys.exit()  # ends this thread alone; what was embedded so far is kept
+                sys.exit()  # ends this thread only; vectors made so far are stored
             if self._progress is not None:
                 self._progress(what, done, total)
 
@@ -231,14 +217,14 @@ class _Home:
             self._state = f"the home cannot be built: {said}"
             return
         gc.collect()
-        gc.freeze()  # what was built stays: the collector need not look through it
+        gc.freeze()  # what was built lives long: the garbage collector need not visit it
         self._state = ""
         if not self._stopping.is_set():
             self._jobs.start()
 
 
 class _Gate:
-    """Makes routers whose every route asks for a key first, and only then reads the body."""
+    """Makes routers whose routes check the key before they read the body."""
 
     def __init__(self, access: Access, home: _Home) -> None:
         self._access = access
@@ -273,7 +259,7 @@ class _Gate:
 
 
 class _Bounded(Request):
-    """A request whose body is small enough, and JSON as the standard has it."""
+    """A request whose body is limited in size and must be standard JSON (no NaN)."""
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
@@ -311,7 +297,7 @@ def _add_operation(router: APIRouter, agent: Agent, access: Access, operation: O
             document = operation.run(agent, asked)
         return Document(document)
 
-    answer.__annotations__["asked"] = operation.arguments  # what FastAPI checks and describes the body by
+    answer.__annotations__["asked"] = operation.arguments  # FastAPI validates and describes the body by this annotation
     name = _PATHS.get(operation.name, operation.name).replace("_", "-")
     router.add_api_route(
         f"/v1/{name}", answer, methods=["POST"], operation_id=operation.name, summary=operation.name,
@@ -325,7 +311,7 @@ def _add_chat(router: APIRouter, agent: Agent, access: Access) -> None:
         talk = agent.achat(asked.user, asked.text, asked.conversation, llm_rank=asked.llm_rank)
         async with aclosing(talk) as events:
             with _translated():
-                first = await anext(events)  # an unknown user is told by the status, not within the stream
+                first = await anext(events)  # an unknown user is a 404, not an event of the stream
 
             async def all_events() -> AsyncIterator[ChatEvent]:
                 yield first
@@ -369,6 +355,24 @@ def _sent(event: ChatEvent) -> ServerSentEvent:
             return ServerSentEvent(event="answer", data={**event.to_chat_json(), "conversation": event.conversation})
 
 
+def _add_probes(app: FastAPI, administering: APIRouter, home: _Home, metrics: Metrics) -> None:
+    @administering.get("/metrics", operation_id="metrics", response_class=_Text)
+    async def read_metrics() -> Response:
+        """What the service counts, in Prometheus' text form."""
+        return _Text(metrics.text())
+
+    @app.get("/health", operation_id="health", openapi_extra={"security": []})
+    async def health() -> dict[str, bool]:
+        """Does the process live?"""
+        return {"ok": True}
+
+    @app.get("/ready", operation_id="ready", openapi_extra={"security": []}, responses={503: {"model": Error}})
+    def ready() -> dict[str, bool]:
+        """Is the home built, and can it be read?"""
+        home.check()
+        return {"ready": True}
+
+
 def _mount_page(app: FastAPI, agent: Agent, login: tuple[str, str] | None) -> None:
     import gradio
 
@@ -388,7 +392,7 @@ def _mount_page(app: FastAPI, agent: Agent, login: tuple[str, str] | None) -> No
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """What an operation cannot do with its arguments is the caller's to mend."""
+    """Translate the errors that an operation raises for its arguments."""
     try:
         yield
     except (ValueError, OverflowError, RecursionError) as exc:

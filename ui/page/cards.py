@@ -1,7 +1,7 @@
-"""The data of cards: what the page's card template shows, with every claim's evidence looked up.
+"""Data for the page's cards, with the evidence of every claim looked up.
 
-The browser fills the templates of page.html with `textContent` only, so nothing here is escaped; a
-link is the one thing that a browser would act on, and only http and https ones pass.
+The browser fills the templates of page.html through `textContent`, so nothing is escaped here. Only links could run
+something; only http and https ones are kept.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from whyfeed.retrieval.post import Post
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
 
-EVENTS_READ = 5000  # of one reader, to look up the evidence of claims
+EVENTS_READ = 5000  # events of one user, to look up the evidence of claims
 _SHORT = 160  # characters of a title in a list
 _QUOTE = 600  # characters of a quoted passage
-_MOMENT = 31_536_000  # below, a time is an order number and has no date
+_MOMENT = 31_536_000  # a smaller time is an order number, not a date
 
 
 def safe_url(url: str) -> str:
@@ -47,7 +47,7 @@ def moment(time: float | None) -> float | None:
 
 
 def said(event: Event) -> str:
-    """What an event of steering is about: its topic, where it is written as a document, else its text."""
+    """The topic of a steering event, or its text where it holds no topic."""
     try:
         document = json.loads(event.text)
     except ValueError:
@@ -73,7 +73,7 @@ def explanation(found: Explanation) -> dict[str, Any]:
 
 
 class Cards:
-    """Makes cards for one reader; holds what it looked up while a page is open."""
+    """Makes cards for one user; caches what it has looked up."""
 
     def __init__(self, agent: Agent, user: str) -> None:
         self._agent = agent
@@ -142,13 +142,13 @@ class Cards:
     def _post(self, id: str) -> Post | None:
         try:
             return self._agent.post(id) if id else None
-        except DataError:  # the post is gone since; the card shows what the answer kept
+        except DataError:  # the post was erased; the card shows what the answer holds
             return None
 
     def _name(self, author: str) -> str:
         if author and author not in self._names:
             try:
                 self._names[author] = short(self._agent.user(author).label, 60)
-            except DataError:  # authors need not be members; their id is all that is known
+            except DataError:  # an author who is no member: only the id is known
                 self._names[author] = short(author, 60)
         return self._names.get(author, "")

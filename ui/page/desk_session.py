@@ -1,7 +1,7 @@
 """The desk's half of a session: who waits, the open conversation, and what could be sent in it.
 
-Everything that the engine does runs outside the session's lock, and its results are put in place under it. What
-is shown is masked; the value behind a chip is told only for a chip that was asked for.
+The desk's work runs outside the session's lock; its results are stored under it. What is shown is masked; the value
+behind a chip is sent only when that chip was asked for.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, assert_never
 
-from whyfeed.agent.desk.actions import Decision, Pending
+from whyfeed.agent.desk.actions import Pending
 from whyfeed.agent.desk.suggestion import Proposal, Suggestions
 from whyfeed.retrieval.desk.types import PLACEHOLDER, DeskConversation, language_of, since_answer
 from whyfeed.retrieval.errors import WhyfeedError
 from whyfeed.retrieval.privacy.vault import CHIP
+from whyfeed.ui.page import messages
 from whyfeed.ui.page.cards import Cards, link, moment, short
 from whyfeed.ui.page.desk_texts import (
     action,
@@ -39,12 +40,12 @@ _LOG = logging.getLogger(__name__)
 _K = 3
 _LISTED = 50
 _TURNS = 120  # of the open conversation that are shown
-_EVERY = 0.12  # seconds between two pictures of a draft that is being written
+_EVERY = 0.12  # seconds between two updates of a draft that is being written
 
 
 @dataclass(slots=True)
 class _Run:
-    """One search for suggestions. `noted` are the ids that the ledger knows as shown once it has ended."""
+    """One search for suggestions. `noted`: ids that are in the ledger as shown, once the search has ended."""
 
     talk: str
     wanted: str = ""
@@ -79,7 +80,7 @@ class DeskSession:
         self._actions: list[dict[str, Any]] = []
 
     def view(self) -> dict[str, Any]:
-        """Parts of the page. Each turn is one, so that a long conversation does not travel again with every word."""
+        """Parts of the page. Each turn is a part, so that only new turns of a long conversation are sent."""
         return {
             "desk": self._lists,
             "desk_talk": None if self._talk is None else {**self._talk, "turns": len(self._turns)},
@@ -94,11 +95,11 @@ class DeskSession:
 
     @property
     def watches(self) -> bool:
-        """Whether the desk has been looked at: conversations come by themselves."""
+        """Whether the desk is open in this tab, so that new conversations must be looked for."""
         return self._lists is not None
 
     def look(self) -> bool:
-        """Look who waits now; True when that has changed."""
+        """Read again who waits; True when that has changed."""
         store = self._agent.desk.store
         lists = {"waiting": store.waiting(_LISTED), "answered": store.recent(_LISTED)}
         with self._lock:
@@ -112,26 +113,14 @@ class DeskSession:
             }
             return before != (self._lists, self._talk)
 
-    def do(self, data: Mapping[str, Any]) -> Iterator[None]:
+    def do(self, message: messages.DeskMessage) -> Iterator[None]:
         """Do one thing; yields whenever the view has changed. Raises WhyfeedError and ValueError."""
-        does = {
-            "list": lambda _: None,
-            "open": self._open,
-            "wish": self._wish,
-            "refuse": self._refuse,
-            "send": self._send,
-            "receive": self._receive,
-            "close": self._close,
-            "chip": self._chip,
-            "decide": self._decide,
-        }
-        do = does[str(data["do"])]
-        talk = str(data.get("talk") or "")
+        talk = message.talk
         with self._lock:
             open_now = None if self._talk is None else self._talk["id"]
         if talk and talk != open_now:  # opened now, or the server has been restarted under an open tab
             self._load(talk, anew=True)
-        run = do(data)
+        run = self._begin(message)
         self.look()
         if run is not None:
             with self._lock:
@@ -170,7 +159,7 @@ class DeskSession:
                 run.talk, _K, draft=run.draft, wanted=run.wanted, write=run.write, cancel=run.cancel, on_text=on_text
             ):
                 events.put(found)
-                if helper is None:  # beside the writer: the first proposal takes seconds
+                if helper is None:  # in parallel with the writer, because the first proposal takes seconds
                     given = (run.talk, found.proposals, events)
                     helper = threading.Thread(target=self._propose, args=given, name="whyfeed-desk-acts")
                     helper.start()
@@ -205,7 +194,7 @@ class DeskSession:
         if not found.drafting:
             run.noted = frozenset(each.id for each in found.suggestions)
         written = next((each for each in found.suggestions if each.source == "draft"), None)
-        if self._help["state"] == "drafting":  # the past replies are on the screen and stay as they are
+        if self._help["state"] == "drafting":  # the past replies are shown already and do not change
             self._help = {**self._help, "state": "ready"}
         else:
             new = [card_of(each, self._agent) for each in found.suggestions if each.source != "draft"]
@@ -229,24 +218,48 @@ class DeskSession:
         elif self._draft["state"] == "writing":
             self._draft = {"state": "dropped"}
 
-    # ---- what an agent does; each gives a new search where one is needed ----
+    # ---- what an operator does; each gives a new search where one is needed ----
 
-    def _open(self, data: Mapping[str, Any]) -> _Run | None:
-        id = str(data["talk"])
+    def _begin(self, message: messages.DeskMessage) -> _Run | None:
+        match message:
+            case messages.ListWaiting():
+                pass
+            case messages.OpenTalk():
+                return self._open(message)
+            case messages.Wish():
+                return self._search(_Run(message.talk, message.wanted, message.draft))
+            case messages.Refuse():
+                return self._refuse(message)
+            case messages.Send():
+                self._send(message)
+            case messages.Receive():
+                self._agent.desk.receive(message.talk, message.text)
+                self._load(message.talk)
+                return self._search(_Run(message.talk))
+            case messages.CloseTalk():
+                self._agent.desk.close(message.talk)
+                self._ended(message.talk)
+            case messages.RevealChip():
+                self._reveal(message)
+            case messages.Decide():
+                self._decide(message)
+            case _:
+                assert_never(message)
+        return None
+
+    def _open(self, message: messages.OpenTalk) -> _Run | None:
+        id = message.talk
         talk = self._load(id)
         if talk.status == "waiting" and talk.asked:
-            return self._search(_Run(id, draft=str(data.get("draft") or "")))
+            return self._search(_Run(id, draft=message.draft))
         waiting = self._agent.desk.actions.pending(id)
         with self._lock:
             self._clear()
             self._show_actions(waiting)
         return None
 
-    def _wish(self, data: Mapping[str, Any]) -> _Run | None:
-        return self._search(_Run(str(data["talk"]), str(data.get("wanted") or ""), str(data.get("draft") or "")))
-
-    def _refuse(self, data: Mapping[str, Any]) -> _Run | None:
-        talk, id = str(data["talk"]), str(data["suggestion"])
+    def _refuse(self, message: messages.Refuse) -> _Run | None:
+        talk, id = message.talk, message.suggestion
         self._agent.desk.refuse(talk, id)
         with self._lock:
             if (self._draft.get("card") or {}).get("id") == id:
@@ -263,22 +276,22 @@ class DeskSession:
                 keep=True,
             )
 
-    def _send(self, data: Mapping[str, Any]) -> _Run | None:
-        id, text, taken = str(data["talk"]), str(data["text"]), str(data.get("suggestion") or "")
+    def _send(self, message: messages.Send) -> None:
+        id, text, taken = message.talk, message.text, message.suggestion
         desk = self._agent.desk
         with self._lock:
             if self._sending:
-                return None
+                return
             if PLACEHOLDER.search(text) and text != self._doubted:
                 self._doubted = text
-                return None
+                return
             self._sending, run = True, self._run
             cards = [*self._help["cards"], self._draft.get("card") or {}]
             card = next((each for each in cards if taken and each.get("id") == taken), None)
         try:
             if run is not None and card is not None and taken not in run.noted:
-                # The ledger hears of suggestions when their search ends. It learns from an answer only what it knows
-                # as suggested, so a search that is still writing its draft is made once more without one.
+                # Suggestions are in the ledger once their search has ended, and only those are learnt from. While the
+                # search still writes its draft, it is repeated here without one.
                 run.cancel.set()
                 for _ in desk.suggest(id, _K, draft=run.draft, wanted=run.wanted, write=False):
                     pass
@@ -296,51 +309,35 @@ class DeskSession:
             self._clear()
             words = words_of(short(card["text"], 70)) if card else []
             self._sent = {"number": self._numbers, "talk": id, "how": how, "of": words, "values": chips}
-        return None
 
-    def _receive(self, data: Mapping[str, Any]) -> _Run | None:
-        id = str(data["talk"])
-        self._agent.desk.receive(id, str(data["text"]))
-        self._load(id)
-        return self._search(_Run(id))
-
-    def _close(self, data: Mapping[str, Any]) -> _Run | None:
-        id = str(data["talk"])
-        self._agent.desk.close(id)
-        self._ended(id)
-        return None
-
-    def _chip(self, data: Mapping[str, Any]) -> _Run | None:
-        chip = str(data["chip"])
-        value = self._agent.desk.store.chips(str(data["talk"])).get(chip)
+    def _reveal(self, message: messages.RevealChip) -> None:
+        value = self._agent.desk.store.chips(message.talk).get(message.chip)
         with self._lock:
             if value is not None:
-                self._revealed = {**self._revealed, chip: value}
-        return None
+                self._revealed = {**self._revealed, message.chip: value}
 
-    def _decide(self, data: Mapping[str, Any]) -> _Run | None:
-        id, name, decision = str(data["talk"]), str(data["action"]), str(data["decision"])
+    def _decide(self, message: messages.Decide) -> None:
+        id, name, decision = message.talk, message.action, message.decision
         actions = self._agent.desk.actions
         waiting = actions.pending(id)
         pending = next((each for each in waiting if each.id == name), None)
         with self._lock:
             given = self._help["handover"]
         if pending is None and name == "hand_over":
-            # The box is there also where nobody asked for it and nothing that is known fits.
+            # The hand-over is also offered where nobody proposed it, because nothing known fits.
             pending = next((each for each in waiting if each.proposal.name == name), None)
             if pending is None and given is not None:
                 pending = actions.start(id, Proposal(name, {"reason": given["reason"]}, given["reason"]))
         if pending is None:
             raise ValueError("this proposal is not waiting any more; open the conversation again")
-        typed = arguments(pending, data.get("arguments") or {}) if decision == "edit" else None
-        self._agent.desk.decide(id, pending, cast(Decision, decision), typed)
+        typed = arguments(pending, message.arguments) if decision == "edit" else None
+        self._agent.desk.decide(id, pending, decision, typed)
         with self._lock:
             shown = {each["id"]: each for each in self._actions} | {pending.id: action(pending, self._agent)}
             shown[pending.id] = {**shown[pending.id], "state": decision}
             self._actions = list(shown.values())
         if pending.proposal.name == "close" and decision != "reject":
             self._ended(id)
-        return None
 
     # ---- helpers ----
 
@@ -352,7 +349,7 @@ class DeskSession:
         return run
 
     def _load(self, id: str, *, anew: bool = False) -> DeskConversation:
-        """Read a conversation; one that was not open has its own suggestions, and reveals its own chips."""
+        """Read a conversation. With `anew` it was not open before, so suggestions and revealed chips are reset."""
         store = self._agent.desk.store
         talk, chips = store.conversation(id), store.chips(id)
         asked = [turn.time for turn in since_answer(talk.turns) if turn.role == "customer"]
@@ -390,7 +387,7 @@ class DeskSession:
 
 
 def _placed(old: Sequence[Mapping[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The new cards, those that were there before at their old places; a refused one stays where nothing follows it."""
+    """The new cards; known ones keep their places, and a refused one stays where no new card replaces it."""
     coming = [card for card in new if card["id"] not in {each["id"] for each in old}]
     known = {card["id"]: card for card in new}
     placed = [

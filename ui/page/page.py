@@ -1,10 +1,9 @@
-"""The Gradio page: Read (a member's conversation), Desk (customer service) and Behind (traces, models, ledger).
+"""The Gradio page: Read (a user's conversation), Desk (customer service) and Behind (traces, models, ledger).
 
-The page is one `gr.HTML` component. Its template is page.html, which never contains data: Gradio
-evaluates what a template renders as a JavaScript template literal, where a title with `${…}` or
-`\\x3c` in it would run, Handlebars' escaping notwithstanding. The scripts fill `<template>` elements
-through `textContent` instead. The browser sends `act`, `ask`, `desk` and `stop`; the server
-answers with what has changed (`ui.page.session`).
+The page is one `gr.HTML` component. Its template is page.html, which never contains data: Gradio evaluates a
+rendered template as a JavaScript template literal, in which a title with `${…}` or `\\x3c` would run as code. The
+scripts fill `<template>` elements through `textContent` instead. The browser sends the events `act`, `ask`, `desk`
+and `stop` (`ui.page.messages`); the server answers with what has changed (`ui.page.session`).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from starlette.middleware import Middleware
 
 from whyfeed.agent.phrases import languages, texts
 from whyfeed.retrieval.errors import HomeError
+from whyfeed.ui.page.messages import BadMessage, read_ask
 from whyfeed.ui.page.session import Session
 from whyfeed.ui.page.theme import head, theme
 
@@ -33,8 +33,8 @@ _FOLDER = Path(__file__).with_name("static")
 _SCRIPTS = ("page.js", "cards.js", "rail.js", "behind.js", "start.js", "desk-help.js", "desk.js")
 _LOOK_SECONDS = 2.0
 _PORTS = range(7860, 7960)
-# The page needs nothing from anywhere else, and the browser holds it to that. Gradio compiles templates
-# and inlines styles, hence the two unsafe words.
+# The browser loads nothing from other servers. Gradio compiles templates and inlines styles, which needs
+# 'unsafe-eval' and 'unsafe-inline'.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
@@ -45,49 +45,10 @@ _POLICY = (
 def build(agent: Agent, language: str | None = None) -> Any:
     """The page as `gradio.Blocks`, not yet launched. `language` is used until the browser says its own."""
 
-    def session_of(session: Session | None, event: gr.EventData) -> Session:
-        # A tab that outlives a restart brings no session any more; it says where it is.
-        if session is None:
-            session = Session(agent, language or "en")
-            session.act({"do": "start", **event._data["here"]})
-        return session
-
-    def act(session: Session | None, event: gr.EventData) -> tuple[Session, str]:
-        session = session_of(session, event)
-        if event._data["do"] != "start":
-            session.act(event._data)
-        return session, session.news(event._data["seen"])
-
-    def ask(session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str]]:
-        session = session_of(session, event)
-        for _ in session.ask(str(event._data["text"])):
-            yield session, session.news(event._data["seen"])
-        yield session, session.news(event._data["seen"])
-
-    def desk(session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str, Any]]:
-        session = session_of(session, event)
-        # Customers write by themselves: from the first look at the desk on, the page keeps looking.
-        timer = gr.Timer(active=True) if event._data["do"] == "list" else gr.skip()
-        for _ in session.desk(event._data):
-            yield session, session.news(event._data["seen"]), timer
-            timer = gr.skip()
-
-    def stop(session: Session | None, event: gr.EventData) -> Any:
-        if session is None:
-            return gr.skip()
-        session.stop()
-        return session.news(event._data["seen"])
-
-    def tick(session: Session | None) -> tuple[Any, Any]:
-        if session is None:
-            return gr.skip(), gr.skip()
-        changed = session.look_again()
-        timer = gr.skip() if session.waits else gr.Timer(active=False)
-        return session.news() if changed else gr.skip(), timer
-
+    handlers = _Handlers(agent, language or "en")
     with gr.Blocks(title="whyfeed", fill_width=True, analytics_enabled=False) as page:
         state = gr.State(None)
-        reader = gr.HTML(
+        html = gr.HTML(
             None,
             html_template=_read("page.html"),
             js_on_load="\n".join(_read(name) for name in _SCRIPTS),
@@ -102,12 +63,69 @@ def build(agent: Agent, language: str | None = None) -> Any:
             "trigger_mode": "multiple",
             "concurrency_limit": None,
         }
-        reader.act(act, state, [state, reader], **common)
-        reader.ask(ask, state, [state, reader], **common)
-        reader.desk(desk, state, [state, reader, timer], **common)
-        reader.stop(stop, state, reader, **common)
-        timer.tick(tick, state, [reader, timer], **{**common, "trigger_mode": "once"})
+        html.act(handlers.act, state, [state, html], **common)
+        html.ask(handlers.ask, state, [state, html], **common)
+        html.desk(handlers.desk, state, [state, html, timer], **common)
+        html.stop(handlers.stop, state, html, **common)
+        timer.tick(handlers.tick, state, [html, timer], **{**common, "trigger_mode": "once"})
     return page
+
+
+class _Handlers:
+    """What Gradio calls for the events of `page.html` and of the timer."""
+
+    def __init__(self, agent: Agent, language: str) -> None:
+        self._agent = agent
+        self._language = language
+
+    def act(self, session: Session | None, event: gr.EventData) -> tuple[Session, str]:
+        """Carry out a message of the user."""
+        session = self._session(session, event._data)
+        session.act(event._data)
+        return session, session.news(_field(event._data, "seen"))
+
+    def ask(self, session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str]]:
+        """Answer what the user wrote, step by step."""
+        session, seen = self._session(session, event._data), _field(event._data, "seen")
+        try:
+            text = read_ask(event._data).text
+        except BadMessage as exc:
+            text = ""
+            session.say(str(exc))
+        for _ in session.ask(text):
+            yield session, session.news(seen)
+        yield session, session.news(seen)
+
+    def desk(self, session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str, Any]]:
+        """Carry out a message of the operator, step by step."""
+        session, seen = self._session(session, event._data), _field(event._data, "seen")
+        # Customers may write at any time: once the desk is open, the timer looks for new messages.
+        timer = gr.Timer(active=True) if _field(event._data, "do") == "list" else gr.skip()
+        for _ in session.desk(event._data):
+            yield session, session.news(seen), timer
+            timer = gr.skip()
+
+    def stop(self, session: Session | None, event: gr.EventData) -> Any:
+        """Stop the answer that is being made."""
+        if session is None:
+            return gr.skip()
+        session.stop()
+        return session.news(_field(event._data, "seen"))
+
+    def tick(self, session: Session | None) -> tuple[Any, Any]:
+        """Look for what changes by itself."""
+        if session is None:
+            return gr.skip(), gr.skip()
+        changed = session.look_again()
+        timer = gr.skip() if session.waits else gr.Timer(active=False)
+        return session.news() if changed else gr.skip(), timer
+
+    def _session(self, session: Session | None, data: Any) -> Session:
+        # A tab that was open before the server restarted has no session; its message says what it shows.
+        if session is None:
+            session = Session(self._agent, self._language)
+            session.act({"do": "start", "here": _field(data, "here") or {}})
+        return session
 
 
 def serve(
@@ -166,7 +184,7 @@ def launch(page: Any, host: str, port: int | None, login: tuple[str, str] | None
 
 
 def settings() -> dict[str, Any]:
-    """How the page is served, whoever serves it: arguments of `Blocks.launch` and of `gradio.mount_gradio_app`."""
+    """Arguments common to `Blocks.launch` and `gradio.mount_gradio_app`."""
     return {
         "run_history": False,
         "enable_monitoring": False,
@@ -216,6 +234,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _field(data: Any, name: str) -> Any:
+    """A field of what the browser sent, before it is known to be a message."""
+    return data.get(name) if isinstance(data, dict) else None
 
 
 def _read(name: str) -> str:

@@ -1,7 +1,7 @@
 """One open page: who reads, the conversation, and what the browser shows of it.
 
-A session belongs to one browser tab and lives on the server. `view` is the whole picture as one JSON
-document; the browser draws that and keeps nothing that matters, so that a reload shows the same.
+A session belongs to one browser tab and lives on the server. `view` is the whole page as one JSON document; the
+browser only draws it, so that a reload shows the same.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, Member, ReasonReady, StageStarted
 from whyfeed.agent.phrases import languages
 from whyfeed.retrieval.errors import WhyfeedError
 from whyfeed.retrieval.event import Event
+from whyfeed.ui.page import messages
 from whyfeed.ui.page.cards import EVENTS_READ, Cards, explanation, link, moment, said, short
 from whyfeed.ui.page.desk_session import DeskSession
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MARKS = ("like", "save", "hide", "dislike")
 _TURNS_SHOWN = 60
-_ECHO = 2000  # characters of one's own message that are shown again
+_ECHO = 2000  # characters of the user's own message that are shown
 _LEDGER_SHOWN = 60
 _MEMBERS_SHOWN = 30
-_MEMBERS_MIXED = 400  # the most active that are looked through for some of every community
+_MEMBERS_MIXED = 400  # most active members, of which some of every community are shown
 _LOOKS = 30
 
 
@@ -45,9 +46,10 @@ class Session:
         self._cards = Cards(agent, "")
         self._cancel: threading.Event | None = None
         self._id = secrets.token_urlsafe(8)
-        self._awaited = 0  # how often to look for an answer that was begun before a reload
+        self._awaited = 0  # how often to look again for an answer that was begun before a reload
         self._version = 0
-        self._written: dict[str, tuple[int, str]] = {}  # of each part: the version that it is of, and its JSON
+        self._started = False
+        self._written: dict[str, tuple[int, str]] = {}  # part -> the version in which it last changed, and its JSON
         self._language = language if language in languages() else "en"
         self._user: dict[str, Any] | None = None
         self._conversation = ""
@@ -83,14 +85,15 @@ class Session:
                 **self._desk.view(),
             }
 
-    def news(self, seen: Mapping[str, Any] | None = None) -> str:
-        """What has changed since the browser drew `seen` ({session, version}), as JSON; None: everything.
+    def news(self, seen: object = None) -> str:
+        """What has changed since the browser drew `seen` ({session, version}), as JSON; everything without it.
 
-        A long conversation would otherwise travel whole with every reason. Each piece of news brings the
-        browser up to date by itself, whatever else is under way: it holds all that came after `seen`.
+        So a long conversation is not sent whole with every new reason. Each news holds all changes after `seen`: one
+        that is lost or comes late does no harm.
         """
         with self._lock:
-            since = int(seen["version"]) if seen and seen.get("session") == self._id else 0
+            drawn = messages.read_seen(seen)
+            since = drawn.version if drawn is not None and drawn.session == self._id else 0
             self._version += 1
             view = self.view()
             turns = view.pop("turns")
@@ -109,44 +112,30 @@ class Session:
 
     # -- what the browser asks for ------------------------------------------------------------
 
-    def act(self, data: Mapping[str, Any]) -> None:
-        """Do one thing; what goes wrong becomes a line on the page."""
-        does = {
-            "start": self._start,
-            "language": self._set_language,
-            "members": self._find_members,
-            "choose": self._choose,
-            "newcomer": self._newcomer,
-            "talk": self._talk,
-            "feedback": self._feedback,
-            "forget": self._forget,
-            "rule": self._rule,
-            "why": self._explain,
-            "behind": self._look_behind,
-        }
+    def act(self, data: object) -> None:
+        """Do what one message of the browser asks for; what goes wrong becomes a line on the page."""
         try:
-            do = does[str(data["do"])]
+            message = messages.read(data)
             with self._lock:
-                do({str(key): value for key, value in data.items()})
-        except WhyfeedError as exc:
-            self._say(str(exc))
-        except (KeyError, TypeError, ValueError) as exc:
-            _LOG.warning("the page asked for something odd: %r", exc)
-            self._say(str(exc))
+                self._do(message)
+        except (WhyfeedError, ValueError) as exc:
+            self._tell(exc)
 
-    def desk(self, data: Mapping[str, Any]) -> Iterator[None]:
+    def desk(self, data: object) -> Iterator[None]:
         """Do one thing at the service desk; yields whenever the view has changed."""
         try:
-            yield from self._desk.do({str(key): value for key, value in data.items()})
-        except WhyfeedError as exc:
-            self._say(str(exc))
-        except (KeyError, TypeError, ValueError) as exc:
-            _LOG.warning("the desk could not do what it was asked: %r", exc)
-            self._say(str(exc))
+            yield from self._desk.do(messages.read_desk(data))
+        except (WhyfeedError, ValueError) as exc:
+            self._tell(exc)
         yield
 
+    def say(self, text: str) -> None:
+        """Show one line on the page."""
+        with self._lock:
+            self._notice = {"text": short(text, 300), "number": (self._notice or {"number": 0})["number"] + 1}
+
     def stop(self) -> None:
-        """Stop the answer that is being made; what is there of it stays."""
+        """Stop the answer that is being made; what is shown of it stays."""
         with self._lock:
             if self._cancel is not None:
                 self._cancel.set()
@@ -166,7 +155,7 @@ class Session:
             self._turns += [{"role": "user", "text": _echo(text)}, turn]
         events: queue.SimpleQueue[ChatEvent | Exception | None] = queue.SimpleQueue()
 
-        # In a thread of its own: a turn that has begun is finished and remembered even when the tab is closed.
+        # In a thread of its own, so that the turn is finished and stored even when the tab is closed.
         def work() -> None:
             try:
                 for event in self._agent.chat(user, text, conversation, cancel=cancel):
@@ -189,7 +178,7 @@ class Session:
         yield
 
     def look_again(self) -> bool:
-        """Look for what changes by itself: models, an answer begun before a reload, the desk. True when it did."""
+        """Look for changes from elsewhere: models, an answer begun before a reload, the desk. True if there are any."""
         changed = self._check_status()
         if self._desk.watches:
             changed = self._desk.look() or changed
@@ -204,7 +193,7 @@ class Session:
 
     @property
     def waits(self) -> bool:
-        """Whether it is worth to look again."""
+        """Whether `look_again` may find something soon."""
         parts = [part for part in self._status.values() if isinstance(part, dict)]
         return (
             bool(self._awaited)
@@ -238,7 +227,7 @@ class Session:
         elif isinstance(event, Answer):
             turn.update(self._agent_turn(event.text, event.to_chat_json()))
             turn["state"] = "stopped" if cancel.is_set() else "done"
-            if self._cancel is cancel:  # not when the reader has gone to another conversation meanwhile
+            if self._cancel is cancel:  # not when the user has opened another conversation meanwhile
                 self._conversation = event.conversation or self._conversation
         else:
             if not isinstance(event, WhyfeedError):
@@ -267,37 +256,58 @@ class Session:
 
     # -- acts ---------------------------------------------------------------------------------
 
-    def _start(self, data: dict[str, Any]) -> None:
-        if data.get("language") in languages():
-            self._language = data["language"]
+    def _do(self, message: messages.PageMessage) -> None:
+        match message:
+            case messages.Start():
+                self._start(message.here)
+            case messages.SetLanguage():
+                self._set_language(message.language)
+            case messages.FindMembers():
+                self._find_members(message.text)
+            case messages.Choose():
+                self._read_as(message.user)
+            case messages.Newcomer():
+                interests = [each for each in message.interests if each.strip()][:20]
+                self._read_as(self._agent.newcomer(interests, message.name))
+            case messages.OpenConversation():
+                self._talk(message.conversation)
+            case messages.Feedback():
+                self._feedback(message.post, message.kind)
+            case messages.Forget():
+                self._forget(message.event)
+            case messages.SwitchRule():
+                self._agent.set_rule(self._user_id(), message.rule, message.active)
+                self._profile = self._believed()
+            case messages.Explain():
+                self._why[message.post] = explanation(self._agent.why(self._user_id(), message.post))
+            case messages.LookBehind():
+                self._look_behind()
+            case _:
+                assert_never(message)
+
+    def _start(self, here: messages.Here) -> None:
+        if self._started:
+            return
+        self._started = True
+        self._set_language(here.language)
         self._check_status()
         self._topics = list(self._agent.topics(24))
-        self._find_members({})
-        known = data.get("user")
-        if isinstance(known, str) and known:
+        self._find_members("")
+        if here.user:
             try:
-                self._read_as(known)
+                self._read_as(here.user)
             except WhyfeedError:
-                return  # an old link: choose again
-            talk = data.get("conversation")
-            if talk in [each["id"] for each in self._conversations]:
-                self._talk({"conversation": talk})
+                return  # an old link: the user must choose again
+            if here.conversation in [each["id"] for each in self._conversations]:
+                self._talk(here.conversation)
 
-    def _set_language(self, data: dict[str, Any]) -> None:
-        if data["language"] in languages():
-            self._language = data["language"]
+    def _set_language(self, language: str | None) -> None:
+        if language in languages():
+            self._language = language
 
-    def _find_members(self, data: dict[str, Any]) -> None:
-        text = str(data.get("text", ""))[:200]
+    def _find_members(self, text: str) -> None:
         found = self._agent.members(text, _MEMBERS_SHOWN) if text else _mixed(self._agent.members(limit=_MEMBERS_MIXED))
         self._members = {"text": text, "found": [_member(member) for member in found]}
-
-    def _choose(self, data: dict[str, Any]) -> None:
-        self._read_as(str(data["user"]))
-
-    def _newcomer(self, data: dict[str, Any]) -> None:
-        interests = [str(each)[:200] for each in data["interests"] if str(each).strip()][:20]
-        self._read_as(self._agent.newcomer(interests, str(data.get("name", ""))[:80]))
 
     def _read_as(self, user: str) -> None:
         known = self._agent.user(user)
@@ -313,15 +323,15 @@ class Session:
     def _warm(self, user: str) -> None:
         try:
             self._agent.warm(user)
-        except Exception:  # being quick is all that is lost
+        except Exception:  # only speed is lost
             _LOG.exception("could not warm up for %r", user)
 
-    def _talk(self, data: dict[str, Any]) -> None:
+    def _talk(self, wanted: str | None) -> None:
+        """Open one of the user's conversations, or a new one."""
         if self._cancel is not None:
             self._cancel.set()
         self._cancel = None
         self._conversation, self._turns, self._behind, self._awaited = "", [], None, 0
-        wanted = data.get("conversation")
         if wanted and wanted in [each["id"] for each in self._conversations]:
             self._awaited = _LOOKS
             self._open_talk(wanted)
@@ -338,28 +348,19 @@ class Session:
         elif self._awaited:  # asked just before a reload: the answer is still being made
             self._turns.append({"role": "agent", "text": "", "items": [], "state": "running", "stage": "explain"})
 
-    def _feedback(self, data: dict[str, Any]) -> None:
-        post, kind = str(data["post"]), str(data["kind"])
-        event = self._agent.feedback(self._reader(), post, kind)
+    def _feedback(self, post: str, kind: str) -> None:
+        event = self._agent.feedback(self._user_id(), post, kind)
         if kind in _MARKS:
             self._marks.setdefault(post, {})[kind] = event.id
             self._profile = self._believed()
 
-    def _forget(self, data: dict[str, Any]) -> None:
-        self._agent.forget(self._reader(), str(data["event"]))
+    def _forget(self, event: str) -> None:
+        self._agent.forget(self._user_id(), event)
         self._refresh()
         if self._behind is not None:
-            self._look_behind({})
+            self._look_behind()
 
-    def _rule(self, data: dict[str, Any]) -> None:
-        self._agent.set_rule(self._reader(), str(data["rule"]), bool(data["active"]))
-        self._profile = self._believed()
-
-    def _explain(self, data: dict[str, Any]) -> None:
-        post = str(data["post"])
-        self._why[post] = explanation(self._agent.why(self._reader(), post))
-
-    def _look_behind(self, data: dict[str, Any]) -> None:
+    def _look_behind(self) -> None:
         self._check_status()
         asked, traces = "", []
         for turn in self._turns:
@@ -372,13 +373,18 @@ class Session:
 
     # -- helpers ------------------------------------------------------------------------------
 
-    def _reader(self) -> str:
+    def _tell(self, exc: Exception) -> None:
+        if not isinstance(exc, WhyfeedError):
+            _LOG.warning("the page cannot do what it was asked: %s", exc)
+        self.say(str(exc))
+
+    def _user_id(self) -> str:
         if self._user is None:
             raise ValueError("choose a reader first")
         return str(self._user["id"])
 
     def _refresh(self) -> None:
-        user = self._reader()
+        user = self._user_id()
         self._marks = {}
         for event in self._agent.events(user, EVENTS_READ):
             if event.kind in _MARKS:
@@ -391,7 +397,7 @@ class Session:
         ]
 
     def _believed(self) -> dict[str, Any]:
-        profile = self._agent.profile(self._reader())
+        profile = self._agent.profile(self._user_id())
         largest = max((interest.weight for interest in profile.interests), default=0) or 1
         return {
             "events": profile.events,
@@ -419,10 +425,6 @@ class Session:
             about = event.post
         return {"id": event.id, "kind": event.kind, "time": moment(event.time), "about": about}
 
-    def _say(self, text: str) -> None:
-        with self._lock:
-            self._notice = {"text": short(text, 300), "number": (self._notice or {"number": 0})["number"] + 1}
-
 
 def _echo(text: str) -> str:
     return text if len(text) <= _ECHO else text[:_ECHO].rstrip() + "…"
@@ -439,7 +441,7 @@ def _member(member: Any) -> dict[str, Any]:
 
 
 def _mixed(members: Sequence[Member]) -> list[Member]:
-    """Members of the communities in turns, the most active of each first, so that all communities are seen."""
+    """Members of every community in turns, the most active of each first."""
     by_community: dict[str, list[Member]] = {}
     for member in members:
         by_community.setdefault(member.communities[0] if member.communities else "", []).append(member)

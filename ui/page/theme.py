@@ -1,4 +1,4 @@
-"""How the page looks to Gradio: system fonts, our colours, nothing that is fetched from elsewhere."""
+"""The page's Gradio theme: system fonts, own colours, nothing loaded from other servers."""
 
 from __future__ import annotations
 
@@ -53,6 +53,6 @@ def theme() -> Any:
 
 
 def head() -> str:
-    """What goes into the page's head: the first decision on colours, and the style sheet."""
+    """The page's head: the script that sets light or dark, and the style sheet."""
     style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     return f"{_FIRST}{_ICON}<style>{style}</style>"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from whyfeed.agent.desk.placeholders import Filled, SlotBook, templated
+from whyfeed.agent.desk.placeholders import Filled, Placeholders, templated
 from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply
 
 HOTEL = SavedReply("hotel", "The '{hotel_name}' is in the {price_range} price range")
@@ -47,15 +47,15 @@ def past() -> list[DeskConversation]:
 
 
 @pytest.fixture(scope="module")
-def book() -> SlotBook:
-    return SlotBook.learn(past(), REPLIES)
+def book() -> Placeholders:
+    return Placeholders.learn(past(), REPLIES)
 
 
-def fill(book: SlotBook, reply: SavedReply | str, *turns: DeskTurn) -> Filled:
+def fill(book: Placeholders, reply: SavedReply | str, *turns: DeskTurn) -> Filled:
     return book.fill(reply, turns)
 
 
-def test_a_name_that_only_the_past_knows_is_filled_and_cited(book: SlotBook) -> None:
+def test_a_name_that_only_the_past_knows_is_filled_and_cited(book: Placeholders) -> None:
     filled = fill(book, HOTEL, DeskTurn("customer", "?"), lookup(Name="Old Inn", Cost="Cheap"))
     assert filled.text == "The 'Old Inn' is in the Cheap price range"
     assert filled.missing == ()
@@ -63,32 +63,32 @@ def test_a_name_that_only_the_past_knows_is_filled_and_cited(book: SlotBook) -> 
     assert {(citation.type, citation.id) for citation in filled.citations} == {("knowledge", "1")}
 
 
-def test_the_newest_look_up_counts(book: SlotBook) -> None:
+def test_the_newest_look_up_counts(book: Placeholders) -> None:
     turns = (lookup(Name="Old Inn", Cost="Cheap"), lookup(Name="New Inn", Cost="Moderate"))
     assert fill(book, HOTEL, *turns).text == "The 'New Inn' is in the Moderate price range"
 
 
-def test_what_is_not_known_stays_open_in_human_words(book: SlotBook) -> None:
+def test_what_is_not_known_stays_open_in_human_words(book: Placeholders) -> None:
     filled = fill(book, HOTEL, DeskTurn("customer", "the Hilton Hotel please, it is cheap"), lookup(Name="Old Inn"))
     assert filled.text == "The 'Old Inn' is in the {price range} price range"
     assert filled.missing == ("price range",)
 
 
-def test_the_form_in_which_a_template_is_really_sent(book: SlotBook) -> None:
+def test_the_form_in_which_a_template_is_really_sent(book: Placeholders) -> None:
     filled = fill(book, DOCTOR, lookup(DoctorName="Dr. Morgan", Time="9 pm"))
     assert filled.text == "Dr. Morgan is free at 9 pm. Shall I book it?"
 
 
 @pytest.mark.parametrize(("value", "text"), [(True, "It has a balcony."), (False, "It does not have a balcony.")])
-def test_yes_and_no_are_said_as_in_the_past(book: SlotBook, value: bool, text: str) -> None:
+def test_yes_and_no_are_said_as_in_the_past(book: Placeholders, value: bool, text: str) -> None:
     assert fill(book, FLAT, lookup(HasBalcony=value)).text == text
 
 
 def test_a_yes_that_nobody_ever_said_is_missing() -> None:
-    assert fill(SlotBook(), FLAT, lookup(has_balcony=True)).missing == ("has balcony",)
+    assert fill(Placeholders(), FLAT, lookup(has_balcony=True)).missing == ("has balcony",)
 
 
-def test_steps_are_told_one_after_another(book: SlotBook) -> None:
+def test_steps_are_told_one_after_another(book: Placeholders) -> None:
     steps = lookup(Steps=["Go up.", "Go down.", "Stop there."])
     assert fill(book, STEP, steps).text == "Go up. Can I go on?"
     told = (steps, DeskTurn("agent", "Go up. Can I go on?"), DeskTurn("customer", "yes"))
@@ -99,12 +99,12 @@ def test_steps_are_told_one_after_another(book: SlotBook) -> None:
 
 @pytest.mark.parametrize("key", ["average_rating", "AverageRating", "average rating"])
 def test_without_a_past_equal_names_are_enough(key: str) -> None:
-    filled = fill(SlotBook(), "Rated {average_rating}, says {guest_name}", lookup(**{key: 4.0, "Name": "Ann"}))
+    filled = fill(Placeholders(), "Rated {average_rating}, says {guest_name}", lookup(**{key: 4.0, "Name": "Ann"}))
     assert filled.text == "Rated 4, says {guest name}"
 
 
 def test_what_the_agent_looked_up_with_is_of_this_conversation() -> None:
-    filled = fill(SlotBook(), "For {day}?", DeskTurn("agent", query={"Day": '"Tuesday"'}))
+    filled = fill(Placeholders(), "For {day}?", DeskTurn("agent", query={"Day": '"Tuesday"'}))
     assert filled.text == "For Tuesday?"
     assert filled.citations[0].type == "conversation"
 
@@ -116,7 +116,7 @@ def test_a_habit_that_fails_too_often_is_none() -> None:
         )
         for number, name in enumerate(["Inn", "Inn", "Inn", "Castle", "Lodge"])
     ]
-    filled = fill(SlotBook.learn(mixed, REPLIES), HOTEL, lookup(Name="Palace", Cost="Cheap"))
+    filled = fill(Placeholders.learn(mixed, REPLIES), HOTEL, lookup(Name="Palace", Cost="Cheap"))
     assert filled.missing == ("hotel name",)
 
 
