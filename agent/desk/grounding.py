@@ -10,7 +10,7 @@ that makes the same promise; a customer's words never support one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -270,6 +270,9 @@ class _Proof:
         lines = evidence.text.split("\n") if evidence.citation.type == "knowledge" else split(evidence.text, "")
         self.sentences = [piece for piece in lines if plain(piece) or PLACEHOLDER.search(piece)]
         self.text = " ".join(self.sentences)
+        # Of its parts, each read once however many values are looked for.
+        self._units_of: dict[str, dict[str, set[str]]] = {}
+        self._folded_of: dict[str, str] = {}
 
     @cached_property
     def stems(self) -> frozenset[str]:
@@ -308,15 +311,25 @@ class _Proof:
             if exact and self.citation.type == "knowledge":
                 text = " ".join(line for line in self.sentences if _counts(line, specific.unit))
             bare = self.citation.type == "knowledge" and specific.unit not in ("am", "pm", "percent")
-            return any(
-                other.value == specific.value
-                and (not specific.unit or other.unit == specific.unit or (bare and not other.unit))
-                for other in specifics(text, names=False)
-            )
+            units = self._units(text).get(specific.value, set())
+            return bool(units) and (not specific.unit or specific.unit in units or (bare and "" in units))
         if specific.kind == "date":
-            return any(other.value == specific.value for other in specifics(text, names=False))
+            return specific.value in self._units(text)
         pattern = rf"(?<![A-Za-z0-9]){re.escape(specific.value)}(?![A-Za-z0-9])"
-        return bool(re.search(pattern, " ".join(text.casefold().split())))
+        return bool(re.search(pattern, self._folded(text)))
+
+    def _units(self, text: str) -> Mapping[str, set[str]]:
+        """By value of each number and date of a part, the units with which it is said."""
+        if text not in self._units_of:
+            units = self._units_of[text] = {}
+            for each in specifics(text, names=False):
+                units.setdefault(each.value, set()).add(each.unit)
+        return self._units_of[text]
+
+    def _folded(self, text: str) -> str:
+        if text not in self._folded_of:
+            self._folded_of[text] = " ".join(text.casefold().split())
+        return self._folded_of[text]
 
     def cite(self, claim: _Claim, specific: Iterable[Specific] = ()) -> Citation:
         """A citation that quotes the sentence nearest to the claim."""

@@ -57,7 +57,7 @@ _SHORT |= {"tues": "tuesday", "thur": "thursday", "thurs": "thursday", "sept": "
 _TOKEN = re.compile(
     r"(?P<chip>\[[a-z]+ \d+\])"
     r"|(?P<slot>\{[^{}]*\})"
-    r"|(?P<link>https?://[^\s\u4e00-\u9fff]+|www\.[^\s\u4e00-\u9fff]+|[\w.+-]+@[\w-]+\.[\w.]*\w)"
+    r"|(?P<link>https?://[^\s\u4e00-\u9fff]+|www\.[^\s\u4e00-\u9fff]+|(?<![\w.+-])[\w.+-]++@[\w-]+\.[\w.]*\w)"
     r"|(?P<code>(?-i:(?<![A-Za-z0-9])(?=[A-Z0-9-]{0,20}\d)(?=[A-Z0-9-]{0,20}[A-Z])(?!\d+[AP]M(?![A-Za-z0-9]))[A-Z0-9]+(?:-[A-Z0-9]+)*(?![A-Za-z0-9])))"
     r"|(?P<number>(?P<sign>[$€£¥￥]\s?)?\d+(?:[.,:：]\d+)*)(?:st|nd|rd|th)?"
     rf"|(?P<word>(?<![A-Za-z'’])(?:{'|'.join(_EN_NUMBERS)}|an?)(?![A-Za-z'’]))"
@@ -250,7 +250,7 @@ def _names(text: str) -> Iterator[Specific]:
             continue  # "Take your time": a single word is a name only as a subject or in an address.
         if spoken:
             end = match.end()
-            word = re.sub(r"(?:['’]s|['’&-]+)$", "", text[start:end])
+            word = re.sub(r"(?:['’]s|(?<!['’&-])['’&-]++)$", "", text[start:end])
             yield Specific("name", start, start + len(word), word.casefold())
     if HAN.search(text):
         import rjieba
