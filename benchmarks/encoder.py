@@ -84,7 +84,7 @@ def main() -> None:
         histories = read_histories(folder)
         train, asked = leave_one_out(histories, most=options.users)
         test = with_negatives(histories, asked, 19, 0)
-        places = train.firsts
+        places = train.first_likes
         last = []
         for user in test.user:
             begin, end = np.searchsorted(train.user[places], [user, user + 1])

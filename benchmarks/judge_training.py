@@ -19,13 +19,13 @@ import numpy as np
 
 from whyfeed.agent.settings import Settings
 from whyfeed.finetune.config import DEFAULT_BASE
-from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.baselines import Resources
 from whyfeed.finetune.evaluation.histories import read_histories
 from whyfeed.finetune.evaluation.protocol import prepare
 from whyfeed.finetune.llm import classifier as click
-from whyfeed.finetune.llm.judge import JudgeConfig, ranked, some, train
-from whyfeed.finetune.llm.judge_examples import Shown, from_folder
-from whyfeed.finetune.ranking.click_model import CoreClicks
+from whyfeed.finetune.llm.judge import JudgeConfig, auc_metrics, sample_users, train
+from whyfeed.finetune.llm.judge_examples import LabelledPosts, from_folder
+from whyfeed.finetune.ranking.click_model import GaussianProcessClicks
 from whyfeed.retrieval.community.embedder import open_embedder
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
 
     learn, held = from_folder(args.data, args.seed)
-    tested = some(held, args.tested)
+    tested = sample_users(held, args.tested)
     core = _core(args.data, tested, args.seed)
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {
@@ -93,10 +93,10 @@ def _row(name: str, values: dict[str, float]) -> None:
     print(f"{name:22}{''.join(cells)}")
 
 
-def _core(folder: Path, tested: list[Shown], seed: int) -> dict[str, float]:
+def _core(folder: Path, tested: list[LabelledPosts], seed: int) -> dict[str, float]:
     """The ranking core on the same posts, which are found again by user and line."""
     histories, test = prepare(read_histories(folder), folder, seed=seed)
-    core = CoreClicks(Tools(open_embedder(Settings().embedder), histories.texts))
+    core = GaussianProcessClicks(Resources(open_embedder(Settings().embedder), histories.texts))
     core.fit(histories)
     users = {name: row for row, name in enumerate(histories.users)}
     asked: dict[int, list[int]] = {}
@@ -108,7 +108,7 @@ def _core(folder: Path, tested: list[Shown], seed: int) -> dict[str, float]:
     labels = np.array([label for shown in tested for label in shown.labels])
     names = {name: place for place, name in enumerate(dict.fromkeys(shown.user for shown in tested))}
     owners = np.array([names[shown.user] for shown in tested for _ in shown.labels])
-    return ranked(labels, np.concatenate(scores), owners)
+    return auc_metrics(labels, np.concatenate(scores), owners)
 
 
 def _plot(path: Path, card: dict[str, Any], core: dict[str, float]) -> None:

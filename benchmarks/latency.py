@@ -75,12 +75,12 @@ def measure(name: str, home: Path, embedder: str, args: argparse.Namespace) -> d
             agent.warm(reader, llm_rank=True)
             judged.append(_ask(agent, reader, llm_rank=True)["list"])
         row["list, LLM ranker, prefix warm: p50 / p95 (s)"] = _spread(judged)
-        firsts, lasts = [], []
+        first_likes, lasts = [], []
         for reader in readers[1 : args.written + 1]:
             asked = _ask(agent, reader, wait=True)
-            firsts.append(asked["first"])
+            first_likes.append(asked["first"])
             lasts.append(asked["last"])
-        row["list to first reason, none kept: p50 / p95 (s)"] = _spread(firsts)
+        row["list to first reason, none kept: p50 / p95 (s)"] = _spread(first_likes)
         row["list to last reason, none kept: p50 / p95 (s)"] = _spread(lasts)
     kept = [_ask(agent, reader, wait=True)["last"] for reader in readers[1 : args.written + 1]]
     row["list to last reason, all kept: p50 / p95 (s)"] = _spread(kept)

@@ -35,7 +35,7 @@ from whyfeed.agent.llm.openai_server import OpenAIEngine
 from whyfeed.agent.recommend.judge import Judge, post_line
 from whyfeed.agent.recommend.ranker import Ranker
 from whyfeed.finetune import training
-from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.baselines import Resources
 from whyfeed.finetune.evaluation.histories import read_histories
 from whyfeed.finetune.llm.packed import Prompts, pack, yes_minus_no
 from whyfeed.finetune.ranking.core_ranker import CoreRanker
@@ -248,7 +248,7 @@ def _core(agent: Agent, count: int) -> None:
         times.append(_seconds(rank))
     print(f"core in a home: {count} posts for one reader in {1000 * np.median(times):.1f} ms (median of {len(times)})")
     histories = read_histories(FOLDER)
-    core = CoreRanker(Tools(agent.embedder, histories.texts))
+    core = CoreRanker(Resources(agent.embedder, histories.texts))
     fitting = _seconds(lambda: core.fit(histories))
     users = np.argsort(-histories.lengths)[:30]
     rows = np.arange(min(count, len(histories.posts)))

@@ -18,7 +18,7 @@ from whyfeed import Agent
 from whyfeed.agent.recommend.ranker import HAND_SET
 from whyfeed.finetune.evaluation.metrics import Resampling, bounds
 from whyfeed.finetune.ranking import examples
-from whyfeed.finetune.ranking.fit import FITTED, PENALTIES, ndcg, solve
+from whyfeed.finetune.ranking.fit import FITTED_SIGNALS, PENALTIES, fit_weights, ndcg
 from whyfeed.retrieval.community.signals import CORE
 
 
@@ -30,13 +30,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with Agent.open(args.home, no_llm=True) as agent:
-        found = list(examples.groups(agent.store, agent.embedder, seed=args.seed, as_fresh=args.negatives == "fresh"))
+        found = list(
+            examples.groups(agent.store, agent.embedder, seed=args.seed, match_freshness=args.negatives == "fresh")
+        )
     last = max(group.window for group in found)
     train = [group for group in found if group.window < last - 2]
     choose = [group for group in found if group.window == last - 2]
     test = [group for group in found if group.window > last - 2]
-    names = (*FITTED, "fresh") if args.negatives == "any" else FITTED
-    penalty = max(PENALTIES, key=lambda value: float(np.mean(ndcg(solve(train, value, names), choose, names))))
+    names = (*FITTED_SIGNALS, "fresh") if args.negatives == "any" else FITTED_SIGNALS
+    penalty = max(PENALTIES, key=lambda value: float(np.mean(ndcg(fit_weights(train, value, names), choose, names))))
     rankers = {
         "random": None,
         "popularity": {"popular": 1.0},
@@ -45,7 +47,7 @@ def main() -> None:
         "item-knn, smoothed by text": {"cooccurrence": 1.0},
         "people": {"people": 1.0},
         "hand-set": dict(HAND_SET),
-        "fitted": dict(zip(names, solve(train + choose, penalty, names), strict=True)),
+        "fitted": dict(zip(names, fit_weights(train + choose, penalty, names), strict=True)),
     }
     names_of, users = np.unique([group.user for group in test], return_inverse=True)
     print(f"{len(test)} lists of {len(names_of)} readers, penalty {penalty}, negatives: {args.negatives}")

@@ -32,12 +32,12 @@ from whyfeed.agent.llm.engine import JudgeRequest
 from whyfeed.agent.llm.open import open_engine
 from whyfeed.agent.recommend.judge import around
 from whyfeed.agent.settings import Settings
-from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.baselines import Resources
 from whyfeed.finetune.evaluation.histories import Histories, read_histories
 from whyfeed.finetune.evaluation.metrics import Resampling, Values, bounds
 from whyfeed.finetune.evaluation.protocol import leave_one_out, user_keys
-from whyfeed.finetune.ranking.next_item import train_sequence
-from whyfeed.finetune.ranking.parts import sequences
+from whyfeed.finetune.ranking.next_item import train_next_item
+from whyfeed.finetune.ranking.parts import liked_sequences
 from whyfeed.retrieval.arrays import Condenser, Floats, Rows, Vectors
 from whyfeed.retrieval.community.embedder import Embedder, PostEncoder, open_embedder
 from whyfeed.retrieval.community.next_item import NextItem
@@ -58,7 +58,7 @@ class Read:
     def of(cls, folder: Path, embedder: Embedder, encoder: PostEncoder) -> Read:
         """Read everything once."""
         histories = read_histories(folder)
-        tools = Tools(embedder, histories.texts)
+        tools = Resources(embedder, histories.texts)
         states = [encoder.encode(histories.texts[at : at + 256]) for at in range(0, len(histories.texts), 256)]
         return cls(histories, tools.vectors, np.concatenate(states))
 
@@ -95,12 +95,12 @@ def next_items(args: argparse.Namespace, embedder: Embedder, encoder: PostEncode
     warm = np.flatnonzero(~cold)
     place = np.full(len(inner.posts), -1, dtype=np.int64)
     place[warm] = np.arange(len(warm))
-    every = sequences(inner)
+    every = liked_sequences(inner)
     kept = [history[~cold[history]] for history in every]
     condenser = Condenser.of(one.states[warm])
     texts = {"sentences": one.vectors, "+ readings": np.concatenate([one.vectors, condenser(one.states)], 1)}
     models = {
-        name: train_sequence([place[history] for history in kept if len(history)], text[warm], inner.ordered)
+        name: train_next_item([place[history] for history in kept if len(history)], text[warm], inner.ordered)
         for name, text in texts.items()
     }
     found: dict[str, dict[str, Values]] = {}
@@ -139,7 +139,7 @@ def next_items(args: argparse.Namespace, embedder: Embedder, encoder: PostEncode
         np.arange(len(inner.posts)),
         args.seed,
     )
-    every = sequences(inner)
+    every = liked_sequences(inner)
     histories = [every[user] for user in test.user]
     texts = {"sentences": other.vectors, "+ readings": np.concatenate([other.vectors, condenser(other.states)], 1)}
     strange = np.full(len(inner.posts), -1, dtype=np.int64)

@@ -1,1 +1,1 @@
-"""Interaction data into models."""
+"""Training models on interaction data, and measuring them."""

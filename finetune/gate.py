@@ -1,10 +1,10 @@
-"""The gate: what was trained goes live only where it surely beats what is in place, on cases that neither has seen.
+"""The gate: a trained model goes live only if it is significantly better than the one in place, on held-out cases.
 
-Cases are compared in pairs. Intervals are percentile bootstraps of the mean difference that resample users, so that
-somebody with many cases counts as one person, expanded for how few users there are (Hesterberg 2015, arXiv 1411.5279):
-where ten decide, a plain one calls chance an improvement nearly twice as often as it says. The whole must be above
-zero with 95 %. Lengths of history are looked at several at once, so their intervals are widened to hold for all of
-them together with 95 % (Bonferroni): each of m is a 1 - 0.05 / m interval.
+Cases are compared in pairs. Intervals are percentile bootstraps of the mean difference that resample users, not cases,
+and are expanded for small numbers of users (Hesterberg 2015, arXiv 1411.5279): with ten users a plain bootstrap is
+wrong nearly twice as often as its 95 % say. The overall interval must lie above zero. Users are also compared by the
+length of their history; these m intervals are at level 1 - 0.05 / m each, so that all hold together with 95 %
+(Bonferroni), and the model must not be significantly worse in any of them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from whyfeed.finetune.evaluation.metrics import HISTORY, Resampling, Values, buc
 from whyfeed.retrieval.arrays import Floats, Rows
 
 Verdict = Literal["better", "worse", "same", "unsure", "few"]
-ENOUGH = 10  # users; the bootstrap of fewer says more than they know
-ENOUGH_IN_BUCKET = 30  # its intervals are wider, and the far tails of a bootstrap need more users
+MIN_USERS = 10  # users; the bootstrap of fewer is not reliable
+MIN_USERS_IN_BUCKET = 30  # users of a bucket: its wider intervals need the far tails of the bootstrap
 _ROUNDS = 4000
 _OUTSIDE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a training found. `live` tells whether its model is used from now on, `why` says why.
+    """The result of a training. `live`: the model is used from now on; `why` is the reason in one sentence.
 
-    `card` goes with the model; of a training that was stopped it tells how far that came.
+    `card` (JSON values) is stored with the model; after a training that was stopped it holds the steps done.
     """
 
     live: bool
@@ -39,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The verdict for users whose history has some length; `interval` holds for all buckets together with 95 %."""
+    """The verdict for users with histories of one length; the intervals of all buckets hold together with 95 %."""
 
     history: str
     cases: int
@@ -50,7 +50,7 @@ class Bucket:
 
     @property
     def live(self) -> bool:
-        """Whether the challenger has won here, so that it may be used here alone."""
+        """Whether the challenger is better for these users."""
         return self.verdict == "better"
 
     def to_json(self) -> dict[str, Any]:
@@ -63,9 +63,9 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether the challenger goes live, and what that rests on; differences are challenger less in place.
+    """Whether the challenger goes live, and the numbers behind it. Differences are challenger minus in place.
 
-    `verdict` is of the whole: a challenger that is better there is still not live when it is worse in a bucket.
+    `verdict` is over all cases; a challenger that is better overall but worse in a bucket does not go live.
     """
 
     live: bool
@@ -88,10 +88,10 @@ def decide(
     in_place: Floats | Values, challenger: Floats | Values, users: Sequence[str] | Rows, lengths: Rows | None = None, *,
     metric: str, names: tuple[str, str], seed: int = 0,
 ) -> Decision:  # fmt: skip
-    """Decide between two models by their values, (cases,) each, more is better.
+    """Decide between two models by their metric values, (cases,) each; higher is better.
 
-    `users` (cases,) owns the cases, `lengths` (cases,) are the events of each one's history; without it there are no
-    buckets. `names` are those of the model in place and of the challenger, as the sentence `why` calls them.
+    `users` (cases,) is the user of each case, `lengths` (cases,) the number of events in that user's history; without
+    `lengths` there are no buckets. `names`: how the sentence `why` calls the model in place and the challenger.
     ValueError when the arrays are not aligned.
     """
     if in_place.ndim != 1 or not in_place.shape == challenger.shape == (len(users),):
@@ -105,8 +105,8 @@ def decide(
         why = f"{lost} of {len(differences)} values are no numbers: {old} stays"
         return Decision(False, why, 0.0, (0.0, 0.0), "unsure", len(people))
     mean = float(differences.mean()) if len(differences) else 0.0
-    if len(people) < ENOUGH:
-        why = f"{len(people)} held out, {ENOUGH} needed to tell: {old} stays"
+    if len(people) < MIN_USERS:
+        why = f"{len(people)} held out, {MIN_USERS} needed to tell: {old} stays"
         return Decision(False, why, mean, (0.0, 0.0), "few", len(people))
     whole = _interval(differences, codes, _OUTSIDE, seed)
     verdict = _verdict(differences, whole)
@@ -130,12 +130,12 @@ def decide(
 
 def _buckets(differences: Values, codes: Rows, lengths: Rows, seed: int) -> tuple[Bucket, ...]:
     parts = [(name, rows, len(np.unique(codes[rows]))) for name, rows in buckets(lengths, HISTORY)]
-    looked_at = sum(users >= ENOUGH_IN_BUCKET for _, _, users in parts)
+    looked_at = sum(users >= MIN_USERS_IN_BUCKET for _, _, users in parts)
     found = []
     for name, rows, users in parts:
         part, interval = differences[rows], (0.0, 0.0)
         verdict: Verdict = "few"
-        if users >= ENOUGH_IN_BUCKET:
+        if users >= MIN_USERS_IN_BUCKET:
             interval = _interval(part, codes[rows], _OUTSIDE / looked_at, seed)
             verdict = _verdict(part, interval)
         found.append(Bucket(name, len(rows), users, float(part.mean()), interval, verdict))
@@ -147,7 +147,7 @@ def _interval(differences: Values, codes: Rows, outside: float, seed: int) -> tu
 
     users = len(np.unique(codes))
     draws = Resampling(codes, seed, _ROUNDS).means(differences[:, None])[:, 0]
-    # The tail at which a bootstrap of so few is as wide as Student's t with the unbiased variance.
+    # The tail at which the bootstrap is as wide as Student's t with the unbiased variance.
     tail = float(ndtr(stdtrit(users - 1, outside / 2) * np.sqrt(users / (users - 1))))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)

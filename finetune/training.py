@@ -1,7 +1,7 @@
-"""What every training of a language model here shares: the base, resuming, and folders that are swapped in whole.
+"""What every training of a language model here shares: loading the base, checkpoints, and atomic result folders.
 
-A step depends on the seed and its own number alone (which examples, which dropout). So a run that was killed goes on
-from its last checkpoint and ends, to the bit, with what an undisturbed one makes on the same CPU.
+The examples and the dropout of a step depend on the seed and the step's number alone. A run that was killed therefore
+resumes from its last checkpoint and ends with the same bits as an undisturbed one on the same CPU.
 """
 
 from __future__ import annotations
@@ -51,14 +51,17 @@ class Watch:
 
 
 def libraries(what: str, names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
-    """Versions of what trains; ModelError, saying that `what` needs it, when it is not installed."""
+    """Versions of these libraries and of whyfeed, by name. ModelError, naming `what`, when one is not installed."""
     if missing := [name for name in names if importlib.util.find_spec(name.replace("-", "_")) is None]:
         raise ModelError(f"{what} needs {', '.join(missing)}, not installed here; pip install 'whyfeed[train]'")
     return {name: version(name) for name in (*names, "whyfeed")}
 
 
 def base_files(base: str | Path, gguf: str | None = None) -> tuple[str, str | None]:
-    """What transformers loads: a folder or a name on the hub, and the GGUF file in it, if it is one."""
+    """What transformers loads: a folder or a name on the hub, and the name of the GGUF file in it, or None.
+
+    HomeError when the folder or the file is not there, WeightsError when whyfeed's own weights are not.
+    """
     for weights in WEIGHTS:
         if base == weights.name and gguf is None and weights.file.endswith(".gguf"):
             return str(check(weights).parent), weights.file
@@ -72,8 +75,8 @@ def base_files(base: str | Path, gguf: str | None = None) -> tuple[str, str | No
     return str(base), gguf
 
 
-def state_of(folder: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a base's files: a checkpoint is of no use to another base."""
+def file_states(folder: str) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a base's files: a checkpoint must not be resumed with another base."""
     here = Path(folder)
     files = sorted(path for path in here.iterdir() if path.suffix in (".safetensors", ".gguf", ".json", ".jinja")) \
         if here.is_dir() else []  # fmt: skip
@@ -81,13 +84,13 @@ def state_of(folder: str) -> list[tuple[str, int, int]]:
 
 
 def load(folder: str, gguf: str | None, **options: Any) -> tuple[Any, Any]:
-    """Tokeniser and model in float32, which a CPU trains in without surprises; on the GPU where there is one.
+    """Tokeniser and model in float32, on the GPU where there is one.
 
     `options` go to transformers' `from_pretrained`. HomeError when the base cannot be read.
     """
     import torch
 
-    tokenizer, model = _from(folder if gguf is None else str(unquantised(Path(folder, gguf))), **options)
+    tokenizer, model = _from(folder if gguf is None else str(dequantised(Path(folder, gguf))), **options)
     return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -96,7 +99,7 @@ def _from(folder: str, **options: Any) -> tuple[Any, Any]:
     import transformers
 
     said: Any = transformers.utils.logging
-    said.disable_progress_bar()  # whoever asked is told in our own words
+    said.disable_progress_bar()  # the caller reports progress itself
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             folder, **{key: value for key, value in options.items() if key == "gguf_file"}
@@ -108,10 +111,10 @@ def _from(folder: str, **options: Any) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def unquantised(file: Path) -> Path:
-    """The folder of a GGUF's model in transformers' own form, kept in the cache: reading a GGUF takes it half a minute.
+def dequantised(file: Path) -> Path:
+    """The folder of a GGUF's model in transformers' own format, cached because reading a GGUF takes half a minute.
 
-    It is made again when the file has another size or time.
+    It is made again when the file's size or time has changed. HomeError when the file or the cache cannot be used.
     """
     target = cache_folder() / f"{file.stem}-{digest(str(file.resolve()))[:8]}"
     try:
@@ -138,7 +141,7 @@ def write_folder(model: Any, tokenizer: Any, folder: Path, half: bool = True) ->
     import torch
     import transformers
 
-    # What was read from GGUF still says so, and refuses to be written.
+    # A model that was read from GGUF still has that as its quantisation, and could not be saved with it.
     said = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
     config = type(model.config).from_dict(said)
     kind = torch.float16 if half else torch.float32
@@ -158,16 +161,16 @@ def write_folder(model: Any, tokenizer: Any, folder: Path, half: bool = True) ->
 # ---- steps
 
 
-def order(step: int, count: int, batch: int, seed: int) -> list[int]:
-    """Places of a step's examples: a new order each epoch, the last batch of one may be smaller."""
+def batch_places(step: int, count: int, batch: int, seed: int) -> list[int]:
+    """Indices of a step's examples: a new order in each epoch, whose last batch may be smaller."""
     epoch, place = divmod(step, -(-count // batch))
     found = np.random.default_rng([seed, epoch]).permutation(count)
     return [int(each) for each in found[place * batch : (place + 1) * batch]]
 
 
 @contextlib.contextmanager
-def own_chance(seed: int) -> Iterator[None]:
-    """torch's random numbers by the seed; the caller's go on as if nothing had been drawn."""
+def seeded(seed: int) -> Iterator[None]:
+    """torch's random state set by the seed inside the block; the caller's state is restored after it."""
     import torch
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -177,7 +180,10 @@ def own_chance(seed: int) -> Iterator[None]:
 
 
 def begin_step(optimiser: Any, step: int, total: float, lr: float, seed: int) -> None:
-    """A short linear warm-up, then down to nothing; dropout is the step's own."""
+    """Set the learning rate (linear warm-up, then linear decay to 0) and the step's own random state for dropout.
+
+    `total` is how many steps there are, `lr` the highest rate.
+    """
     import torch
 
     torch.manual_seed(seed * 1_000_003 + step + 1)
@@ -187,7 +193,7 @@ def begin_step(optimiser: Any, step: int, total: float, lr: float, seed: int) ->
 
 
 def end_step(weights: Sequence[Any], optimiser: Any, then: Callable[[], None] | None = None) -> None:
-    """Clip the gradients to length 1, and move; `then` still sees the gradients."""
+    """Clip the gradients to norm 1 and update the weights; `then` is called before the gradients are cleared."""
     import torch
 
     torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -199,7 +205,7 @@ def end_step(weights: Sequence[Any], optimiser: Any, then: Callable[[], None] | 
 
 @dataclass
 class Spent:
-    """How far a training has come: steps, minutes by the clock and of the processor, the loss of each step."""
+    """How far a training is: steps, minutes of wall and processor time, and the loss of each step."""
 
     steps: int = 0
     minutes: float = 0.0
@@ -211,9 +217,9 @@ def run_steps(
     weights: Sequence[Any], checkpoint: Checkpoint, settings: Mapping[str, Any], backward: Callable[[int], float],
     watch: Watch,
 ) -> tuple[bool, Spent]:  # fmt: skip
-    """AdamW over all steps that are not done yet; whether it came to its end, and what was spent on it.
+    """AdamW (Loshchilov and Hutter 2019) over all steps that remain; whether it reached the end, and what was spent.
 
-    `settings` hold steps, lr, seed and minutes (None: no limit); `backward` leaves the gradients of a step and
+    `settings` hold steps, lr, seed and minutes (None: no limit); `backward` computes the gradients of a step and
     returns its loss.
     """
     import torch
@@ -228,7 +234,7 @@ def run_steps(
             return False, spent
         watch.progress("train", spent.steps, total)
         begun, worked = time.perf_counter(), time.process_time()
-        # Where a clock ends the training its rate goes down with the clock.
+        # With a time limit the rate decays with the clock.
         left = 1 - max(spent.steps / total, spent.minutes / limit)
         lr = settings["lr"] * left / (1 - spent.steps / total)
         begin_step(optimiser, spent.steps, total, lr, settings["seed"])
@@ -244,7 +250,7 @@ def run_steps(
 
 
 class Checkpoint:
-    """Weights and optimiser of a training that may be killed. `digest` names all that the training depends on."""
+    """Weights and optimiser of a training that may be killed. `digest` identifies everything it depends on."""
 
     def __init__(self, out: Path, digest: str) -> None:
         self._path, self._digest = beside(out, "checkpoint"), digest
@@ -253,7 +259,7 @@ class Checkpoint:
         self, weights: Sequence[Any], optimiser: Any, step: int, notes: Mapping[str, Any] | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """Write the state after `step` steps; `notes` is JSON, `more` are tensors that belong to it."""
+        """Write the state after `step` steps; `notes` are JSON values and `more` tensors to keep with it."""
         from safetensors.torch import save
 
         tensors = {f"weight.{place}": weight.detach().contiguous() for place, weight in enumerate(weights)}
@@ -264,7 +270,7 @@ class Checkpoint:
         write_whole(self._path, save(tensors, metadata=about))
 
     def resume(self, weights: Sequence[Any], optimiser: Any) -> tuple[int, dict[str, Any], dict[str, Any]]:
-        """Put everything back to the last checkpoint of this very training: steps done, notes, and `more`."""
+        """Restore the last checkpoint of the same training: its steps, notes and `more`; 0 and empty without one."""
         import torch
         from safetensors import SafetensorError, safe_open
 
@@ -292,7 +298,7 @@ class Checkpoint:
         return int(about["step"]), json.loads(about["notes"]), more
 
     def drop(self) -> None:
-        """The training is over, and its result in place."""
+        """Delete the checkpoint, once the result is in place."""
         self._path.unlink(missing_ok=True)
 
 
@@ -300,13 +306,16 @@ class Checkpoint:
 
 
 def digest(text: str) -> str:
-    """SHA-256 of a text, whatever it holds."""
+    """SHA-256 of a text in hexadecimal; lone surrogates are allowed."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """One training at a time for a folder; puts right what a killed one left half swapped."""
+def exclusive(out: Path) -> Iterator[None]:
+    """A lock: one training at a time per folder. Restores the old folder if a killed run left it half swapped.
+
+    HomeError when another process holds it, or the disk refuses.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(beside(out, "lock"))
@@ -323,8 +332,8 @@ def alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def take_in(registry: Registry, name: str, out: Path) -> None:
-    """Move a finished model into the registry: also one that a kill, or an older whyfeed, has left there."""
+def register_finished(registry: Registry, name: str, out: Path) -> None:
+    """Move a finished model into the registry, also one that a killed run or an older whyfeed left in `out`."""
     try:
         card = json.loads((out / "card.json").read_bytes())
         live = card.get("gate", card)["live"]
@@ -333,20 +342,20 @@ def take_in(registry: Registry, name: str, out: Path) -> None:
     registry.add_folder(name, out, card, live=live is True)
 
 
-def into_home(home: Path, name: str, train: Callable[[Path, Path | None], Outcome]) -> Outcome:
-    """Train a new version of a home's model: `train` gets the folder to fill and that of the live version, if any.
+def train_for_home(home: Path, name: str, train: Callable[[Path, Path | None], Outcome]) -> Outcome:
+    """Train a new version of a home's model: `train` gets the folder to fill and that of the live version, or None.
 
-    The version goes live where its card says that the gate let it.
+    The version goes live if the gate's decision on its card says so.
     """
     registry, out = Registry(home), home / "adapters" / name
-    take_in(registry, name, out)  # what a killed training had finished
+    register_finished(registry, name, out)  # what a killed training had finished
     outcome = train(out, registry.live(name))
-    take_in(registry, name, out)
+    register_finished(registry, name, out)
     return outcome
 
 
 def write_adapter(folder: Path, model: Any) -> None:
-    """The adapter of a PEFT model, as PEFT and vLLM read it, the same to the bit for the same weights."""
+    """Write the adapter of a PEFT model in the files that PEFT and vLLM read; same weights, same bytes."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
@@ -362,5 +371,5 @@ def write_adapter(folder: Path, model: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Sets and named values of a configuration as JSON has them."""
+    """Sets and enum values of a configuration as JSON values."""
     return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))

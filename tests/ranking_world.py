@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.world import Row, write_rows
-from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.baselines import Resources
 from whyfeed.finetune.evaluation.histories import Histories, read_histories
 from whyfeed.retrieval.community.embedder import HashEmbedder
 
@@ -69,8 +69,8 @@ def read(folder: Path, events: Iterable[Row], posts: Iterable[Row] | None = None
     return read_histories(write_folder(folder, events, posts, **files))
 
 
-def tools(histories: Histories) -> Tools:
-    return Tools(EMBED, histories.texts)
+def tools(histories: Histories) -> Resources:
+    return Resources(EMBED, histories.texts)
 
 
 def pairs(histories: Histories) -> list[tuple[str, str]]:

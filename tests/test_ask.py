@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.baselines import Resources
 from whyfeed.finetune.evaluation.histories import Histories
-from whyfeed.finetune.ranking.click_model import NOISE, CoreClicks
-from whyfeed.finetune.ranking.questions import choose, questions
+from whyfeed.finetune.ranking.click_model import NOISE_VARIANCE, GaussianProcessClicks
+from whyfeed.finetune.ranking.questions import choose_posts, questions
 from whyfeed.retrieval.community.embedder import HashEmbedder
 from whyfeed.retrieval.errors import DataError
 
@@ -53,7 +53,7 @@ class World:
             weight=np.append(self.histories.weight, self.weights(user, post)),
             time=np.append(self.histories.time, np.full(len(user), np.nan)),
         )  # fmt: skip
-        core = CoreClicks(Tools(EMBED, answered.texts))
+        core = GaussianProcessClicks(Resources(EMBED, answered.texts))
         core.fit(answered)
         others = np.setdiff1d(np.arange(len(self.topic)), rows)
         return float(np.square(core.score(new)[:, others] - self.likes[new][:, self.topic[others]]).mean())
@@ -99,13 +99,15 @@ def test_what_is_known_of_a_reader_is_not_asked_again() -> None:
 
 def test_the_share_that_is_said_is_what_an_answer_takes_from_the_variance() -> None:
     covariance = np.array([[1.0, 0.8, 0.0], [0.8, 0.9, 0.0], [0.0, 0.0, 0.95]])
-    places, shares = choose(covariance, np.array([True, True, True]), 3)
+    places, shares = choose_posts(covariance, np.array([True, True, True]), 3)
     assert places.tolist() == [0, 2, 1]  # the second is like the first
-    assert shares[:2] == pytest.approx([(1 + 0.64) / (1 + NOISE) / 2.85, 0.95**2 / (0.95 + NOISE) / 2.85])
-    left = 0.9 - 0.64 / (1 + NOISE)  # of the second, and of what it says of the first
-    both = left**2 + (0.8 - 0.8 / (1 + NOISE)) ** 2
-    assert shares[2] == pytest.approx(both / (left + NOISE) / 2.85)
-    assert choose(covariance, np.array([False, True, False]), 3)[0].tolist() == [1]
+    assert shares[:2] == pytest.approx(
+        [(1 + 0.64) / (1 + NOISE_VARIANCE) / 2.85, 0.95**2 / (0.95 + NOISE_VARIANCE) / 2.85]
+    )
+    left = 0.9 - 0.64 / (1 + NOISE_VARIANCE)  # of the second, and of what it says of the first
+    both = left**2 + (0.8 - 0.8 / (1 + NOISE_VARIANCE)) ** 2
+    assert shares[2] == pytest.approx(both / (left + NOISE_VARIANCE) / 2.85)
+    assert choose_posts(covariance, np.array([False, True, False]), 3)[0].tolist() == [1]
 
 
 def test_what_hardly_anybody_knows_is_not_asked_about() -> None:

@@ -9,12 +9,19 @@ import pytest
 
 from tests.ranking_world import EMBED, bought, event, every, judged, read, tools, write_folder
 from tests.world import Row
-from whyfeed.finetune.evaluation.baselines import BASELINES, Ease, ItemKnn, Means, Rp3Beta, Tools, UserKnn
+from whyfeed.finetune.evaluation.baselines import BASELINES, Ease, ItemKnn, Resources, Rp3Beta, ShrunkenMeans, UserKnn
 from whyfeed.finetune.evaluation.histories import Histories, read_histories
 from whyfeed.finetune.evaluation.protocol import leave_one_out, with_negatives
-from whyfeed.finetune.ranking.click_model import CoreClicks
+from whyfeed.finetune.ranking.click_model import GaussianProcessClicks
 from whyfeed.finetune.ranking.core_ranker import CoreRanker
-from whyfeed.finetune.ranking.parts import WITHOUT_LLM, Friends, Linked, Smoothed, sequences, word_neighbours
+from whyfeed.finetune.ranking.parts import (
+    PARTS,
+    LikesOfFollowed,
+    LinkedPosts,
+    SmoothedCooccurrence,
+    liked_sequences,
+    word_neighbours,
+)
 from whyfeed.retrieval.arrays import Condenser, unit
 from whyfeed.retrieval.community.cooccurrence import Cooccurrence, text_neighbours
 from whyfeed.retrieval.errors import DataError
@@ -107,7 +114,7 @@ def test_bm25_is_that_of_its_library(ring: Histories) -> None:
 def test_means_by_hand(tmp_path: Path) -> None:
     rows = [event("a", "x", kind="like"), event("b", "x", kind="like"), event("a", "y", kind="dislike")]
     found = read(tmp_path / "f", [*rows, event("c", "y", kind="wave")])
-    means, both = Means(tools(found)), Means(tools(found), by_user=True)
+    means, both = ShrunkenMeans(tools(found)), ShrunkenMeans(tools(found), by_user=True)
     means.fit(found)
     both.fit(found)
     x, y = 2 * (2 / 3) / 7, (-4 / 3) / 6
@@ -118,7 +125,7 @@ def test_means_by_hand(tmp_path: Path) -> None:
 
 def test_means_rank_nothing_where_all_say_the_same(tmp_path: Path) -> None:
     found = read(tmp_path / "f", [event(user, post, kind="comment") for user in range(9) for post in range(user + 1)])
-    means = Means(tools(found))
+    means = ShrunkenMeans(tools(found))
     means.fit(found)
     assert set(means.score(every(found)).ravel().tolist()) == {0.0}
 
@@ -138,20 +145,20 @@ def test_a_ranker_is_the_same_twice_and_whatever_the_block(ring: Histories, name
 @pytest.mark.parametrize("name", [*BASELINES, "core", "clicks"])
 def test_who_and_what_is_unknown_is_no_trouble(tmp_path: Path, name: str) -> None:
     found = read(tmp_path / "f", [event("a", "x"), event("b", "x"), event("b", "y")]).with_ids(["new"], ["other"])
-    ranker = {**BASELINES, "core": CoreRanker, "clicks": CoreClicks}[name](Tools(EMBED, found.texts))
+    ranker = {**BASELINES, "core": CoreRanker, "clicks": GaussianProcessClicks}[name](Resources(EMBED, found.texts))
     ranker.fit(found)
     scores = ranker.score(every(found))
     assert scores.shape == (3, 3)
     assert np.isfinite(scores).all()
 
 
-@pytest.mark.parametrize("name", WITHOUT_LLM)
+@pytest.mark.parametrize("name", PARTS)
 def test_a_part_is_the_same_whatever_the_block(ring: Histories, name: str) -> None:
     if name in ("next", "friends", "linked"):
         with pytest.raises(DataError, match=r"too few|nobody|no post"):
-            WITHOUT_LLM[name](tools(ring)).fit(ring)
+            PARTS[name](tools(ring)).fit(ring)
         return
-    part = WITHOUT_LLM[name](tools(ring))
+    part = PARTS[name](tools(ring))
     part.fit(ring)
     whole = part.score(every(ring))
     assert whole.shape == (len(ring.users), len(ring.posts))
@@ -163,10 +170,10 @@ def test_a_part_is_the_same_whatever_the_block(ring: Histories, name: str) -> No
 
 
 def test_smoothed_scores_as_the_product_does(ring: Histories) -> None:
-    places = ring.firsts
+    places = ring.first_likes
     neighbours = text_neighbours(EMBED.encode(ring.texts))
     product = Cooccurrence(ring.user[places], ring.post[places], len(ring.posts), neighbours)
-    part = Smoothed(tools(ring), "sequence", "vectors")
+    part = SmoothedCooccurrence(tools(ring), "sequence", "vectors")
     part.fit(ring)
     for user in (0, 31):
         history = ring.recent(0.8)[user]
@@ -178,7 +185,7 @@ def test_friends_count_what_those_on_either_side_liked(tmp_path: Path) -> None:
     follows: list[Row] = [{"from": "a", "to": "b"}, {"from": "c", "to": "a"}, {"from": "b", "to": "d"}]
     rows = [event("a", "w"), event("b", "x"), event("c", "x"), event("c", "y"), event("d", "z")]
     found = read(tmp_path / "f", [*rows, event("c", "z", kind="hide")], follows=follows)
-    part = Friends(tools(found))
+    part = LikesOfFollowed(tools(found))
     part.fit(found)
     assert found.posts == ("w", "x", "y", "z")
     assert part.score(every(found)).tolist() == [[0, 2, 1, 0], [1, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
@@ -187,7 +194,7 @@ def test_friends_count_what_those_on_either_side_liked(tmp_path: Path) -> None:
 def test_links_lead_from_the_history_over_one_post_at_half_the_weight(tmp_path: Path) -> None:
     links: list[Row] = [{"head": "w", "relation": "cites", "tail": "x"}, {"head": "y", "relation": "by", "tail": "x"}]
     found = read(tmp_path / "f", [event("a", "w"), event("b", "z"), event("b", "x"), event("b", "y")], links=links)
-    part = Linked(tools(found))
+    part = LinkedPosts(tools(found))
     part.fit(found)
     # From w, of degree 1, to x; on from x, of degree 2, to y and back.
     on = 0.5 / np.sqrt(2)
@@ -197,7 +204,7 @@ def test_links_lead_from_the_history_over_one_post_at_half_the_weight(tmp_path: 
 def test_histories_of_the_transformer_are_the_liked_posts_in_order(tmp_path: Path) -> None:
     rows = [event("a", "y", 2), event("a", "x", 1), event("a", "y", 3, "comment"), event("a", "z", 4, "hide")]
     found = read(tmp_path / "f", [*rows, event("b", "x", 1, "hide"), event("c", "z", 1)]).with_ids(["new"], [])
-    named = [[found.posts[post] for post in history] for history in sequences(found)]
+    named = [[found.posts[post] for post in history] for history in liked_sequences(found)]
     assert named == [["x", "y"], [], ["z"], []]
 
 
@@ -252,7 +259,7 @@ def test_the_gaussian_process_is_its_dense_solution(tmp_path: Path) -> None:
     found = read_histories(
         write_folder(tmp_path / "f", rows, [{"id": f"p{at}", "title": f"t{at} red"} for at in range(9)])
     )
-    clicks = CoreClicks(tools(found))
+    clicks = GaussianProcessClicks(tools(found))
     clicks.fit(found)
     common, own = clicks._kernels(found)
     place = {int(post): at for at, post in enumerate(clicks._covered)}
@@ -267,7 +274,7 @@ def test_the_gaussian_process_is_its_dense_solution(tmp_path: Path) -> None:
 
 def test_clicks_know_good_posts_and_glad_users(tmp_path: Path) -> None:
     found = read_histories(judged(tmp_path / "f"))
-    clicks = CoreClicks(tools(found))
+    clicks = GaussianProcessClicks(tools(found))
     clicks.fit(found)
     scores = clicks.score(every(found))
     good = np.array([int(id[1:]) < 15 for id in found.posts])
@@ -293,7 +300,7 @@ def test_the_target_teaches_nothing(tmp_path: Path, name: str) -> None:
     test = with_negatives(whole, test, 20)
     shares = {}
     for learnt, histories in (("leaky", whole), ("clean", train)):
-        ranker = {**BASELINES, **WITHOUT_LLM}[name](tools(whole))
+        ranker = {**BASELINES, **PARTS}[name](tools(whole))
         ranker.fit(histories)
         wins = []
         for user, relevant, candidates in zip(test.user, test.relevant, test.candidates or (), strict=True):

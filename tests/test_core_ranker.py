@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from tests.ranking_world import bought, event, every, read, tools
-from whyfeed.finetune.evaluation.baselines import Ranker, Tools
+from whyfeed.finetune.evaluation.baselines import Ranker, Resources
 from whyfeed.finetune.evaluation.histories import Histories, read_histories
 from whyfeed.finetune.evaluation.protocol import RankingTest, leave_one_out, pair_keys, unseen_posts
-from whyfeed.finetune.ranking.core_ranker import CorePair, CoreRanker
-from whyfeed.finetune.ranking.parts import WITHOUT_LLM, Next
-from whyfeed.finetune.ranking.stack import gains_at_ten
+from whyfeed.finetune.ranking.core_ranker import CoreRanker, CoreWithLlm
+from whyfeed.finetune.ranking.parts import PARTS, NextItemPart
+from whyfeed.finetune.ranking.stack import ndcg_at_ten
 from whyfeed.retrieval.arrays import Floats, Rows
 
 USERS, POSTS, TASTES = 160, 80, 4
-Parts = Mapping[str, Callable[[Tools], Ranker]]
+Parts = Mapping[str, Callable[[Resources], Ranker]]
 
 
 @dataclass
@@ -100,7 +100,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Histories:
     return tasteful(tmp_path_factory.mktemp("tasteful") / "f")
 
 
-def fitted(histories: Histories, parts: Parts, shared: Tools | None = None) -> CoreRanker:
+def fitted(histories: Histories, parts: Parts, shared: Resources | None = None) -> CoreRanker:
     core = CoreRanker(shared or tools(histories), parts)
     core.fit(histories)
     return core
@@ -111,7 +111,7 @@ def quality(core: CoreRanker, train: Histories, test: RankingTest) -> float:
     found = []
     for user, relevant, scores in zip(test.user, test.relevant, core.score(test.user), strict=True):
         others = np.setdiff1d(np.arange(len(train.posts)), [*train.seen[user].indices, *relevant])
-        found.append(float(gains_at_ten(scores[[relevant[0], *others]][None])[0]))
+        found.append(float(ndcg_at_ten(scores[[relevant[0], *others]][None])[0]))
     return float(np.mean(found))
 
 
@@ -134,7 +134,7 @@ def test_what_informs_is_taken_in_and_noise_is_not(tmp_path: Path, timed: bool) 
 
 def test_the_parts_that_suit_these_data_are_taken_in(tmp_path: Path) -> None:
     """Along a ring in order it is the sequence that informs; without times no part that needs an order is tried."""
-    quick = {name: make for name, make in WITHOUT_LLM.items() if name not in ("next", "ease")}
+    quick = {name: make for name, make in PARTS.items() if name not in ("next", "ease")}
     in_order = fitted(read_histories(bought(tmp_path / "a")), quick)
     assert next(iter(in_order.blend.gains)).startswith("smoothed sequence")
     in_no_order = fitted(read_histories(bought(tmp_path / "b", timed=False)), quick)
@@ -149,7 +149,7 @@ def test_what_nobody_has_seen_stands_by_its_text(tmp_path: Path) -> None:
     posts = [{"id": f"p{at}", "title": f"{colours[at % 6]} thing"} for at in range(600)]
     rows = [event(f"u{u}", f"p{rng.randrange(100) * 6 + u % 6}", at) for u in range(600) for at in range(12)]
     train, test = unseen_posts(read(tmp_path / "f", rows, posts))
-    parts: Parts = {"popularity": WITHOUT_LLM["popularity"], "next": lambda shared: Next(shared, enough=1000)}
+    parts: Parts = {"popularity": PARTS["popularity"], "next": lambda shared: NextItemPart(shared, min_likes=1000)}
     core = fitted(train, parts)
     assert next(iter(core.blend.gains)) == "next"
     assert test.candidates is not None
@@ -186,11 +186,11 @@ def test_what_a_language_model_reads_counts_where_it_tells_of_posts_that_nobody_
     train, test = unseen_posts(read(tmp_path / "f", rows, posts))
     shared = tools(train)
     shared.encoder = Reads(kinds)
-    plain, pair = CoreRanker(shared), CorePair(shared)
+    plain, pair = CoreRanker(shared), CoreWithLlm(shared)
     for ranker in (plain, pair):
         ranker.fit(train)
 
-    def found(ranker: CoreRanker | CorePair) -> float:
+    def found(ranker: CoreRanker | CoreWithLlm) -> float:
         assert test.candidates is not None
         lists = ranker.rerank(test.user, lambda line, scores: test.candidates[line])  # type: ignore[index]
         hits = [
@@ -211,7 +211,7 @@ def test_what_a_language_model_reads_counts_where_it_tells_of_posts_that_nobody_
 def test_where_no_part_informs_the_core_is_that_of_a_small_home(tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = [event(f"u{user}", f"p{rng.randrange(200)}", at) for user in range(60) for at in range(3)]
-    parts = {"noise": lambda _: Chance("noise"), "smoothed set by vectors": WITHOUT_LLM["smoothed set by vectors"]}
+    parts = {"noise": lambda _: Chance("noise"), "smoothed set by vectors": PARTS["smoothed set by vectors"]}
     core = fitted(read(tmp_path / "f", rows), parts)
     assert not core.blend.gains
     assert list(core.blend.weights) == ["smoothed set by vectors"]
@@ -224,7 +224,7 @@ def test_where_no_part_informs_the_core_is_that_of_a_small_home(tmp_path: Path) 
 def test_a_small_home_falls_back_and_works(tmp_path: Path, users: int) -> None:
     rows = [event(f"u{user}", f"p{(user + at) % 9}", at) for user in range(users) for at in range(3)]
     found = read(tmp_path / "f", rows)
-    core = fitted(found, WITHOUT_LLM)
+    core = fitted(found, PARTS)
     assert list(core.blend.weights) == ["smoothed set by vectors"]
     assert not core.blend.gains
     scores = core.score(every(found))
@@ -240,7 +240,7 @@ def test_a_small_home_falls_back_on_a_part_that_is_there(tmp_path: Path) -> None
 
 def test_no_likes_at_all_are_no_trouble(tmp_path: Path) -> None:
     found = read(tmp_path / "f", [event(user, post, post, "hide") for user in range(60) for post in range(3)])
-    core = fitted(found, WITHOUT_LLM)
+    core = fitted(found, PARTS)
     assert not core.score(every(found)).any()
     ((posts, scores),) = core.rerank(np.array([0]), lambda line, scores: np.array([2, 0]))
     assert posts.tolist() == [2, 0]
@@ -262,7 +262,8 @@ def test_without_torch_the_transformer_alone_is_missing(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "torch", None)
     rows = [event(f"u{user}", f"p{(user + at * at) % 50}", at) for user in range(420) for at in range(6)]
     core = fitted(
-        read(tmp_path / "f", rows), {"next": lambda tools: Next(tools, enough=1000), "taste": lambda _: Taste()}
+        read(tmp_path / "f", rows),
+        {"next": lambda tools: NextItemPart(tools, min_likes=1000), "taste": lambda _: Taste()},
     )
     assert list(core.blend.weights) == ["taste"]
     assert core.missing == {"next": "torch is not installed: pip install 'whyfeed[train]'"}
@@ -337,7 +338,7 @@ def test_what_may_be_shown_is_asked_with_the_scores_of_the_first_stage(forested:
 
 def test_the_same_seed_gives_the_same_ranking(tmp_path: Path) -> None:
     histories = read_histories(bought(tmp_path / "f"))
-    parts = {name: WITHOUT_LLM[name] for name in ("item-knn", "text", "smoothed sequence by words")}
+    parts = {name: PARTS[name] for name in ("item-knn", "text", "smoothed sequence by words")}
     one, two = (fitted(histories, parts) for _ in range(2))
     assert one.blend == two.blend
     assert np.array_equal(one.score(every(histories)), two.score(every(histories)))
@@ -391,7 +392,7 @@ def test_statistics_that_hold_the_targets_would_be_caught(target: Leaky) -> None
     shared = tools(target.train)
     core = CoreRanker(shared, {"taste": lambda _: Taste(), "memory": lambda _: Memory()})
     _, asked = leave_one_out(target.train, 17)
-    shared.made(("cut", target.train), lambda: (target.train, asked))
+    shared.cached(("cut", target.train), lambda: (target.train, asked))
     core.fit(target.train)
     assert "memory" in target.blamed(core)
 
@@ -421,6 +422,6 @@ def test_statistics_that_hold_the_future_would_be_caught(future: Leaky) -> None:
     late = future.train.keep(future.train.post != target[future.train.user])
     assert len(late.user) == len(inner.user) + USERS
     core = CoreRanker(shared, {"taste": lambda _: Taste(), "after": lambda _: After()})
-    shared.made(("cut", future.train), lambda: (late, asked))
+    shared.cached(("cut", future.train), lambda: (late, asked))
     core.fit(future.train)
     assert core.blend.gains["after"] > 0.3

@@ -15,14 +15,14 @@ from tests.test_write import StopAt, make_base
 from tests.tiny_bert import tiny_bert
 from whyfeed.agent.registry import Registry
 from whyfeed.finetune.llm.classifier import MODEL, ClickConfig, ClickModel, train, train_home
-from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.llm.judge_examples import LabelledPosts
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 
 WORDS = ("like", "hide", "red", "blue", "car", "boat")
 QUICK: dict[str, Any] = {"batch": 16, "lr": 3e-3, "max_tokens": 32}
 
 
-def shown(count: int, first: int = 0) -> list[Shown]:
+def shown(count: int, first: int = 0) -> list[LabelledPosts]:
     """Red is liked more than blue, and readers who liked before like more: post and profile both tell."""
     found = []
     for number in range(first, first + count):
@@ -33,7 +33,9 @@ def shown(count: int, first: int = 0) -> list[Shown]:
         chances = [0.5 * (colour == "red") + 0.5 * glad for colour in colours]
         labels = tuple(int(rng.random() < chance) for chance in chances)
         found.append(
-            Shown(f"u{number}", float(number), ("like car" if glad else "hide boat",), lines, labels, (0.5,) * 6)
+            LabelledPosts(
+                f"u{number}", float(number), ("like car" if glad else "hide boat",), lines, labels, (0.5,) * 6
+            )
         )
     return found
 
@@ -81,14 +83,14 @@ def test_it_learns_from_profile_and_post_and_is_read_back(base: Path, tmp_path: 
     assert str(tmp_path) not in (folder / "config.json").read_text()
     model = ClickModel(folder)
     assert model.card["metrics"] == card["metrics"]
-    rows = [Shown("u", 0.0, (word,), ("red car", "blue boat"), (1, 0)) for word in ("like car", "hide boat")]
+    rows = [LabelledPosts("u", 0.0, (word,), ("red car", "blue boat"), (1, 0)) for word in ("like car", "hide boat")]
     (glad_red, glad_blue, sour_red, sour_blue) = model.logits(rows)
     assert glad_red > max(glad_blue, sour_red)
     assert min(glad_blue, sour_red) > sour_blue
     # One row alone has the same logits; long texts are cut, whichever of the two is long; no profile is no trouble.
     assert model.logits(rows[1:]) == pytest.approx([sour_red, sour_blue], abs=1e-4)
-    long = Shown("u", 0.0, ("like red car",) * 40, ("blue " * 50, "red car"), (0, 1))
-    assert np.isfinite(model.logits([long, Shown("v", 0.0, (), ("red car",), (1,))])).all()
+    long = LabelledPosts("u", 0.0, ("like red car",) * 40, ("blue " * 50, "red car"), (0, 1))
+    assert np.isfinite(model.logits([long, LabelledPosts("v", 0.0, (), ("red car",), (1,))])).all()
 
     # The next one has to beat it, not the mean of the posts.
     second = train_home(tmp_path, learn, held, ClickConfig(base=base, steps=1, **QUICK))

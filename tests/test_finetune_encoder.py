@@ -13,7 +13,7 @@ from tests.tiny_llama import tiny_llama
 from whyfeed.agent.encoder.gguf import GgufFile
 from whyfeed.agent.encoder.post_encoder import CausalEncoder, encoder_of, file_of
 from whyfeed.finetune.evaluation.histories import Histories
-from whyfeed.finetune.llm.encoder import EncoderConfig, Examples, Strangers, split, train, train_home
+from whyfeed.finetune.llm.encoder import EncoderConfig, Examples, HardNegatives, split, train, train_home
 from whyfeed.retrieval.errors import DataError
 
 LETTERS = "abcdefgh"
@@ -58,7 +58,7 @@ def test_examples_are_what_was_taken_up_soon_after_one_another_by_the_same_reade
 
 def test_hard_negatives_are_near_in_words_and_were_never_taken_up_together() -> None:
     near = np.array([[1, 0], [0.99, 0.14], [0.98, 0.2], [-1, 0]], dtype=np.float32)
-    strangers = Strangers(histories([[0, 1], [2], [3]], ["x"] * 4), near)
+    strangers = HardNegatives(histories([[0, 1], [2], [3]], ["x"] * 4), near)
     drawn = {tuple(strangers.draw(np.array([0, 3]), np.random.default_rng(seed)).tolist()) for seed in range(30)}
     assert {first for first, _ in drawn} == {2, 3}
     assert all(other != 3 for _, other in drawn)

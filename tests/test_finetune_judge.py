@@ -25,7 +25,7 @@ from whyfeed.agent.recommend.judge import around
 from whyfeed.finetune.config import DEFAULT_BASE, MAX_RANK
 from whyfeed.finetune.llm.adapters import MERGED, METHODS
 from whyfeed.finetune.llm.judge import JudgeConfig, TunedJudge, split, train
-from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.llm.judge_examples import LabelledPosts
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 
 pytestmark = [
@@ -38,7 +38,7 @@ WORDS = ("red", "blue", "car", "boat")
 QUICK: dict[str, Any] = {"rank": 4, "batch": 4, "serve": False}
 
 
-def shown(count: int, posts: int = 4) -> list[Shown]:
+def shown(count: int, posts: int = 4) -> list[LabelledPosts]:
     """Everybody likes what is red. Said often: the random model looks at everything alike."""
     found = []
     for number in range(count):
@@ -46,7 +46,7 @@ def shown(count: int, posts: int = 4) -> list[Shown]:
         colours = ["red", "blue", *rng.choices(WORDS[:2], k=posts - 2)]
         lines = tuple(f"{30 * colour} {rng.choice(WORDS[2:])}" for colour in colours)
         labels = tuple(int(colour == "red") for colour in colours)
-        found.append(Shown(f"u{number}", float(number), (), lines, labels, (0.5,) * posts))
+        found.append(LabelledPosts(f"u{number}", float(number), (), lines, labels, (0.5,) * posts))
     return found
 
 
@@ -130,7 +130,7 @@ def test_what_is_measured_on_is_later(tmp_path: Path) -> None:
     learn, held = split(shown(20)[::-1])
     assert (len(learn), len(held)) == (16, 4)
     assert max(each.time for each in learn) < min(each.time for each in held)
-    same = [Shown(f"u{n}", float(n // 10), (), ("x",), (1,)) for n in range(20)]
+    same = [LabelledPosts(f"u{n}", float(n // 10), (), ("x",), (1,)) for n in range(20)]
     assert [len(part) for part in split(same)] == [10, 10]  # no moment is on both sides
 
 
@@ -159,7 +159,7 @@ def test_packed_candidates_have_the_logits_that_each_has_alone(method: str, base
         assert yes_minus_no(model, prompts.pack(row), prompts.labels).tolist() == pytest.approx(alone, abs=1e-4)
 
         torch.manual_seed(0)
-        tuned = adapters.add(model, method, 4, 10, None, "base").eval()
+        tuned = adapters.add_adapter(model, method, 4, 10, None, "base").eval()
         for weight in tuned.parameters():
             if weight.requires_grad:
                 weight.add_(0.3 * torch.randn_like(weight))
@@ -205,7 +205,7 @@ def test_every_method_learns_is_loaded_and_scores_as_it_was_measured(method: str
         assert merged_scores(out / "merged", held) == pytest.approx(scores, abs=5e-3)
 
 
-def merged_scores(folder: Path, held: Sequence[Shown]) -> list[float]:
+def merged_scores(folder: Path, held: Sequence[LabelledPosts]) -> list[float]:
     import torch
 
     from whyfeed.finetune import training
@@ -296,7 +296,7 @@ def test_the_merged_judge_scores_alike_in_both_engines(tmp_path: Path) -> None:
 
     topics = ("sourdough", "espresso", "tax law", "graph search", "早餐面包", "mountain bikes")
     rows = [
-        Shown(
+        LabelledPosts(
             f"u{n}", float(n), tuple(f"like: {topics[(n + k) % 6]} for {k + 2} people" for k in range(n % 4)),
             tuple(f"{topics[k % 6]} number {n}, part {k}" for k in range(10)),
             tuple(int((n + k) % 6 < 3) for k in range(10)),

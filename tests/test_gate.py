@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from whyfeed.finetune.evaluation.metrics import Values
-from whyfeed.finetune.gate import ENOUGH, ENOUGH_IN_BUCKET, Decision, decide
+from whyfeed.finetune.gate import MIN_USERS, MIN_USERS_IN_BUCKET, Decision, decide
 from whyfeed.retrieval.arrays import Rows
 
 USERS = 300
@@ -72,7 +72,7 @@ def test_what_helps_one_length_of_history_may_be_used_there_alone() -> None:
 
 def test_a_bucket_of_few_users_has_no_say() -> None:
     rng = np.random.default_rng(0)
-    lengths = np.where(np.arange(USERS) < ENOUGH_IN_BUCKET - 1, 0, 20)
+    lengths = np.where(np.arange(USERS) < MIN_USERS_IN_BUCKET - 1, 0, 20)
     decision = gate(np.zeros(USERS), np.where(lengths == 0, -1.0, 1.0) + rng.normal(0, 0.1, USERS), lengths)
     assert decision.live
     assert verdicts(decision) == [("0", "few", False), ("11-50", "better", True)]
@@ -80,18 +80,18 @@ def test_a_bucket_of_few_users_has_no_say() -> None:
 
 def test_many_cases_of_one_user_are_one_opinion() -> None:
     """One user who gains much, a hundred times, among nine who lose a little."""
-    users = np.repeat(np.arange(ENOUGH), [100] + [1] * (ENOUGH - 1))
+    users = np.repeat(np.arange(MIN_USERS), [100] + [1] * (MIN_USERS - 1))
     new = np.where(users == 0, 0.5, -0.1)
     assert new.mean() > 0.4
     assert not gate(np.zeros(len(users)), new, None, users).live
     assert gate(np.zeros(len(users)), new, None, np.arange(len(users))).live
 
 
-@pytest.mark.parametrize("count", [0, 1, ENOUGH - 1])
+@pytest.mark.parametrize("count", [0, 1, MIN_USERS - 1])
 def test_few_users_decide_nothing(count: int) -> None:
     decision = gate(np.zeros(count), np.ones(count), None)
     assert (decision.live, decision.verdict) == (False, "few")
-    assert f"{ENOUGH} needed" in decision.why
+    assert f"{MIN_USERS} needed" in decision.why
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -16,7 +16,7 @@ from whyfeed.finetune.evaluation.metrics import (
     HISTORY,
     RANKING,
     TARGET,
-    Context,
+    Catalogue,
     Resampling,
     beyond,
     bounds,
@@ -96,10 +96,10 @@ def test_ties_follow_the_keys_and_never_the_order(given_scores: Sequence[float],
 # ---- beyond accuracy
 
 
-def context() -> Context:
+def context() -> Catalogue:
     liked = sparse.csr_matrix(np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=np.float32))
     vectors = np.array([[1, 0], [0, 1], [1, 0], [0, 0]], dtype=np.float32)
-    return Context(liked, ints(3, 1, 0, 0), 3, vectors)
+    return Catalogue(liked, ints(3, 1, 0, 0), 3, vectors)
 
 
 def test_what_accuracy_does_not_tell() -> None:

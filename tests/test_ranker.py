@@ -21,7 +21,7 @@ from whyfeed.agent.recommend.ranker import HAND_SET, MODEL, MODEL_FILE, NOT_FITT
 from whyfeed.agent.registry import Registry
 from whyfeed.finetune.gate import Outcome
 from whyfeed.finetune.ranking.examples import Group, groups
-from whyfeed.finetune.ranking.fit import ENOUGH, FITTED, fit
+from whyfeed.finetune.ranking.fit import FITTED_SIGNALS, MIN_GROUPS, fit
 from whyfeed.retrieval.community.embedder import HashEmbedder
 from whyfeed.retrieval.community.signals import CORE, MEASURED, SIGNALS
 from whyfeed.retrieval.event import Event
@@ -72,7 +72,7 @@ def test_only_a_fitted_model_speaks_of_probability() -> None:
 def test_hand_set_weights_cover_every_signal() -> None:
     assert set(HAND_SET) == set(SIGNALS)
     assert set(NOT_FITTED) < set(SIGNALS)
-    assert set(FITTED) == set(CORE) - set(NOT_FITTED)
+    assert set(FITTED_SIGNALS) == set(CORE) - set(NOT_FITTED)
 
 
 # ---- kept in the home
@@ -225,8 +225,8 @@ def test_the_one_signal_that_predicts_is_found_and_goes_live(of_people: tuple[St
     # What a step from nothing to what such readers have is worth, beside a whole unit of the others.
     people = ranker.weights["people"] * 0.5
     assert people > 3
-    assert all(ranker.weights[name] < people for name in FITTED if name != "people")
-    assert all(ranker.weights[name] >= 0 for name in FITTED)
+    assert all(ranker.weights[name] < people for name in FITTED_SIGNALS if name != "people")
+    assert all(ranker.weights[name] >= 0 for name in FITTED_SIGNALS)
     assert all(ranker.weights[name] == HAND_SET[name] for name in NOT_FITTED)
 
 
@@ -245,7 +245,7 @@ def test_the_fitted_probability_is_the_share_that_readers_act_on(of_people: tupl
     for group in groups(store, HashEmbedder(16)):
         probabilities = [ranker.probability(score) or 0.0 for score in ranker.score(group.signals, CORE).tolist()]
         negative = group.labels == 0
-        stands_for = (min(300, group.possible) - group.labels.sum()) / negative.sum()
+        stands_for = (min(300, group.eligible) - group.labels.sum()) / negative.sum()
         expected += float(np.sum(np.where(negative, stands_for, 1.0) * probabilities))
         positives += float(group.labels.sum())
     assert expected == pytest.approx(positives, rel=0.15)
@@ -256,7 +256,7 @@ def test_on_noise_the_hand_set_weights_stay(of_noise: Store) -> None:
     told: list[int] = []
     outcome = fit(store, HashEmbedder(16), store.home, lambda _, done, total: told.append(done * 100 // total))
     assert told[-1] == 100
-    assert outcome.card["groups"] >= ENOUGH
+    assert outcome.card["groups"] >= MIN_GROUPS
     assert not outcome.live, outcome.why
     assert "hand-set stays" in outcome.why
     assert outcome.card["gate"]["ci95"][0] <= 0
@@ -267,7 +267,7 @@ def test_on_noise_the_hand_set_weights_stay(of_noise: Store) -> None:
 def test_with_few_readers_nothing_is_fitted(store: Store, embedder: HashEmbedder) -> None:
     outcome = fit(store, embedder, store.home)
     assert not outcome.live
-    assert f"{ENOUGH} needed" in outcome.why
+    assert f"{MIN_GROUPS} needed" in outcome.why
     assert Ranker.load(store.home) == Ranker()
 
 
@@ -276,7 +276,7 @@ def test_examples_of_the_last_days_alone_are_too_few(planted: Callable[..., Stor
     rng = random.Random(3)
     posts = [{**post, "created_at": START} for post in posts_by_authors(rng, 10)]
     acts: list[Row] = []
-    for number in range(ENOUGH + 40):
+    for number in range(MIN_GROUPS + 40):
         chosen = rng.sample([post["id"] for post in posts], 7)
         acts += [{"user": f"r{number}", "post": post, "kind": "like", "time": START + 1} for post in chosen[:6]]
         acts.append({"user": f"r{number}", "post": chosen[6], "kind": "like", "time": START + SPAN + number})
@@ -294,10 +294,10 @@ def numbers(found: list[Group]) -> list[tuple[Any, ...]]:
         (
             group.user,
             group.window,
-            group.possible,
+            group.eligible,
             group.signals.tobytes(),
             group.labels.tobytes(),
-            group.brought.tobytes(),
+            group.retrieved.tobytes(),
         )
         for group in found
     ]
@@ -344,7 +344,7 @@ def test_groups_hold_what_a_reader_did_next_among_what_they_could_have_done(of_n
     for group in found:
         assert group.signals.shape == (len(group.labels), len(CORE))
         assert set(group.labels.tolist()) <= {0.0, 1.0}
-        assert 1 <= group.labels.sum() < len(group.labels) <= group.possible
+        assert 1 <= group.labels.sum() < len(group.labels) <= group.eligible
         assert np.isfinite(group.signals).all()
     assert numbers(found) == numbers(list(groups(of_noise, embedder, windows=2)))
     assert numbers(found) != numbers(list(groups(of_noise, embedder, windows=2, seed=1)))

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whyfeed.finetune.ranking.next_item import Recipe, batches, chunks, network, train_sequence, weights_of
+from whyfeed.finetune.ranking.next_item import TransformerConfig, batches, chunks, network, train_next_item, weights_of
 from whyfeed.retrieval.arrays import Floats, Rows, Vectors, unit
 from whyfeed.retrieval.community.next_item import NextItem, NextPosts
 from whyfeed.retrieval.errors import ModelError
 
 POSTS, TOPICS, WIDTH = 40, 8, 12
-SMALL = Recipe(size=16, longest=6, epochs=2, tokens=200, warm_up=10)
+SMALL = TransformerConfig(size=16, longest=6, epochs=2, tokens=200, warm_up=10)
 LEARNS = replace(SMALL, size=32, epochs=12, dropout=0.1, rate=1e-2)
 
 
@@ -38,7 +38,7 @@ def chains(count: int = 200, seed: int = 0) -> list[Rows]:
 
 @pytest.fixture(scope="module")
 def trained() -> NextItem:
-    return train_sequence(chains(), texts(0), True, LEARNS)
+    return train_next_item(chains(), texts(0), True, LEARNS)
 
 
 def logits(model: NextItem, histories: list[Rows], text: Vectors) -> Floats:
@@ -111,7 +111,7 @@ def test_an_empty_history_has_the_state_zero(trained: NextItem) -> None:
 
 
 def test_a_history_without_order_has_one_state_whatever_its_order() -> None:
-    model = train_sequence(chains(), texts(0), False, SMALL)
+    model = train_next_item(chains(), texts(0), False, SMALL)
     items, history = model.items(texts(0)), np.arange(5)
     one, other = model.states([history, history[::-1]], items)
     assert one == pytest.approx(other, abs=1e-5)
@@ -140,25 +140,25 @@ def test_the_same_seed_gives_the_same_weights_and_disturbs_nobody() -> None:
     import torch
 
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    one = train_sequence(chains(), texts(0), True, SMALL)
+    one = train_next_item(chains(), texts(0), True, SMALL)
     torch.rand(3)
     np.random.default_rng().random(3)
-    assert same(train_sequence(chains(), texts(0), True, SMALL), one)
-    other = train_sequence(chains(), texts(0), True, replace(SMALL, seed=1))
+    assert same(train_next_item(chains(), texts(0), True, SMALL), one)
+    other = train_next_item(chains(), texts(0), True, replace(SMALL, seed=1))
     assert not np.array_equal(other.arrays["ids"], one.arrays["ids"])
     torch.set_rng_state(state)
-    train_sequence(chains(20), texts(0), True, SMALL)
+    train_next_item(chains(20), texts(0), True, SMALL)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
 
 def test_the_same_seed_gives_the_same_weights_beside_another_training() -> None:
-    alone = train_sequence(chains(), texts(0), True, SMALL)
+    alone = train_next_item(chains(), texts(0), True, SMALL)
     begin = Barrier(2)
 
-    def train(recipe: Recipe) -> NextItem:
+    def train(recipe: TransformerConfig) -> NextItem:
         begin.wait()
-        return train_sequence(chains(), texts(0), True, recipe)
+        return train_next_item(chains(), texts(0), True, recipe)
 
     with ThreadPoolExecutor(2) as pool:
         beside, _ = pool.map(train, (SMALL, replace(SMALL, seed=1)))
@@ -214,13 +214,13 @@ def test_a_batch_holds_histories_of_one_length_and_an_epoch_all_of_them() -> Non
 
 @pytest.mark.parametrize("histories", [[], [np.array([3])], [np.array([], dtype=np.int64)]])
 def test_nothing_to_learn_from_is_no_trouble(histories: list[Rows]) -> None:
-    model = train_sequence(histories, texts(0), True, SMALL)
+    model = train_next_item(histories, texts(0), True, SMALL)
     assert np.isfinite(logits(model, [np.array([1, 2])], texts(0))).all()
 
 
 def test_progress_ends_at_the_last_step() -> None:
     told: list[tuple[int, int]] = []
-    train_sequence(chains(50), texts(0), True, SMALL, lambda what, done, total: told.append((done, total)))
+    train_next_item(chains(50), texts(0), True, SMALL, lambda what, done, total: told.append((done, total)))
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1] > 0
 
@@ -228,4 +228,4 @@ def test_progress_ends_at_the_last_step() -> None:
 def test_without_torch_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ModelError, match=r"^torch is not installed: pip install 'whyfeed\[train\]'$"):
-        train_sequence(chains(), texts(0), True, SMALL)
+        train_next_item(chains(), texts(0), True, SMALL)

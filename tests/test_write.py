@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from whyfeed.agent.llm.weights import find
 from whyfeed.agent.registry import Registry
 from whyfeed.finetune.config import DEFAULT_BASE, MAX_RANK
-from whyfeed.finetune.gate import ENOUGH
+from whyfeed.finetune.gate import MIN_USERS
 from whyfeed.finetune.llm.writer import (
     MODEL,
     Pair,
@@ -286,7 +286,7 @@ def test_few_held_out_conversations_never_make_an_adapter_live(base: Path, tmp_p
     for count in (1, 20):
         outcome = train(examples(count), tmp_path / "out", WriterConfig(base=base, steps=10, **QUICK))
         assert not outcome.live
-        assert f"{ENOUGH} needed" in outcome.why
+        assert f"{MIN_USERS} needed" in outcome.why
 
 
 @pytest.mark.slow

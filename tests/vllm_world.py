@@ -24,7 +24,7 @@ from whyfeed.agent.llm.vllm_server import ENVIRONMENT, healthy
 from whyfeed.agent.registry import JUDGE, Registry
 from whyfeed.finetune.config import DEFAULT_BASE
 from whyfeed.finetune.llm.judge import JudgeConfig, train
-from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.llm.judge_examples import LabelledPosts
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,10 +51,10 @@ WITH_VLLM = [
 ]
 
 
-def shown(count: int) -> list[Shown]:
+def shown(count: int) -> list[LabelledPosts]:
     """Readers with a history; every other one likes what the next does not."""
     return [
-        Shown(
+        LabelledPosts(
             f"u{number}", float(number), tuple(f"like: {line}" for line in LINES[: number % 4]), LINES,
             tuple((place + number) % 2 for place in range(len(LINES))), (0.5,) * len(LINES),
         )

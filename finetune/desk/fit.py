@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
 
 Weights = Mapping[str, Mapping[str, float]]
-ENOUGH = 200  # situations; with fewer the hand-set weights stay
+MIN_ANSWERS = 200  # situations; with fewer the hand-set weights stay
 PENALTIES = (0.001, 0.01, 0.1)
 FOLDS = 6
 _MEASURED = 400  # situations of each kind from which the weights are fitted and the gate is decided
@@ -53,7 +53,7 @@ _OTHERS = 9  # free replies that a free reply is told from
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AgentAnswer:
     """One answer of an agent: the turns before it and what was said."""
 
     conversation: str
@@ -72,10 +72,10 @@ class Choice:
     chosen: npt.NDArray[np.bool_]
 
 
-def steps(conversations: Sequence[DeskConversation]) -> list[Step]:
+def agent_answers(conversations: Sequence[DeskConversation]) -> list[AgentAnswer]:
     """Every answer that agents have given in closed conversations."""
     return [
-        Step(conversation.id, conversation.language, conversation.turns[:place], turn)
+        AgentAnswer(conversation.id, conversation.language, conversation.turns[:place], turn)
         for conversation in conversations
         for place, turn in enumerate(conversation.turns)
         if turn.role == "agent" and turn.text and place and conversation.status == "closed"
@@ -91,11 +91,11 @@ def fit(
     An earlier fit has learnt from the very conversations that are held out now, so it cannot be compared with. It is
     the same recipe on fewer conversations: it goes where the recipe wins, for the new one, and where it loses.
     """
-    found = steps(conversations)
-    if len(found) < ENOUGH:
-        why = f"{len(found)} answers of agents, {ENOUGH} needed: the hand-set weights stay"
+    found = agent_answers(conversations)
+    if len(found) < MIN_ANSWERS:
+        why = f"{len(found)} answers of agents, {MIN_ANSWERS} needed: the hand-set weights stay"
         return Outcome(False, why, {"answers": len(found)})
-    lessons = Lessons.of(book, found, saved, progress)
+    lessons = ReplyExamples.of(book, found, saved, progress)
     choices: list[Choice] = []
     test: list[Choice] = []
     for fold in range(FOLDS):
@@ -105,14 +105,14 @@ def fit(
         habits = Counter(step.sent.reply for step in found if _fold(step.conversation) != fold)
         for half, into in ((1, choices), (0, test)):
             part = [step for step in held if _half(step.conversation) == half]
-            into += measured(book, net, part, saved, habits, seed, progress)
+            into += build_choices(book, net, part, saved, habits, seed, progress)
         if len(test) >= _MEASURED:
             break
     if not choices or not test:
         return Outcome(False, "too few conversations to compare on: the hand-set weights stay", {"answers": len(found)})
     weights = {kind: _fitted([choice for choice in choices if choice.kind == kind], kind) for kind in HAND_SET}
     by_hand = {kind: {**given, "net": 0.0} for kind, given in HAND_SET.items()}
-    before, after = first_is_right(by_hand, test), first_is_right(weights, test)
+    before, after = hits_at_one(by_hand, test), hits_at_one(weights, test)
     decision = decide(
         before, after, [choice.conversation for choice in test], metric="R@1", names=("hand-set", "fitted"), seed=seed
     )
@@ -145,7 +145,7 @@ def fit_when_due(agent: Agent, progress: Progress | None = None) -> Outcome | No
     """Fit on an agent's home when a fifth more answers have come since the last time; None when it is not due."""
     answers = agent.desk.store.counts()["cases"]
     last = int(agent.marked(_MARK) or 0)
-    if answers < ENOUGH or answers < _DUE * last:
+    if answers < MIN_ANSWERS or answers < _DUE * last:
         return None
     outcome = fit_agent(agent, progress)
     agent.mark(_MARK, str(answers))
@@ -153,7 +153,7 @@ def fit_when_due(agent: Agent, progress: Progress | None = None) -> Outcome | No
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class ReplyExamples:
     """What the network learns from: an example for each saved reply that was taken, and its conversation."""
 
     replies: tuple[str, ...]
@@ -162,8 +162,12 @@ class Lessons:
 
     @classmethod
     def of(
-        cls, book: CaseBook, found: Sequence[Step], saved: Sequence[ReplyCandidate], progress: Progress | None = None
-    ) -> Lessons:
+        cls,
+        book: CaseBook,
+        found: Sequence[AgentAnswer],
+        saved: Sequence[ReplyCandidate],
+        progress: Progress | None = None,
+    ) -> ReplyExamples:
         """Read the answers; those in an agent's own words teach the network nothing."""
         known = {candidate.id for candidate in saved}
         taken = [step for step in found if step.sent.reply in known]
@@ -185,13 +189,13 @@ class Lessons:
             for example, conversation in zip(self.examples, self.conversations, strict=True)
             if only is None or conversation in only
         ]
-        if len(examples) < ENOUGH or len(self.replies) < 2:
+        if len(examples) < MIN_ANSWERS or len(self.replies) < 2:
             return None
         return replynet.train(examples, self.replies, seed=seed, progress=progress)
 
 
-def measured(
-    book: CaseBook, net: ReplyNetwork | None, found: Sequence[Step], saved: Sequence[ReplyCandidate],
+def build_choices(
+    book: CaseBook, net: ReplyNetwork | None, found: Sequence[AgentAnswer], saved: Sequence[ReplyCandidate],
     habits: Mapping[str, int], seed: int, progress: Progress | None = None,
 ) -> Iterator[Choice]:  # fmt: skip
     """What could have been sent in each situation: among saved replies where one was taken, else among free ones."""
@@ -227,7 +231,7 @@ def measured(
         yield Choice(step.conversation, kind, values, np.array([candidate.id == right for candidate in candidates]))
 
 
-def first_is_right(weights: Weights, choices: Sequence[Choice]) -> Floats:
+def hits_at_one(weights: Weights, choices: Sequence[Choice]) -> Floats:
     """1 for each choice whose best candidate is the one that was sent; a tie counts as wrong."""
     right = []
     for choice in choices:
@@ -241,9 +245,9 @@ def _fitted(choices: Sequence[Choice], kind: str) -> Mapping[str, float]:
     """Weights for one kind; the penalty is chosen by how well half of the conversations rank the other half."""
     one = [choice for choice in choices if _fold(choice.conversation + "/") % 2]
     other = [choice for choice in choices if not _fold(choice.conversation + "/") % 2]
-    if len(choices) < ENOUGH or not one or not other:
+    if len(choices) < MIN_ANSWERS or not one or not other:
         return HAND_SET[kind]
-    penalty = max(PENALTIES, key=lambda value: float(first_is_right({kind: _solve(one, value)}, other).mean()))
+    penalty = max(PENALTIES, key=lambda value: float(hits_at_one({kind: _solve(one, value)}, other).mean()))
     return _solve(choices, penalty)
 
 
@@ -253,7 +257,7 @@ def _solve(choices: Sequence[Choice], penalty: float) -> Mapping[str, float]:
     return dict(zip(SIGNALS, map(float, found), strict=True))
 
 
-def _example(step: Step, vector: Floats, places: dict[str, int]) -> replynet.Example:
+def _example(step: AgentAnswer, vector: Floats, places: dict[str, int]) -> replynet.Example:
     named = features(step.turns, step.sent.draft)
     drafted = [name for name in named if name.startswith("draft:")]
     return replynet.Example(
@@ -264,7 +268,7 @@ def _example(step: Step, vector: Floats, places: dict[str, int]) -> replynet.Exa
     )
 
 
-def _some(found: Sequence[Step], rng: random.Random) -> list[Step]:
+def _some(found: Sequence[AgentAnswer], rng: random.Random) -> list[AgentAnswer]:
     return rng.sample(list(found), min(len(found), _MEASURED))
 
 

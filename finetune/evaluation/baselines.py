@@ -1,7 +1,7 @@
-"""Baseline rankers behind one small protocol.
+"""Baseline rankers with one small protocol.
 
-A ranker is fitted on histories and scores the whole catalogue for a block of users; the score of a post
-never depends on which others are candidates. Everything is deterministic.
+A ranker is fitted on histories and scores the whole catalogue for a block of users; the score of a post does not
+depend on the other candidates. All are deterministic.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from whyfeed.retrieval.progress import Progress
 T = TypeVar("T")
 _TILE = 1024
 _ENCODED = 256  # texts that are embedded between two reports of progress
-THREADS = 2  # of ours, each with one of BLAS
+THREADS = 2  # rankers that are fitted at once, each with one thread of BLAS
 
 
 class Ranker(Protocol):
-    """Fitted once, then asked for blocks of users."""
+    """Fitted once, then asked for the scores of blocks of users."""
 
     def fit(self, histories: Histories) -> None:
-        """Learn from these events, which hold nothing that is asked about later."""
+        """Learn from these events. DataError when they do not allow it, ModelError when a library is missing."""
         ...
 
     def score(self, users: Rows) -> Floats:
-        """(len(users), posts): scores of the whole catalogue for these rows of users."""
+        """(len(users), posts) scores of the whole catalogue for these rows of users; higher is better."""
         ...
 
 
-def needs(module: str, extra: str) -> None:
-    """ModelError, with what to do, when a library of an extra is not installed."""
+def require_library(module: str, extra: str) -> None:
+    """ModelError, with the command to install it, when a library of an extra is missing."""
     if find_spec(module) is None:
         raise ModelError(f"{module} is not installed: pip install 'whyfeed[{extra}]'")
 
 
-# Which posts of one line of a block of users may be shown, given the scores (posts,) of the whole catalogue.
+# (line in a block of users, scores (posts,) of the whole catalogue) -> rows of the posts that may be shown.
 Eligible = Callable[[int, Floats], Rows]
 
 
 class Reranker(Ranker, Protocol):
-    """A ranker in two stages: `score` retrieves, `rerank` looks closer at what may be shown."""
+    """A ranker in two stages: `score` retrieves, `rerank` scores the posts that may be shown again."""
 
     def rerank(self, users: Rows, eligible: Eligible) -> list[tuple[Rows, Floats]]:
-        """For each user what `eligible` makes of the first stage's scores, and the final scores of these posts."""
+        """For each user the posts that `eligible` selects by the scores of the first stage, and their final scores."""
         ...
 
 
 @dataclass
-class Tools:
-    """What rankers share: the embedder, the text vectors of the posts, chance."""
+class Resources:
+    """What rankers share: embedder, language model, texts of the posts, seed, and a cache of computed values."""
 
     embedder: Embedder
     texts: tuple[str, ...]
@@ -72,21 +72,21 @@ class Tools:
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _locks: defaultdict[Hashable, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
-    def made(self, what: Hashable, make: Callable[[], Any]) -> Any:
-        """What `make` returns, made once, by whichever thread asks first: rankers that share a part share the work."""
+    def cached(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returns, computed once per key, by the first thread that asks; rankers share it."""
         with self._locks[what]:
             if what not in self._made:
                 self._made[what] = make()
             return self._made[what]
 
-    def every(self, kind: type[T]) -> list[T]:
-        """Everything of a kind that was made."""
+    def cached_of(self, kind: type[T]) -> list[T]:
+        """All cached values of a class."""
         return [each for each in self._made.values() if isinstance(each, kind)]
 
     @property
     def vectors(self) -> Vectors:
-        """(posts, d) unit vectors of the texts, made once."""
-        found: Vectors = self.made("vectors", self._vectors)
+        """(posts, d) unit vectors of the texts by the embedder."""
+        found: Vectors = self.cached("vectors", self._vectors)
         return found
 
     def _vectors(self) -> Vectors:
@@ -100,17 +100,17 @@ class Tools:
         return np.concatenate(found) if found else np.zeros((0, self.embedder.dimension), dtype=np.float32)
 
     @property
-    def hidden(self) -> Vectors:
-        """(posts, d) what the language model read in each post; DataError when there is none."""
-        found: Vectors = self.made("hidden", self._hidden)
+    def llm_vectors(self) -> Vectors:
+        """(posts, d) unit vectors of the posts by the language model; DataError without one."""
+        found: Vectors = self.cached("hidden", self._hidden)
         return found
 
-    def read_ahead(self) -> None:
-        """Have the language model read in the background; what goes wrong is said to whoever asks for `hidden`."""
+    def read_in_background(self) -> None:
+        """Start computing `llm_vectors` in the background; errors are raised where the vectors are asked for."""
 
         def read() -> None:
             with suppress(DataError, ModelError):
-                self.made("hidden", self._hidden)
+                self.cached("hidden", self._hidden)
 
         threading.Thread(target=read, name="whyfeed-reading", daemon=True).start()
 
@@ -123,20 +123,20 @@ class Tools:
                 self.progress("a language model reads the posts", begin, len(self.texts))
             found.append(self.encoder.encode(self.texts[begin : begin + _ENCODED]))
         states = np.concatenate(found) if found else np.zeros((0, self.encoder.dimension), dtype=np.float32)
-        # Each layer by itself: later ones are several times as strong.
+        # Each layer is scaled by itself: the values of later ones are several times as large.
         layers = np.split(states, len(getattr(self.encoder, "layers", (0,))), axis=1)
         return unit(np.concatenate([Condenser.of(layer)(layer) for layer in layers], axis=1))
 
 
 @dataclass
 class Random:
-    """A number that follows from the ids of user and post."""
+    """A pseudo-random score that depends on the ids of user and post and the seed."""
 
-    tools: Tools
+    resources: Resources
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
-        self._keys = pair_keys(histories, "random", self.tools.seed)
+        self._keys = pair_keys(histories, "random", self.resources.seed)
         self._posts = np.arange(len(histories.posts))
 
     def score(self, users: Rows) -> Floats:
@@ -146,9 +146,9 @@ class Random:
 
 @dataclass
 class Popularity:
-    """How many users liked a post."""
+    """The number of users who liked a post."""
 
-    tools: Tools
+    resources: Resources
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
@@ -160,14 +160,14 @@ class Popularity:
 
 
 @dataclass
-class Text:
+class TextSimilarity:
     """Cosine of a post's text vector with the mean of those of the user's history."""
 
-    tools: Tools
+    resources: Resources
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
-        self._liked, self._vectors = histories.liked, self.tools.vectors
+        self._liked, self._vectors = histories.liked, self.resources.vectors
 
     def score(self, users: Rows) -> Floats:
         """See `Ranker.score`."""
@@ -180,17 +180,17 @@ class Text:
 class Bm25:
     """Okapi BM25 of a post's text for the words of all posts of the history (Robertson and Zaragoza 2009)."""
 
-    tools: Tools
+    resources: Resources
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
-        needs("bm25s", "eval")
+        require_library("bm25s", "eval")
         import bm25s
         from scipy import sparse
 
         from whyfeed.retrieval.words import content_words
 
-        corpus = [content_words(text) for text in self.tools.texts]
+        corpus = [content_words(text) for text in self.resources.texts]
         size = len(corpus)
         self._liked = histories.liked
         if not any(corpus):
@@ -213,9 +213,9 @@ class Bm25:
 
 @dataclass
 class ItemKnn:
-    """Sum of the cosines of a post's readers with those of each post of the history (Sarwar et al. 2001)."""
+    """Sum over the history of the cosines between the sets of users who liked the posts (Sarwar et al. 2001)."""
 
-    tools: Tools
+    resources: Resources
     decay: float = 0.9  # of the history, per event of age, where there is an order
 
     def fit(self, histories: Histories) -> None:
@@ -235,9 +235,9 @@ class ItemKnn:
 
 @dataclass
 class UserKnn:
-    """What the nearest users by cosine liked, each weighing its cosine (Resnick et al. 1994, on implicit data)."""
+    """Likes of the nearest users, weighted by their cosine (Resnick et al. 1994, on implicit data)."""
 
-    tools: Tools
+    resources: Resources
     neighbours: int = 100
 
     def fit(self, histories: Histories) -> None:
@@ -261,7 +261,7 @@ class UserKnn:
             cosines[alike.indices[part] == user] = 0
             kept = np.arange(part.start, part.stop)
             if len(kept) > self.neighbours:
-                # By column within equal cosines: which neighbours count may not hang on a sort's whim.
+                # Equal cosines in the order of their columns, so that the neighbours are deterministic.
                 kept = kept[np.lexsort((alike.indices[part], -cosines))[: self.neighbours]]
             near.append(kept)
         places = np.concatenate(near) if near else np.zeros(0, dtype=np.int64)
@@ -272,9 +272,9 @@ class UserKnn:
 
 @dataclass
 class Rp3Beta:
-    """Walks user, post, user, post, damped by the popularity of where they end (Paudel et al. 2017)."""
+    """Random walks user, post, user, post; the result is divided by popularity^beta (RP3beta, Paudel et al. 2017)."""
 
-    tools: Tools
+    resources: Resources
     beta: float = 0.3
 
     def fit(self, histories: Histories) -> None:
@@ -295,9 +295,9 @@ class Rp3Beta:
 
 @dataclass
 class Ease:
-    """A linear model of each post from all others in closed form (Steck 2019)."""
+    """EASE: a linear model of each post from all others, in closed form (Steck 2019)."""
 
-    tools: Tools
+    resources: Resources
     penalty: float = 100.0
     most: int = 20_000  # posts: the solution is dense
 
@@ -311,7 +311,7 @@ class Ease:
         self._liked = histories.liked
         gram = np.asfortranarray((self._liked.T @ self._liked).toarray(), dtype=np.float32)
         gram[np.diag_indices(size)] += self.penalty
-        # In place, and on one triangle: two such matrices would already be 2 GB for 16,000 posts.
+        # In place, and on one triangle: two such matrices take 2 GB for 16,000 posts.
         factor, failed = lapack.spotrf(gram, lower=1, overwrite_a=1)
         inverse, worse = lapack.spotri(factor, lower=1, overwrite_c=1)
         if failed or worse:
@@ -330,31 +330,31 @@ class Ease:
 
 
 @dataclass
-class Factors:
+class MatrixFactorisation:
     """Matrix factorisation by `implicit`: ALS (Hu, Koren and Volinsky 2008) or BPR (Rendle et al. 2009)."""
 
-    tools: Tools
+    resources: Resources
     method: str
     size: int = 64
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
-        needs("implicit", "eval")
+        require_library("implicit", "eval")
         from implicit.als import AlternatingLeastSquares
         from implicit.bpr import BayesianPersonalizedRanking
         from threadpoolctl import threadpool_limits
 
-        # One thread: with several, BPR's updates race and no run is like another.
-        seeded = {"factors": self.size, "num_threads": 1, "random_state": self.tools.seed, "use_gpu": False}
+        # One thread: with several, BPR's updates race and runs differ.
+        seeded = {"factors": self.size, "num_threads": 1, "random_state": self.resources.seed, "use_gpu": False}
         with threadpool_limits(1, "blas"):
             if self.method == "als":
                 model = AlternatingLeastSquares(iterations=15, regularization=0.05, alpha=10.0, **seeded)
             else:
                 model = BayesianPersonalizedRanking(iterations=100, learning_rate=0.05, regularization=0.002, **seeded)
-            progress = self.tools.progress
+            progress = self.resources.progress
             model.fit(histories.liked, show_progress=False, callback=self._counted(progress, model.iterations))
         users, posts = np.asarray(model.user_factors), np.asarray(model.item_factors)
-        # Who and what has no event keeps its random start, which would be chance dressed as a score.
+        # Users and posts without events would keep their random initial factors.
         self._users = np.where(histories.lengths[:, None] > 0, users, 0)
         self._posts = np.where(histories.popularity[:, None] > 0, posts, 0)
 
@@ -367,12 +367,12 @@ class Factors:
 
 
 @dataclass
-class Means:
-    """The mean interest in a post, shrunk towards the mean of all; `by_user` adds how far a user's mean is from it."""
+class ShrunkenMeans:
+    """The mean weight of events on a post, shrunk towards the overall mean; `by_user` adds the user's deviation."""
 
-    tools: Tools
+    resources: Resources
     by_user: bool = False
-    shrinkage: float = 5.0  # events that the mean of all weighs
+    shrinkage: float = 5.0  # how many events the overall mean counts as
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
@@ -390,7 +390,7 @@ class Means:
 
 def _shrunk(codes: Rows, values: Any, size: int, shrinkage: float) -> Any:
     sums, counts = np.bincount(codes, values, minlength=size), np.bincount(codes, minlength=size)
-    # Where all say the same, what is left of the mean is rounding, and would rank posts by their number of events.
+    # Where all values are equal, the rounding errors of the mean would rank posts by their number of events.
     return np.round(sums / (counts + shrinkage), 9)
 
 
@@ -398,17 +398,17 @@ def _dense(scores: Any) -> Floats:
     return np.asarray(scores.toarray(), dtype=np.float32)
 
 
-BASELINES: Mapping[str, Callable[[Tools], Ranker]] = {
+BASELINES: Mapping[str, Callable[[Resources], Ranker]] = {
     "random": Random,
     "popularity": Popularity,
-    "text": Text,
+    "text": TextSimilarity,
     "bm25": Bm25,
     "item-knn": ItemKnn,
     "user-knn": UserKnn,
     "rp3beta": Rp3Beta,
     "ease": Ease,
-    "als": lambda tools: Factors(tools, "als"),
-    "bpr": lambda tools: Factors(tools, "bpr"),
-    "item-mean": Means,
-    "user-mean": lambda tools: Means(tools, by_user=True),
+    "als": lambda resources: MatrixFactorisation(resources, "als"),
+    "bpr": lambda resources: MatrixFactorisation(resources, "bpr"),
+    "item-mean": ShrunkenMeans,
+    "user-mean": lambda resources: ShrunkenMeans(resources, by_user=True),
 }

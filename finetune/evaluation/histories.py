@@ -1,7 +1,7 @@
-"""An exchange folder as arrays: who acted on what, in each user's order.
+"""The interactions of an exchange folder as arrays, each user's events in order.
 
-Measuring needs every event several times and none of the store's guarantees, so a folder is read
-straight into arrays. A bad row is counted and left out, as an import would.
+Evaluation needs every event several times and no database, so a folder is read directly into arrays. Bad rows are
+skipped and counted, as in an import.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _EVERY = 20_000  # rows between two reports of progress
 class Histories:
     """Events of `users` on `posts`, sorted by user, within a user by time (file order where unknown).
 
-    `user`, `post`, `weight` (interest in [-1, 1]) and `time` are aligned, one entry an event. `ordered`
-    tells that times order a user's events, `clock` that they also compare between users. `edges` are who follows
-    whom, `links` facts about posts: head, relation, tail. `fresh` (posts,) are posts that arrive after everything here
-    and are what is asked about; None where nothing is known of arrivals.
+    `user`, `post`, `weight` (interest in [-1, 1]) and `time` are aligned, one entry an event. `ordered`:
+    times order the events of a user; `clock`: they can also be compared between users. `edges`: who follows whom;
+    `links`: facts about posts as (head, relation, tail). `fresh` (posts,): posts that arrive after all of these events
+    and are what a test asks about; None for tests about all posts.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Histories:
 
     @cached_property
     def starts(self) -> Rows:
-        """(users + 1,): events of user u stand at starts[u]:starts[u + 1]."""
+        """(users + 1,): the events of user u are starts[u]:starts[u + 1]."""
         return np.searchsorted(self.user, np.arange(len(self.users) + 1)).astype(np.int64)
 
     @cached_property
-    def firsts(self) -> Rows:
-        """Places of the first liking act of each user on each post; ten comments on one question are one meeting."""
+    def first_likes(self) -> Rows:
+        """Indices of each user's first positive event on each post; ten comments on one question count once."""
         return self._firsts(np.flatnonzero(self.weight > 0))
 
     def _firsts(self, places: Rows) -> Rows:
@@ -89,13 +89,13 @@ class Histories:
 
     @cached_property
     def seen(self) -> Any:
-        """Sparse (users, posts): 1 where there is any event, liked or not."""
+        """Sparse (users, posts): 1 where there is any event, positive or not."""
         return self._matrix(self._firsts(np.arange(len(self.user))))
 
     @cached_property
     def liked(self) -> Any:
-        """Sparse (users, posts): 1 where there is a liking act."""
-        return self._matrix(self.firsts)
+        """Sparse (users, posts): 1 where there is a positive event."""
+        return self._matrix(self.first_likes)
 
     def _matrix(self, places: Rows) -> Any:
         from scipy import sparse
@@ -109,12 +109,12 @@ class Histories:
     @cached_property
     def popularity(self) -> Rows:
         """(posts,): how many users liked each post."""
-        return np.bincount(self.post[self.firsts], minlength=len(self.posts))
+        return np.bincount(self.post[self.first_likes], minlength=len(self.posts))
 
     @cached_property
     def lengths(self) -> Rows:
         """(users,): how many posts each user liked."""
-        return np.bincount(self.user[self.firsts], minlength=len(self.users))
+        return np.bincount(self.user[self.first_likes], minlength=len(self.users))
 
     @cached_property
     def friends(self) -> Any:
@@ -123,21 +123,21 @@ class Histories:
 
     @cached_property
     def linked(self) -> Any:
-        """Sparse (posts, posts): 1 where a link says something of both."""
+        """Sparse (posts, posts): 1 where a link connects both."""
         return _joined([(head, tail) for head, _, tail in self.links], self.post_rows)
 
     @cached_property
     def asked(self) -> Rows:
-        """Posts that a test may ask about: all, or where posts arrive after everything here, those."""
+        """Rows of the posts that a test may ask about: the fresh ones, or all without any."""
         return np.arange(len(self.posts)) if self.fresh is None else np.flatnonzero(self.fresh)
 
     def recent(self, decay: float) -> Any:
-        """Sparse (users, posts): decay ^ (age of the event), the newest liked post weighing 1; all 1 without order."""
+        """Sparse (users, posts): decay ^ (age of the like, 0 for the newest one); all 1 without order."""
         if not self.ordered or decay == 1.0:
             return self.liked
         from scipy import sparse
 
-        places = self.firsts
+        places = self.first_likes
         users = self.user[places]
         ends = np.searchsorted(users, users, side="right")
         values = (decay ** (ends - 1 - np.arange(len(places)))).astype(np.float32)
@@ -147,13 +147,13 @@ class Histories:
     # ---- other histories made of these ----
 
     def keep(self, kept: Flags) -> Histories:
-        """The same users and posts with the events where `kept` is true; every statistic is counted anew."""
+        """The same users and posts, with the events where `kept` (events,) is true."""
         return replace(
             self, user=self.user[kept], post=self.post[kept], weight=self.weight[kept], time=self.time[kept]
         )  # fmt: skip
 
     def with_ids(self, users: Iterable[str], posts: Iterable[str]) -> Histories:
-        """The same events, with users and posts that only a test names: they have no history and no text."""
+        """The same events, and users and posts that only a test names: without history and text."""
         new_users = [id for id in dict.fromkeys(users) if id not in self.user_rows]
         new_posts = [id for id in dict.fromkeys(posts) if id not in self.post_rows]
         if not new_users and not new_posts:
@@ -219,7 +219,7 @@ def read_histories(folder: Path, progress: Progress | None = None) -> Histories:
     ids = tuple(rows)
     who, time = np.array(user, dtype=np.int64), np.array(times, dtype=np.float64)
     known = ~np.isnan(time)
-    # An event without a time is older than those with one: nothing else is known of it.
+    # Events without a time come first, as if they were older than all others.
     order = np.lexsort((np.where(known, time, -np.inf), who))
     ordered = bool(len(time)) and bool(known.mean() > 0.5)
     return Histories(
@@ -246,7 +246,7 @@ def _joined(pairs: Iterable[tuple[str, str]], rows: Mapping[str, int]) -> Any:
 
 
 def _texts_of(folder: Path, name: str, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Text fields of a file's rows that have them all; nothing when there is no such file."""
+    """Text fields of the rows that have all of them; none when there is no such file."""
     file = find_file(folder, name)
     for _, row, _ in read_rows(file) if file else ():
         values = tuple((row or {}).get(field) for field in fields)
@@ -255,7 +255,7 @@ def _texts_of(folder: Path, name: str, fields: tuple[str, ...]) -> Iterator[tupl
 
 
 def _year(post: Post) -> float:
-    """The year a thing is from: in brackets in its title, as catalogues write it, else when it was posted."""
+    """The year in brackets in the title, as in catalogues of films; else that of the post's time; else NaN."""
     if match := _TITLE_YEAR.search(post.title):
         return float(match[1])
     if post.created_at is not None and 0 < post.created_at < 4e9:

@@ -1,4 +1,4 @@
-"""Measure rankers of posts on an exchange folder: one test, every ranker, intervals over users."""
+"""Measure rankers of posts on an exchange folder: every ranker on the same test, with intervals over users."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any, cast
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from whyfeed.finetune.evaluation.baselines import BASELINES, Eligible, Ranker, Reranker, Tools
+from whyfeed.finetune.evaluation.baselines import BASELINES, Eligible, Ranker, Reranker, Resources
 from whyfeed.finetune.evaluation.histories import Histories, read_histories
 from whyfeed.finetune.evaluation.metrics import (
     CLICK,
     HISTORY,
     RANKING,
     TARGET,
-    Context,
+    Catalogue,
     Resampling,
     Values,
     beyond,
@@ -41,9 +41,9 @@ from whyfeed.finetune.evaluation.metrics import (
 )
 from whyfeed.finetune.evaluation.protocol import ClickTest, Keys, RankingTest, Test, later_clicks, pair_keys, prepare
 from whyfeed.finetune.gate import decide
-from whyfeed.finetune.ranking.click_model import CoreClicks
-from whyfeed.finetune.ranking.core_ranker import CorePair, CoreRanker
-from whyfeed.finetune.ranking.parts import enough
+from whyfeed.finetune.ranking.click_model import GaussianProcessClicks
+from whyfeed.finetune.ranking.core_ranker import CoreRanker, CoreWithLlm
+from whyfeed.finetune.ranking.parts import enough_likes
 from whyfeed.retrieval.arrays import Floats, Rows
 from whyfeed.retrieval.community.embedder import Embedder, Opener
 from whyfeed.retrieval.errors import DataError, ModelError, WeightsError, WhyfeedError
@@ -51,26 +51,26 @@ from whyfeed.retrieval.progress import Progress
 
 OURS = ("whyfeed-no-llm", "whyfeed")
 RANKERS = (*BASELINES, *OURS)
-RANKING_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {
-    **BASELINES, "whyfeed-no-llm": CoreRanker, "whyfeed": CorePair,
+RANKING_MODELS: Mapping[str, Callable[[Resources], Ranker]] = {
+    **BASELINES, "whyfeed-no-llm": CoreRanker, "whyfeed": CoreWithLlm,
 }  # fmt: skip
-CLICK_MODELS: Mapping[str, Callable[[Tools], Ranker]] = {**BASELINES, **dict.fromkeys(OURS, CoreClicks)}
-# The first decides which baseline is best; these are paired and drawn.
+CLICK_MODELS: Mapping[str, Callable[[Resources], Ranker]] = {**BASELINES, **dict.fromkeys(OURS, GaussianProcessClicks)}
+# The first metric selects the best baseline; these are compared in pairs and plotted.
 MAIN = {RankingTest: ("ndcg@10", "hr@10"), ClickTest: ("auc", "uauc")}
 SHORT = {RankingTest: ("ndcg@10", "hr@10", "recall@20", "recall@200"), ClickTest: CLICK}
 _MANY_THREADED = ("faiss", "lightgbm", "scipy.linalg", "sklearn", "torch")
 _BLOCK = 256  # users at a time
-_RETRIEVED = 1000  # posts of the whole catalogue that a ranker's second stage sees
-_INNER = 0.25  # share of a click test's training part that its probabilities are calibrated on
+_RETRIEVED = 1000  # posts of the whole catalogue that the second stage of a ranker reranks
+_INNER = 0.25  # share of the training labels that probabilities are calibrated on
 
 
 @dataclass(slots=True)
 class Measurement:
-    """The document of `evaluate --json` for posts; `main` names the metrics that say most.
+    """The document of `evaluate --json` for posts; `main` names the most important metrics.
 
-    `gate` is the decision between both of ours, by length of history; None unless both were measured.
-    `skipped` rows of the folder and the test were none; `left_out` says why a ranker could not take part.
-    `reader` is the language model that read the posts, None where none would have been of use.
+    `gate`: the decision between the two rankers of whyfeed, also by length of history; None unless both were measured.
+    `skipped`: unreadable rows of folder and test. `left_out`: skipped rankers and why. `reader`: the language model
+    that read the posts, or None.
     """
 
     data: str
@@ -84,7 +84,7 @@ class Measurement:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """As in the contract, with more beside it."""
+        """The document as JSON values."""
         return {
             "data": self.data, "protocol": self.protocol, "rows": self.rows, "gate": self.gate,
             "left_out": self.left_out, "reader": self.reader,
@@ -93,8 +93,8 @@ class Measurement:
 
 
 @dataclass(slots=True)
-class Answers:
-    """What one ranker did: bootstrap draws of the metrics, what the gate compares of each test row, and the time."""
+class RankerResult:
+    """Results of one ranker: metrics, bootstrap draws of them, the values the gate compares per row, and times."""
 
     metrics: dict[str, float]
     draws: dict[str, Values]
@@ -103,7 +103,7 @@ class Answers:
     fit_seconds: float
     ms_per_user: float
     gated: Values  # (rows,), more is better
-    parts: dict[str, Any] | None = None  # of a core that chose them, see `CoreRanker.card`
+    parts: dict[str, Any] | None = None  # of a ranking core, see `CoreRanker.card`
 
 
 def measure(
@@ -111,19 +111,19 @@ def measure(
     candidates: int | None = None, progress: Progress | None = None, seed: int = 0,
     encoder: Opener | None = None, unseen: bool = False,
 ) -> Measurement:  # fmt: skip
-    """Fit each ranker on a folder and ask it the test. DataError when there is nothing to test on.
+    """Fit each ranker on a folder and measure it on the test. DataError when there is nothing to test on.
 
-    `encoder` opens the language model that reads such posts for "whyfeed"; without one both of ours are the same,
-    also when its weights cannot be had, which `left_out` then says.
-    `candidates`, `unseen`: as in `protocol.prepare`. An empty `rankers` stands for all that can take part; ModelError
-    when one that is named needs a library that is not there.
+    `encoder` opens the language model that reads the posts for "whyfeed". Without one, or when its weights are missing
+    (see `left_out`), "whyfeed" equals "whyfeed-no-llm". `candidates`, `unseen`: as in `protocol.prepare`. Without
+    `rankers` all are measured, and rankers whose library is missing are skipped and listed; ModelError if such a ranker
+    is named, ValueError for a name that is none.
     """
     if unknown := [name for name in rankers if name not in RANKERS]:
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
-    for library in _MANY_THREADED:  # what is loaded later does not hear of the limit
+    for library in _MANY_THREADED:  # the thread limit does not apply to libraries loaded later
         with suppress(ImportError):
             import_module(library)
-    # One thread of BLAS for each of ours, which keep the cores busy: and what more of them add up hangs on how many.
+    # Rankers are fitted in parallel with one thread of BLAS each; with more, sums would depend on their number.
     with threadpool_limits(1):
         return _measured(folder, embedder, test, rankers, candidates, progress, seed, encoder, unseen)
 
@@ -136,8 +136,10 @@ def _measured(
     whole = read_histories(folder, progress)
     train, asked = prepare(whole, folder, test, candidates, seed, unseen=unseen)
     names = tuple(dict.fromkeys(rankers)) or RANKERS
-    # A language model has no place among clicks (LOG.md), nor where no transformer learns to use what it reads.
-    useful = "whyfeed" in names and isinstance(asked, RankingTest) and enough(train) and find_spec("torch") is not None
+    # A language model does not help on clicks (LOG.md); on rankings only the transformer uses its vectors.
+    useful = (
+        "whyfeed" in names and isinstance(asked, RankingTest) and enough_likes(train) and find_spec("torch") is not None
+    )
     found = Measurement(whole.name, asked.protocol, SHORT[type(asked)])
     found.skipped = whole.skipped + asked.skipped
     reader = None
@@ -147,14 +149,14 @@ def _measured(
             found.reader = reader.name
         except WeightsError as exc:
             found.left_out["reading of whyfeed"] = str(exc)
-    tools = Tools(embedder, train.texts, progress, seed, reader)
-    bench = Bench(train, asked, tools)
+    resources = Resources(embedder, train.texts, progress, seed, reader)
+    bench = Bench(train, asked, resources)
     if reader is not None:
-        tools.read_ahead()
+        resources.read_in_background()
     same = reader is None
-    done: dict[str, Answers | WhyfeedError] = {}
+    done: dict[str, RankerResult | WhyfeedError] = {}
     ours = [name for name in names if name in OURS]
-    # Most of what ours are made of is fitted on one thread: both of them side by side, and beside the baselines.
+    # The cores are fitted in parallel to each other and to the baselines.
     with ThreadPoolExecutor(len(OURS)) as pool:
         running = {name: pool.submit(bench.attempt, name) for name in (ours[:1] if same else ours)}
         for place, name in enumerate(names):
@@ -167,10 +169,10 @@ def _measured(
         done |= dict.fromkeys(ours, done[ours[0]])
     if progress:
         progress("measuring rankers", len(names), len(names))
-    answers: dict[str, Answers] = {}
+    answers: dict[str, RankerResult] = {}
     for name in names:
         result = done[name]
-        if isinstance(result, Answers):
+        if isinstance(result, RankerResult):
             answers[name] = result
         elif rankers:
             raise result
@@ -183,7 +185,7 @@ def _measured(
     return found
 
 
-def _rows(answers: Mapping[str, Answers], main: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(answers: Mapping[str, RankerResult], main: Sequence[str]) -> list[dict[str, Any]]:
     others = [name for name in answers if name not in OURS]
     best = max(others, key=lambda name: answers[name].metrics[main[0]], default=None)
     rows = []
@@ -211,8 +213,8 @@ def _rows(answers: Mapping[str, Answers], main: Sequence[str]) -> list[dict[str,
     return rows
 
 
-def _gate(answers: Mapping[str, Answers], test: Test, train: Histories, seed: int) -> dict[str, Any] | None:
-    """Whether what the language model adds would go live, on the rows of this test."""
+def _gate(answers: Mapping[str, RankerResult], test: Test, train: Histories, seed: int) -> dict[str, Any] | None:
+    """The gate's decision whether the language model improves the ranking, on the rows of this test."""
     if not all(name in answers for name in OURS):
         return None
     ranking = isinstance(test, RankingTest)
@@ -225,63 +227,63 @@ def _gate(answers: Mapping[str, Answers], test: Test, train: Histories, seed: in
 
 @dataclass
 class Bench:
-    """One test over the histories that may be learnt from."""
+    """One test, and the histories that may be learnt from."""
 
     train: Histories
     test: Test
-    tools: Tools
+    resources: Resources
 
     def __post_init__(self) -> None:
-        self.keys = pair_keys(self.train, "ties", self.tools.seed)
-        self.resampling = Resampling(self.test.user, self.tools.seed)
+        self.keys = pair_keys(self.train, "ties", self.resources.seed)
+        self.resampling = Resampling(self.test.user, self.resources.seed)
 
     @property
     def missing(self) -> dict[str, str]:
-        """Parts of our rankers that could not take part for want of a library, and why."""
+        """Base rankers of the cores that were skipped because a library is missing, and why."""
         return {
             f"{name} of whyfeed": why
-            for ranker in self.tools.every(CoreRanker)
+            for ranker in self.resources.cached_of(CoreRanker)
             for name, why in ranker.missing.items()
         }  # fmt: skip
 
-    def attempt(self, name: str) -> Answers | DataError | ModelError:
-        """`answers`, or why there are none."""
+    def attempt(self, name: str) -> RankerResult | DataError | ModelError:
+        """`answers`, or the error that prevents them."""
         try:
             return self.answers(name)
         except (DataError, ModelError) as exc:
             return exc
 
-    def answers(self, name: str) -> Answers:
-        """Fit a ranker and ask it everything."""
+    def answers(self, name: str) -> RankerResult:
+        """Fit a ranker and measure it."""
         if isinstance(self.test, RankingTest):
             return self._ranked(name, self.test)
         return self._clicked(name, self.test)
 
-    def _fitted(self, make: Callable[[Tools], Ranker], histories: Histories) -> tuple[Ranker, float]:
+    def _fitted(self, make: Callable[[Resources], Ranker], histories: Histories) -> tuple[Ranker, float]:
         def fitted() -> Ranker:
-            ranker = make(self.tools)
+            ranker = make(self.resources)
             ranker.fit(histories)
             return ranker
 
         begun = time.perf_counter()
-        # The core's parts have the names of baselines, and what is fitted once need not be fitted again.
-        return self.tools.made((make, histories), fitted), time.perf_counter() - begun
+        # The core fits some of the baselines too: each is fitted once.
+        return self.resources.cached((make, histories), fitted), time.perf_counter() - begun
 
     # ---- rankings ----
 
-    def _ranked(self, name: str, test: RankingTest) -> Answers:
+    def _ranked(self, name: str, test: RankingTest) -> RankerResult:
         ranker, fit_seconds = self._fitted(RANKING_MODELS[name], self.train)
-        core = ranker.live if isinstance(ranker, CorePair) else ranker
+        core = ranker.live if isinstance(ranker, CoreWithLlm) else ranker
         ask = partial(self._orders, name, core, test)
-        # Where the core without the language model has the say, it need not be asked twice.
-        ranked, seconds = self.tools.made(("ranked", core), ask) if isinstance(core, CoreRanker) else ask()
+        # If the core without the language model is used, its rankings are computed once.
+        ranked, seconds = self.resources.cached(("ranked", core), ask) if isinstance(core, CoreRanker) else ask()
         values = ranking_values(ranked, test.relevant)
         table = np.column_stack([values[metric] for metric in RANKING])
         draws = self.resampling.means(table)
-        context = Context(
-            self.train.liked, self.train.popularity, int(np.count_nonzero(self.train.lengths)), self.tools.vectors
+        context = Catalogue(
+            self.train.liked, self.train.popularity, int(np.count_nonzero(self.train.lengths)), self.resources.vectors
         )
-        return Answers(
+        return RankerResult(
             dict(zip(RANKING, map(float, table.mean(axis=0)), strict=True)),
             {metric: draws[:, at] for at, metric in enumerate(RANKING)},
             self._beyond(ranked, test, context),
@@ -289,16 +291,16 @@ class Bench:
             fit_seconds,
             1000 * seconds / len(np.unique(test.user)),
             values["ndcg@10"],
-            ranker.card if isinstance(ranker, CoreRanker | CorePair) else None,
+            ranker.card if isinstance(ranker, CoreRanker | CoreWithLlm) else None,
         )
 
     def _orders(self, name: str, ranker: Ranker, test: RankingTest) -> tuple[list[Rows], float]:
-        """What a ranker makes of each row, best first, and the seconds that it took."""
+        """Ranked posts of each row, best first, and the seconds that it took."""
         ranked: list[Rows] = []
         seconds = 0.0
         for begin in range(0, len(test.user), _BLOCK):
-            if self.tools.progress:
-                self.tools.progress(f"ranking by {name}", begin, len(test.user))
+            if self.resources.progress:
+                self.resources.progress(f"ranking by {name}", begin, len(test.user))
             users = test.user[begin : begin + _BLOCK]
             now = time.perf_counter()
             lists = self._lists(ranker, users, partial(self._eligible, test, begin))
@@ -320,7 +322,7 @@ class Bench:
         return np.asarray(posts[top(scores, lambda places: self.keys(np.array([user]), posts[places]))])
 
     def _eligible(self, test: RankingTest, begin: int, line: int, scores: Floats) -> Rows:
-        """The candidates of a row, or the best of the whole catalogue without what the user has seen."""
+        """The candidates of a row, or the best of the whole catalogue without the posts the user has seen."""
         row = begin + line
         if test.candidates is not None:
             return test.candidates[row]
@@ -330,7 +332,7 @@ class Bench:
         scores[relevant] = kept
         return top(scores, lambda places: self.keys(user, places), _RETRIEVED)
 
-    def _beyond(self, ranked: Sequence[Rows], test: RankingTest, context: Context) -> dict[str, Any]:
+    def _beyond(self, ranked: Sequence[Rows], test: RankingTest, context: Catalogue) -> dict[str, Any]:
         values = beyond(ranked, test.user, context)
         found: dict[str, Any] = {"coverage": {"value": round(coverage(ranked, len(self.train.posts)), 4)}}
         draws = self.resampling.means(np.column_stack(list(values.values())))
@@ -341,12 +343,12 @@ class Bench:
         return found
 
     def _buckets(self, test: RankingTest, values: Mapping[str, Values]) -> dict[str, list[dict[str, Any]]]:
-        # A row with several right posts is as hard as its rarest.
+        # A row with several relevant posts is counted by the rarest of them.
         counts = np.array([self.train.popularity[relevant].min() for relevant in test.relevant])
         main = MAIN[RankingTest]
 
         def part(name: str, rows: Rows) -> dict[str, Any]:
-            resampling = Resampling(test.user[rows], self.tools.seed)
+            resampling = Resampling(test.user[rows], self.resources.seed)
             draws = resampling.means(np.column_stack([values[metric][rows] for metric in main]))
             return {
                 "bucket": name,
@@ -362,7 +364,7 @@ class Bench:
 
     # ---- clicks ----
 
-    def _clicked(self, name: str, test: ClickTest) -> Answers:
+    def _clicked(self, name: str, test: ClickTest) -> RankerResult:
         ranker, fit_seconds = self._fitted(CLICK_MODELS[name], self.train)
         now = time.perf_counter()
         scores = _asked(ranker, test)
@@ -378,12 +380,12 @@ class Bench:
             for kind, each, edges in (("history", lengths, HISTORY), ("target", counts, TARGET))
         }
         gated = -log_losses(test.label, probabilities)
-        return Answers(metrics, draws, {}, parts, fit_seconds, 1000 * seconds / len(np.unique(test.user)), gated)
+        return RankerResult(metrics, draws, {}, parts, fit_seconds, 1000 * seconds / len(np.unique(test.user)), gated)
 
     def _calibration(self, name: str) -> tuple[float, float]:
-        """Scores become probabilities on a later part of the training part: in-sample means know their own labels."""
-        inner, later = self.tools.made(
-            ("later", self.train), lambda: later_clicks(self.train, self.tools.seed, _INNER)
+        """Platt scaling, on a later part of the training events, because in-sample scores contain the labels."""
+        inner, later = self.resources.cached(
+            ("later", self.train), lambda: later_clicks(self.train, self.resources.seed, _INNER)
         )  # fmt: skip
         if not len(later.user) or not len(inner.user):
             return calibrated(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
@@ -401,16 +403,16 @@ class Bench:
         values = {"auc": float(weighted_auc(test.label, scores, one)[0])}
         if len(users):
             values["uauc"] = float(aucs.mean())
-            draws["uauc"] = Resampling(users, self.tools.seed).means(aucs[:, None])[:, 0]
+            draws["uauc"] = Resampling(users, self.resources.seed).means(aucs[:, None])[:, 0]
         else:
             values["uauc"], draws["uauc"] = 0.5, np.full(self.resampling.rounds, 0.5)
         values["logloss"] = float(losses.mean())
         draws["logloss"] = self.resampling.means(losses[:, None])[:, 0]
         values["ece"] = float(weighted_ece(test.label, probabilities, bins, one)[0])
-        # Gaps are absolute, so noise only widens them and every draw lies too high: their middle is put right.
+        # Absolute gaps are biased upwards in resamples, so the draws are shifted to the measured value.
         gaps = self.resampling.of(lambda weights: weighted_ece(test.label, probabilities, bins, weights))
         draws["ece"] = np.maximum(gaps - gaps.mean() + values["ece"], 0.0)
-        if np.isnan(values["auc"]):  # one class only: nothing can be told apart
+        if np.isnan(values["auc"]):  # one class only
             values["auc"] = 0.5
         return values, draws
 
@@ -419,7 +421,7 @@ class Bench:
         found: dict[str, Any] = {"bucket": name, "rows": len(rows), "metrics": {}, "ci95": {}}
         if 0 < labels.sum() < len(labels):
             found["metrics"]["auc"] = round(float(weighted_auc(labels, part, np.ones((1, len(rows))))[0]), 4)
-            resampling = Resampling(test.user[rows], self.tools.seed)
+            resampling = Resampling(test.user[rows], self.resources.seed)
             found["ci95"]["auc"] = bounds(resampling.of(lambda weights: weighted_auc(labels, part, weights)))
         return found
 

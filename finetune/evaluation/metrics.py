@@ -32,7 +32,7 @@ _ROWS = 5000  # lists that are given to ir-measures at once: its dictionaries ar
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class Catalogue:
     """What lists are seen against: likes (users, posts) sparse, likes of a post, users who like, text vectors."""
 
     liked: Any
@@ -80,7 +80,7 @@ def ranking_values(ranked: Sequence[Rows], relevant: Sequence[Rows]) -> dict[str
     return values
 
 
-def beyond(ranked: Sequence[Rows], users: Rows, context: Context) -> dict[str, Values]:
+def beyond(ranked: Sequence[Rows], users: Rows, context: Catalogue) -> dict[str, Values]:
     """(rows,) of what accuracy does not tell about the first ten of each list.
 
     `novelty`: mean self-information of a post in bits, -log2 of the (add-one) share of users who liked it;

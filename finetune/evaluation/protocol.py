@@ -121,7 +121,7 @@ def leave_one_out(histories: Histories, seed: int = 0, most: int = MOST_USERS) -
     Without times it is one at random by the seed and the user's id. A user's acts after the target are taken
     out too: they are that user's future. What others did later stays, as in published leave-one-out tests.
     """
-    last = _lasts(histories, histories.firsts, seed)
+    last = _lasts(histories, histories.first_likes, seed)
     last = last[histories.lengths[histories.user[last]] >= 2]
     target, until = _targets(histories, last)
     kept = (histories.post != target[histories.user]) & ~(histories.time > until[histories.user])
@@ -146,7 +146,7 @@ def unseen_posts(
     """
     drawn = _digests(histories.posts, f"fresh post {seed}") < np.uint64(share * 2.0**64)
     fresh = drawn if histories.fresh is None else drawn | histories.fresh
-    last = _lasts(histories, histories.firsts[drawn[histories.post[histories.firsts]]], seed)
+    last = _lasts(histories, histories.first_likes[drawn[histories.post[histories.first_likes]]], seed)
     target, until = _targets(histories, last)
     known = ~fresh[histories.post]
     asked = histories.user[last]

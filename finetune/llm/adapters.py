@@ -36,7 +36,7 @@ def layers_of(model: Any) -> Any:
     return found
 
 
-def cut(model: Any, layers: int) -> None:
+def keep_first_blocks(model: Any, layers: int) -> None:
     """Keep the first `layers` blocks of a model; its last norm and head then read what they give."""
     blocks = layers_of(model)
     if not 1 <= layers <= len(blocks):
@@ -45,7 +45,7 @@ def cut(model: Any, layers: int) -> None:
     model.config.num_hidden_layers = layers
 
 
-def add(model: Any, method: str, rank: int, steps: int, layers: int | None, name: str) -> Any:
+def add_adapter(model: Any, method: str, rank: int, steps: int, layers: int | None, name: str) -> Any:
     """The model, frozen, with a fresh adapter of that method on its last `layers` blocks (None: on all).
 
     `rank` is the rank of LoRA's kin, the virtual tokens of a prefix, the width of a bottleneck; IA3 has none. `steps`
@@ -89,7 +89,7 @@ def add(model: Any, method: str, rank: int, steps: int, layers: int | None, name
     return adapted
 
 
-def save(folder: Path, model: Any) -> None:
+def save_adapter(folder: Path, model: Any) -> None:
     """Adapter and configuration, the same to the bit for the same weights."""
     if not hasattr(model, "bottlenecks"):
         if hasattr(model.base_model, "rankallocator"):
@@ -106,7 +106,7 @@ def save(folder: Path, model: Any) -> None:
     write_whole(folder / "adapter_config.json", json.dumps(described, indent=1).encode())
 
 
-def put(model: Any, folder: Path) -> Any:
+def load_adapter(model: Any, folder: Path) -> Any:
     """The model with the adapter of a folder, ready to be asked. HomeError when the folder holds none that fits."""
     try:
         described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ def put(model: Any, folder: Path) -> Any:
         raise HomeError(f"cannot load the adapter in {str(folder)!r} ({first_line}); train it again") from exc
 
 
-def merged(model: Any, method: str) -> Any:
+def merge_adapter(model: Any, method: str) -> Any:
     """The base with the adapter in its weights; ValueError for what cannot be merged. The model given is used up."""
     if method not in MERGED:
         raise ValueError(f"a {method} stays beside the weights; only {', '.join(MERGED)} can be merged")
@@ -142,7 +142,7 @@ def _linears(block: Any) -> list[str]:
 # ---- AdaLoRA: what it knows beside its weights
 
 
-def penalty(model: Any) -> Any:
+def orthogonality_penalty(model: Any) -> Any:
     """How far AdaLoRA's factors are from orthogonal (mean Frobenius norm), weighted; 0 of all other methods."""
     import torch
 
@@ -156,13 +156,13 @@ def penalty(model: Any) -> Any:
     return _ORTHOGONAL * torch.stack(gaps).mean()
 
 
-def stepped(model: Any, step: int) -> None:
+def reallocate_ranks(model: Any, step: int) -> None:
     """After a step, with its gradients still there: AdaLoRA takes ranks from where they earn least."""
     if hasattr(getattr(model, "base_model", None), "rankallocator"):
         model.base_model.update_and_allocate(step)
 
 
-def ranks_kept(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def adalora_state(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What AdaLoRA must remember to go on after a kill: tensors, and the ranks found so far."""
     allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
     if allocator is None:
@@ -173,8 +173,8 @@ def ranks_kept(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, {"ranks": model.peft_config["default"].rank_pattern}
 
 
-def put_ranks(model: Any, tensors: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """Put back what `ranks_kept` gave."""
+def restore_adalora_state(model: Any, tensors: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    """Put back what `adalora_state` gave."""
     allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
     if allocator is None:
         return

@@ -1,7 +1,7 @@
 """Train a click model: BERT reads a reader's profile and a post together, two labels, cross-entropy.
 
 The sequence classification of Devlin et al. 2019 (arXiv 1810.04805, section 4.1) on a pair of texts: what the reader
-did, the latest first, and the post's line. It learns from and is measured on the examples of the judge
+did, the latest first, and the post's line. It learns from and is click_metrics on the examples of the judge
 (`finetune.llm.judge_examples`), so that both stand in one table; unlike there, each post costs a whole prompt.
 """
 
@@ -22,8 +22,16 @@ from whyfeed.finetune import training
 from whyfeed.finetune.config import SMALL_BERT, ClickDataConfig
 from whyfeed.finetune.evaluation.metrics import user_aucs
 from whyfeed.finetune.gate import Outcome, decide
-from whyfeed.finetune.llm.judge import Values, described, digest_of, labels_of, measured, ranked, some
-from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.llm.judge import (
+    Values,
+    auc_metrics,
+    click_metrics,
+    describe_examples,
+    digest_of,
+    labels_of,
+    sample_users,
+)
+from whyfeed.finetune.llm.judge_examples import LabelledPosts
 from whyfeed.finetune.training import Checkpoint
 from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 from whyfeed.retrieval.files import new_folder, write_whole
@@ -46,20 +54,25 @@ class ClickConfig(ClickDataConfig):
 
 
 def train_home(
-    home: Path, learn: Sequence[Shown], held: Sequence[Shown], config: ClickConfig, *, progress: Progress | None = None
+    home: Path,
+    learn: Sequence[LabelledPosts],
+    held: Sequence[LabelledPosts],
+    config: ClickConfig,
+    *,
+    progress: Progress | None = None,
 ) -> Outcome:
     """`train` for a home: the classifier becomes a version of its model `MODEL`, live where it beats the live one.
 
     Nothing of whyfeed uses it: it is there to be compared with, and read back by `ClickModel`.
     """
-    return training.into_home(
+    return training.train_for_home(
         home, MODEL, lambda out, live: train(learn, held, out, config, in_place=live, progress=progress)
     )
 
 
 def train(
-    learn: Sequence[Shown], held: Sequence[Shown], out: Path, config: ClickConfig, *, in_place: Path | None = None,
-    progress: Progress | None = None, cancel: threading.Event | None = None,
+    learn: Sequence[LabelledPosts], held: Sequence[LabelledPosts], out: Path, config: ClickConfig, *,
+    in_place: Path | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
     """Train a classifier and put it, with tokeniser and card, into the folder `out`, whole or not at all.
 
@@ -77,15 +90,15 @@ def train(
         "batch": config.batch, "lr": config.lr, "max_tokens": config.max_tokens, "seed": config.seed,
         "minutes": config.minutes, "steps": config.total_steps(len(pairs)),
     }  # fmt: skip
-    tested = some(held, config.most_tested)
+    tested = sample_users(held, config.most_tested)
     card: dict[str, Any] = {
         "kind": "click", "base": config.base_name,
-        **described(config.data, learn, held, tested),
+        **describe_examples(config.data, learn, held, tested),
         "settings": settings, "seed": config.seed, "epsilon": None, "versions": versions,
     }  # fmt: skip
     digest = digest_of(card, folder, learn, tested)
     watch = training.Watch.of(progress, cancel)
-    with training.alone(out), training.own_chance(config.seed):
+    with training.exclusive(out), training.seeded(config.seed):
         tokenizer, model = _load(folder)
         # Half of the weights are vectors of words; most of them stand in no example.
         model.get_input_embeddings().requires_grad_(False)
@@ -95,7 +108,7 @@ def train(
         def backward(step: int) -> float:
             import torch
 
-            places = training.order(step, len(pairs), config.batch, config.seed)
+            places = training.batch_places(step, len(pairs), config.batch, config.seed)
             wanted = torch.from_numpy(labels[places]).to(model.device)
             loss = model(
                 **_encoded(tokenizer, [pairs[at] for at in places], config.max_tokens, model), labels=wanted
@@ -132,7 +145,7 @@ class ClickModel:
         training.libraries("a click model", _LIBRARIES)
         self._tokenizer, self._model = _load(str(folder))
 
-    def logits(self, rows: Sequence[Shown]) -> Values:
+    def logits(self, rows: Sequence[LabelledPosts]) -> Values:
         """(posts,) logit of a click less that of none, of all rows in their order; its sigmoid is P(click)."""
         return _logits(self._tokenizer, self._model, rows, self._max_tokens)
 
@@ -140,7 +153,7 @@ class ClickModel:
 # ---- inside
 
 
-def _pairs(rows: Sequence[Shown]) -> list[Pair]:
+def _pairs(rows: Sequence[LabelledPosts]) -> list[Pair]:
     # The latest act stands first: what is too long loses its end.
     return [("; ".join(row.history[::-1]), post) for row in rows for post in row.posts]
 
@@ -153,7 +166,7 @@ def _encoded(tokenizer: Any, pairs: Sequence[Pair], max_tokens: int, model: Any)
 
 
 def _logits(
-    tokenizer: Any, model: Any, rows: Sequence[Shown], max_tokens: int, progress: Progress | None = None
+    tokenizer: Any, model: Any, rows: Sequence[LabelledPosts], max_tokens: int, progress: Progress | None = None
 ) -> Values:
     import torch
 
@@ -169,14 +182,16 @@ def _logits(
     return np.concatenate(found) if found else np.zeros(0)
 
 
-def _decide(card: dict[str, Any], tested: Sequence[Shown], before: Values | None, after: Values, plain: str) -> Outcome:
+def _decide(
+    card: dict[str, Any], tested: Sequence[LabelledPosts], before: Values | None, after: Values, plain: str
+) -> Outcome:
     """Compare with what is in place; the card gets its metrics and the decision."""
     labels, users = labels_of(tested)
     numbers = np.array([value for shown in tested for value in shown.plain] or np.zeros(len(labels)))
-    card["metrics"] = {"click": measured(tested, after), plain: ranked(labels, numbers, users)}
+    card["metrics"] = {"click": click_metrics(tested, after), plain: auc_metrics(labels, numbers, users)}
     place = f"the {plain}" if before is None else "the click model in place"
     if before is not None:
-        card["metrics"]["in place"] = measured(tested, before)
+        card["metrics"]["in place"] = click_metrics(tested, before)
     rival = numbers if before is None else before
     owners, old = user_aucs(labels, rival.astype(np.float32), users)
     _, new = user_aucs(labels, after.astype(np.float32), users)

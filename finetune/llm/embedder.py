@@ -29,7 +29,7 @@ from whyfeed.finetune.evaluation.histories import Histories
 from whyfeed.finetune.evaluation.metrics import Values
 from whyfeed.finetune.evaluation.protocol import leave_one_out
 from whyfeed.finetune.gate import Outcome, decide
-from whyfeed.finetune.llm.encoder import Examples, Strangers
+from whyfeed.finetune.llm.encoder import Examples, HardNegatives
 from whyfeed.finetune.training import Checkpoint
 from whyfeed.retrieval.arrays import Rows, Vectors
 from whyfeed.retrieval.community.embedder import Embedder
@@ -69,7 +69,7 @@ def train_home(
 
     `WHYFEED_EMBEDDER=tuned` serves the live one. It needs torch, so it is used only where the settings say so.
     """
-    return training.into_home(
+    return training.train_for_home(
         home, MODEL, lambda out, _: train(histories, out, config, near=near, in_place=in_place, progress=progress)
     )
 
@@ -109,9 +109,9 @@ def train(
         "split": {"readers": len(np.unique(learn.user)), "held_out": len(asked.target), "posts": len(asked.pool)},
     }  # fmt: skip
     parts = ["\0".join(learn.texts), learn.user.tobytes().hex(), learn.post.tobytes().hex()]
-    parts += ["" if near is None else near.tobytes().hex(), json.dumps([card, training.state_of(folder)])]
+    parts += ["" if near is None else near.tobytes().hex(), json.dumps([card, training.file_states(folder)])]
     watch = training.Watch.of(progress, cancel)
-    with training.alone(out), training.own_chance(seed):
+    with training.exclusive(out), training.seeded(seed):
         model = _load(folder, config.max_tokens)
         checkpoint = Checkpoint(out, training.digest("".join(map(training.digest, parts))))
         ranks = {"base": asked.ranks(lambda texts: _encoded(model, texts), learn.texts, "base", watch.progress)}
@@ -159,7 +159,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class Asked:
+class HeldOutReaders:
     """Held-out readers: `history` (readers, _LATEST) rows of posts, the newest first, -1 where there are none.
 
     The `target` (readers,) is looked for in the `pool`, less what the reader took up before; `lengths` (readers,) of
@@ -193,7 +193,7 @@ class Asked:
         return np.asarray((scores >= own[:, None]).sum(axis=1) - 1)
 
 
-def split(histories: Histories, seed: int) -> tuple[Histories, Asked]:
+def split(histories: Histories, seed: int) -> tuple[Histories, HeldOutReaders]:
     """What is learnt from, and the last posts of readers of whom nothing is learnt (leave one out)."""
     able = np.flatnonzero(histories.lengths >= 2)
     rng = np.random.default_rng([seed, 1])
@@ -201,14 +201,14 @@ def split(histories: Histories, seed: int) -> tuple[Histories, Asked]:
     held = np.isin(histories.user, drawn)
     before, test = leave_one_out(histories.keep(held), seed, _ASKED)
     history = np.full((len(test.user), _LATEST), -1, dtype=np.int64)
-    places = before.firsts
+    places = before.first_likes
     for row, user in enumerate(test.user):
         latest = before.post[places][before.user[places] == user][::-1][:_LATEST]
         history[row, : len(latest)] = latest
     target = np.array([int(each[0]) for each in test.relevant], dtype=np.int64)
     others = rng.permutation(np.setdiff1d(np.arange(len(histories.posts)), target))
     pool = np.union1d(target, others[: max(0, _POOL - len(target))])
-    return histories.keep(~held), Asked(history, target, before.lengths[test.user], pool)
+    return histories.keep(~held), HeldOutReaders(history, target, before.lengths[test.user], pool)
 
 
 def _recall(ranks: Rows, cut: int = 20) -> Values:
@@ -248,7 +248,7 @@ def _pairs(
     learn: Histories, near: Vectors | None, debias: bool, batch: int, seed: int
 ) -> Callable[[int], list[list[int]]]:
     """Columns of a step: posts, what followed them, and with `near` a hard negative each."""
-    examples, strangers = pairs(learn, debias), None if near is None else Strangers(learn, near)
+    examples, strangers = pairs(learn, debias), None if near is None else HardNegatives(learn, near)
     size = len(learn.posts)
 
     def draw(step: int) -> list[list[int]]:
@@ -284,7 +284,7 @@ def _copies(learn: Histories, batch: int, seed: int) -> Callable[[int], list[lis
         raise DataError(f"{learn.name!r} has {len(posts)} posts with a text; an embedder is tuned on many")
 
     def draw(step: int) -> list[list[int]]:
-        chosen = [posts[place] for place in training.order(step, len(posts), min(batch, len(posts)), seed)]
+        chosen = [posts[place] for place in training.batch_places(step, len(posts), min(batch, len(posts)), seed)]
         return [chosen, chosen]
 
     return draw

@@ -75,7 +75,7 @@ def train_home(
     progress: Progress | None = None,
 ) -> Outcome:  # fmt: skip
     """`train` for a home: the encoder becomes a version of its model `MODEL`, live where it beats the live one."""
-    return training.into_home(
+    return training.train_for_home(
         home, MODEL, lambda out, live: train(histories, out, config, near=near, in_place=live, progress=progress)
     )
 
@@ -124,14 +124,14 @@ def train(
     }  # fmt: skip
     stat = path.stat()
     digest = training.digest(json.dumps([card, stat.st_size, stat.st_mtime_ns, _fingerprint(learn, near)]))
-    with training.alone(out):
+    with training.exclusive(out):
         run = _Run(path, card, digest, out, training.Watch.of(progress, cancel))
         return run.train(learn, asked, near, in_place)
 
 
 def split(histories: Histories, seed: int) -> tuple[Histories, Rows]:
     """What is learnt from, and (readers, 2): the last two posts of readers of whom nothing is learnt."""
-    places = histories.firsts
+    places = histories.first_likes
     users, counts = np.unique(histories.user[places], return_counts=True)
     able = users[counts >= 2]
     if len(able) < 2:
@@ -153,7 +153,7 @@ class Examples:
     @classmethod
     def of(cls, histories: Histories, before: int) -> Examples:
         """Pairs that lie one or two acts apart, or with `before` above 1 each act after so many others."""
-        places = histories.firsts
+        places = histories.first_likes
         user, post = histories.user[places], histories.post[places]
         targets, contexts = [], []
         for apart in range(1, _APART + 1) if before == 1 else (1,):
@@ -177,7 +177,7 @@ class Examples:
         return np.random.default_rng([seed, 2, step]).choice(len(self.target), batch, p=self.chance)
 
 
-class Strangers:
+class HardNegatives:
     """Posts that are near in words and that no reader took up together."""
 
     def __init__(self, histories: Histories, near: Vectors) -> None:
@@ -225,8 +225,8 @@ class _Run:
         settings, total = self._settings, int(self._settings["steps"])
         self._ids = [tokens_of(self._tokenizer, text, settings["max_tokens"]) for text in learn.texts]
         examples = Examples.of(learn, settings["before"])
-        strangers = None if near is None else Strangers(learn, near)
-        with training.own_chance(settings["seed"]):
+        strangers = None if near is None else HardNegatives(learn, near)
+        with training.seeded(settings["seed"]):
             before = _ranks(asked, self._vectors)
             rival = None if in_place is None else _ranks(asked, self._read_by(in_place, learn.texts))
             weights = self._learning()
@@ -248,7 +248,7 @@ class _Run:
             after = _ranks(asked, self._vectors)
         return self._write(asked, before, rival, after, losses)
 
-    def _step(self, step: int, examples: Examples, strangers: Strangers | None) -> float:
+    def _step(self, step: int, examples: Examples, strangers: HardNegatives | None) -> float:
         """Gradients of one batch; returns its loss."""
         import torch
 

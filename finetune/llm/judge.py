@@ -33,7 +33,7 @@ from whyfeed.finetune.evaluation.metrics import (
 )
 from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.llm import adapters, merge
-from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.llm.judge_examples import LabelledPosts
 from whyfeed.finetune.llm.packed import Prompts, yes_minus_no
 from whyfeed.finetune.training import CHECKPOINT_EVERY, Checkpoint
 from whyfeed.retrieval.arrays import Rows
@@ -50,7 +50,7 @@ Report = Literal["tensorboard", "wandb"]
 Say = Callable[[dict[str, float], int], None]  # numbers by name, after so many steps
 
 
-def split(found: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
+def split(found: Sequence[LabelledPosts]) -> tuple[list[LabelledPosts], list[LabelledPosts]]:
     """What is learnt from, and the last fifth by time to measure on."""
     if len(found) < 2:
         raise DataError(f"{len(found)} moments cannot be split; more acts with a time are needed")
@@ -76,17 +76,22 @@ class JudgeConfig(ClickDataConfig):
 
 
 def train_home(
-    home: Path, learn: Sequence[Shown], held: Sequence[Shown], config: JudgeConfig, *, progress: Progress | None = None
+    home: Path,
+    learn: Sequence[LabelledPosts],
+    held: Sequence[LabelledPosts],
+    config: JudgeConfig,
+    *,
+    progress: Progress | None = None,
 ) -> Outcome:
     """`train` for a home: the judge becomes a version of its model `JUDGE`, live where it beats the live one."""
-    return training.into_home(
+    return training.train_for_home(
         home, JUDGE, lambda out, live: train(learn, held, out, config, in_place=live, progress=progress)
     )
 
 
 def train(
-    learn: Sequence[Shown], held: Sequence[Shown], out: Path, config: JudgeConfig, *, in_place: Path | None = None,
-    progress: Progress | None = None, cancel: threading.Event | None = None,
+    learn: Sequence[LabelledPosts], held: Sequence[LabelledPosts], out: Path, config: JudgeConfig, *,
+    in_place: Path | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
     """Train a judge and put adapter, card and what serves into the folder `out`, whole or not at all.
 
@@ -104,30 +109,37 @@ def train(
         "batch": config.batch, "lr": config.lr or adapters.RATES[config.method], "seed": config.seed,
         "steps": config.total_steps(len(learn)), "minutes": config.minutes, "eval_every": config.eval_every,
     }  # fmt: skip
-    tested = some(held, config.most_tested)
+    tested = sample_users(held, config.most_tested)
     card: dict[str, Any] = {
         "kind": "judge", "base": {"name": config.base_name, "gguf": base[1]},
-        **described(config.data, learn, held, tested),
+        **describe_examples(config.data, learn, held, tested),
         "settings": settings, "seed": config.seed, "epsilon": None, "versions": versions,
     }  # fmt: skip
     digest = digest_of(card, base[0], learn, tested)
-    with training.alone(out), _reporting(config.report, out, settings) as say:
+    with training.exclusive(out), _reporting(config.report, out, settings) as say:
         run = _Run(base, config, card, digest, out, say, training.Watch.of(progress, cancel))
         return run.train(learn, tested, in_place)
 
 
-def described(
-    data: str, learn: Sequence[Shown], held: Sequence[Shown], tested: Sequence[Shown]
+def describe_examples(
+    data: str, learn: Sequence[LabelledPosts], held: Sequence[LabelledPosts], tested: Sequence[LabelledPosts]
 ) -> dict[str, Any]:  # fmt: skip
     """What a card says of the examples."""
-    split = {"by": "time", "train": counted(learn), "held_out": counted(held), "tested": counted(tested)}
-    return {"data": {"name": data, **counted([*learn, *held])}, "split": split}
+    split = {
+        "by": "time",
+        "train": count_examples(learn),
+        "held_out": count_examples(held),
+        "tested": count_examples(tested),
+    }
+    return {"data": {"name": data, **count_examples([*learn, *held])}, "split": split}
 
 
-def digest_of(card: dict[str, Any], folder: str, learn: Sequence[Shown], tested: Sequence[Shown]) -> str:
+def digest_of(
+    card: dict[str, Any], folder: str, learn: Sequence[LabelledPosts], tested: Sequence[LabelledPosts]
+) -> str:
     """Of everything that a training hangs on: a checkpoint is of no use to another."""
     examples = [[asdict(each) for each in part] for part in (learn, tested)]
-    return training.digest(json.dumps([card, training.state_of(folder), examples]))
+    return training.digest(json.dumps([card, training.file_states(folder), examples]))
 
 
 class _Run:
@@ -145,31 +157,31 @@ class _Run:
         self._checkpoint = Checkpoint(out, digest)
         self._tokenizer, self._model = training.load(*base)
         if (blocks := self._settings["cut"]) is not None:
-            adapters.cut(self._model, blocks)
+            adapters.keep_first_blocks(self._model, blocks)
         self._prompts = Prompts(self._tokenizer)
 
-    def train(self, learn: Sequence[Shown], tested: Sequence[Shown], in_place: Path | None) -> Outcome:
+    def train(self, learn: Sequence[LabelledPosts], tested: Sequence[LabelledPosts], in_place: Path | None) -> Outcome:
         """Go through the steps that are not done yet, measure, and write the result."""
         import torch
 
         settings, total = self._settings, int(self._settings["steps"])
-        with training.own_chance(settings["seed"]):
+        with training.seeded(settings["seed"]):
             self._model.requires_grad_(False)
             untuned = self._asked(tested, "before")
             rival = None if in_place is None else TunedJudge(in_place).logits(tested)
-            self._model = adapters.add(
+            self._model = adapters.add_adapter(
                 self._model, settings["method"], settings["rank"], total, settings["layers"], self._card["base"]["name"]
             )
             weights = [weight for weight in self._model.parameters() if weight.requires_grad]
             optimiser = torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=0.0)
             done, notes, more = self._checkpoint.resume(weights, optimiser)
-            adapters.put_ranks(self._model, more, notes)
+            adapters.restore_adalora_state(self._model, more, notes)
             curve = list(notes.get("curve", []))
             seconds, cpu = float(notes.get("seconds", 0.0)), float(notes.get("cpu", 0.0))
-            on_the_way = some(tested, _ON_THE_WAY)
+            on_the_way = sample_users(tested, _ON_THE_WAY)
 
             def keep(step: int) -> None:
-                tensors, ranks = adapters.ranks_kept(self._model)
+                tensors, ranks = adapters.adalora_state(self._model)
                 known = {"curve": curve, "seconds": seconds, "cpu": cpu, **ranks}
                 self._checkpoint.keep(weights, optimiser, step, known, tensors)
 
@@ -179,7 +191,7 @@ class _Run:
                     keep(step)
                     return self._stopped(step)
                 self._progress("train", step, total)
-                places = training.order(step, len(learn), settings["batch"], settings["seed"])
+                places = training.batch_places(step, len(learn), settings["batch"], settings["seed"])
                 begun, worked = time.perf_counter(), time.process_time()
                 loss = self._step(
                     step, max(step / total, seconds / limit), [learn[at] for at in places], weights, optimiser
@@ -189,7 +201,7 @@ class _Run:
                 step += 1
                 self._say({"loss": loss, "minutes": seconds / 60}, step)
                 if settings["eval_every"] and step % settings["eval_every"] == 0:
-                    found = measured(on_the_way, self._asked(on_the_way, "on the way"))
+                    found = click_metrics(on_the_way, self._asked(on_the_way, "on the way"))
                     self._say(found, step)
                     spent = {"minutes": round(seconds / 60, 2), "cpu_minutes": round(cpu / 60, 2)}
                     curve.append({"step": step, **spent, "loss": round(loss, 4), **found})
@@ -209,7 +221,7 @@ class _Run:
         }
         return self._write(tested, untuned, rival, tuned)
 
-    def _step(self, step: int, share: float, groups: Sequence[Shown], weights: Any, optimiser: Any) -> float:
+    def _step(self, step: int, share: float, groups: Sequence[LabelledPosts], weights: Any, optimiser: Any) -> float:
         """One step on groups; `share` of the training is done. Returns the mean loss of a post."""
         import torch
 
@@ -227,11 +239,11 @@ class _Run:
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
         if settings["method"] == "adalora":
-            adapters.penalty(self._model).backward()
-        training.end_step(weights, optimiser, lambda: adapters.stepped(self._model, step))
+            adapters.orthogonality_penalty(self._model).backward()
+        training.end_step(weights, optimiser, lambda: adapters.reallocate_ranks(self._model, step))
         return loss
 
-    def _asked(self, tested: Sequence[Shown], what: str) -> Values:
+    def _asked(self, tested: Sequence[LabelledPosts], what: str) -> Values:
         """(posts,) logits of what was held out; the rest stays 0 when the training is stopped."""
         import torch
 
@@ -254,24 +266,24 @@ class _Run:
         why = f"stopped after step {step} of {total}: run again to go on"
         return Outcome(False, why, {"step": step, "steps": total})
 
-    def _write(self, tested: Sequence[Shown], untuned: Values, rival: Values | None, tuned: Values) -> Outcome:
+    def _write(self, tested: Sequence[LabelledPosts], untuned: Values, rival: Values | None, tuned: Values) -> Outcome:
         """Decide, and put adapter, card and what serves into place together."""
         labels, users = labels_of(tested)
         plain = np.array([value for shown in tested for value in shown.plain])
         card = self._card
         card["calibration"], gap = _calibrated(labels, tuned, users, card["seed"])
         card["metrics"] = {
-            "untuned": measured(tested, untuned), "judge": {**measured(tested, tuned), "ece calibrated": gap},
+            "untuned": click_metrics(tested, untuned), "judge": {**click_metrics(tested, tuned), "ece calibrated": gap},
         }  # fmt: skip
         if len(plain) == len(labels):
-            card["metrics"][self._config.plain] = ranked(labels, plain, users)
+            card["metrics"][self._config.plain] = auc_metrics(labels, plain, users)
         owners, before = user_aucs(labels, (untuned if rival is None else rival).astype(np.float32), users)
         _, after = user_aucs(labels, tuned.astype(np.float32), users)
         place = "the untuned base" if rival is None else "the judge in place"
         decision = decide(before, after, owners, metric="AUC a user", names=(place, "the judge"), seed=card["seed"])
         card["gate"] = decision.to_json()
         with new_folder(self._out) as folder:
-            adapters.save(folder, self._model)
+            adapters.save_adapter(folder, self._model)
             if self._config.serve:
                 card["serves"] = self._write_merged(folder)
             write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
@@ -285,7 +297,7 @@ class _Run:
         if method == "lora" and whole:
             found["vllm"] = "adapter"
         if method in adapters.MERGED:
-            model = adapters.merged(self._model, method)
+            model = adapters.merge_adapter(self._model, method)
             if "vllm" not in found:
                 training.write_folder(model, self._tokenizer, folder / "merged")
                 found["vllm"] = "merged"
@@ -313,11 +325,11 @@ class TunedJudge:
         files = training.base_files(base or self.card["base"]["name"], gguf)
         tokenizer, self._model = training.load(*files)
         if (blocks := self.card["settings"]["cut"]) is not None:
-            adapters.cut(self._model, blocks)
-        self._model = adapters.put(self._model, folder)
+            adapters.keep_first_blocks(self._model, blocks)
+        self._model = adapters.load_adapter(self._model, folder)
         self._prompts = Prompts(tokenizer)
 
-    def logits(self, rows: Sequence[Shown]) -> Values:
+    def logits(self, rows: Sequence[LabelledPosts]) -> Values:
         """(posts,) logit of yes less that of no, of all rows in their order; its sigmoid is P(yes)."""
         import torch
 
@@ -329,13 +341,13 @@ class TunedJudge:
 # ---- inside
 
 
-def measured(tested: Sequence[Shown], logits: Values) -> dict[str, float]:
+def click_metrics(tested: Sequence[LabelledPosts], logits: Values) -> dict[str, float]:
     """AUC, AUC per user, log loss and expected calibration error of logits (posts,) on what was held out."""
     labels, users = labels_of(tested)
     chances = 1 / (1 + np.exp(-logits))
     bins = equal_mass(chances, np.arange(len(labels), dtype=np.uint64))
     return {
-        **ranked(labels, logits, users), "logloss": round(float(log_losses(labels, chances).mean()), 4),
+        **auc_metrics(labels, logits, users), "logloss": round(float(log_losses(labels, chances).mean()), 4),
         "ece": round(float(weighted_ece(labels, chances, bins, np.ones((1, len(labels))))[0]), 4),
     }  # fmt: skip
 
@@ -362,7 +374,7 @@ def _calibrated(labels: Rows, logits: Values, users: Rows, seed: int) -> tuple[d
     return {"slope": round(slope, 6), "intercept": round(intercept, 6)}, round(gap, 4)
 
 
-def ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
+def auc_metrics(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
     """AUC and AUC per user; .5 where there is one class alone."""
     floats = scores.astype(np.float32)
     whole = float(weighted_auc(labels, floats, np.ones((1, len(labels))))[0])
@@ -372,18 +384,18 @@ def ranked(labels: Rows, scores: Values, users: Rows) -> dict[str, float]:
     }  # fmt: skip
 
 
-def labels_of(tested: Sequence[Shown]) -> tuple[Rows, Rows]:
+def labels_of(tested: Sequence[LabelledPosts]) -> tuple[Rows, Rows]:
     """(posts,) labels, and the number of each post's user."""
     numbers: dict[str, int] = {}
     users = [numbers.setdefault(shown.user, len(numbers)) for shown in tested for _ in shown.labels]
     return np.array([label for shown in tested for label in shown.labels]), np.array(users)
 
 
-def some(held: Sequence[Shown], most: int) -> list[Shown]:
+def sample_users(held: Sequence[LabelledPosts], most: int) -> list[LabelledPosts]:
     """Groups of up to so many posts, whole users, drawn by their names alone."""
-    found: list[Shown] = []
+    found: list[LabelledPosts] = []
     count = 0
-    of_user: dict[str, list[Shown]] = {}
+    of_user: dict[str, list[LabelledPosts]] = {}
     for shown in held:
         of_user.setdefault(shown.user, []).append(shown)
     for user in sorted(of_user, key=training.digest):
@@ -394,7 +406,7 @@ def some(held: Sequence[Shown], most: int) -> list[Shown]:
     return found
 
 
-def counted(groups: Sequence[Shown]) -> dict[str, int]:
+def count_examples(groups: Sequence[LabelledPosts]) -> dict[str, int]:
     """What a card says of a part of the data."""
     return {
         "users": len({shown.user for shown in groups}), "groups": len(groups),

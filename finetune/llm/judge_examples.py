@@ -38,7 +38,7 @@ _ACTS = 100  # of which a history is made: the latest that there may be lines of
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class LabelledPosts:
     """Some posts behind one history. `posts` and `history` are lines of the prompt, `labels` 1 or 0.
 
     `time` is the moment (Unix seconds, an order number, or NaN). `plain` is what a number without a model says of
@@ -69,10 +69,10 @@ def read_posts(folder: Path) -> dict[str, Post]:
     return found
 
 
-def from_clicks(histories: Histories, posts: Mapping[str, Post], most: int = MOST) -> list[Shown]:
+def from_clicks(histories: Histories, posts: Mapping[str, Post], most: int = MOST) -> list[LabelledPosts]:
     """Each user's likes and dislikes in their order, in groups that double: 4 behind nothing, then 4, 8, and `most`."""
     lines = [_line(posts, id) for id in histories.posts]
-    found: list[Shown] = []
+    found: list[LabelledPosts] = []
     said = np.flatnonzero(histories.weight != 0)
     starts = np.searchsorted(histories.user[said], np.arange(len(histories.users) + 1))
     for user, (begin, end) in enumerate(pairwise(starts)):
@@ -84,12 +84,16 @@ def from_clicks(histories: Histories, posts: Mapping[str, Post], most: int = MOS
             before = [row for row in said[begin:at] if not histories.time[row] >= moment]
             labels = tuple(int(histories.weight[row] > 0) for row in rows)
             shown = tuple(lines[post] for post in histories.post[rows])
-            found.append(Shown(histories.users[user], moment, _history(histories, posts, before), shown, labels))
+            found.append(
+                LabelledPosts(histories.users[user], moment, _history(histories, posts, before), shown, labels)
+            )
             at += len(rows)
     return found
 
 
-def from_folder(folder: Path, seed: int = 0, progress: Progress | None = None) -> tuple[list[Shown], list[Shown]]:
+def from_folder(
+    folder: Path, seed: int = 0, progress: Progress | None = None
+) -> tuple[list[LabelledPosts], list[LabelledPosts]]:
     """Groups of a folder of likes and dislikes to learn from, and its click test to measure on. DataError for others.
 
     The test is that of `finetune.evaluation.protocol.prepare`: the folder's valid file, else its last labels.
@@ -111,18 +115,18 @@ def from_folder(folder: Path, seed: int = 0, progress: Progress | None = None) -
 
 def held_clicks(
     histories: Histories, test: ClickTest, posts: Mapping[str, Post], means: Floats, most: int = MOST
-) -> list[Shown]:
+) -> list[LabelledPosts]:
     """The rows of a click test, by user, behind the histories that may be learnt from; `means` (rows,) of the posts."""
     order = np.argsort(test.user, kind="stable")
-    names, firsts = np.unique(test.user[order], return_index=True)
-    found: list[Shown] = []
-    for user, rows in zip(names.tolist(), np.split(order, firsts[1:]), strict=True):
+    names, first_likes = np.unique(test.user[order], return_index=True)
+    found: list[LabelledPosts] = []
+    for user, rows in zip(names.tolist(), np.split(order, first_likes[1:]), strict=True):
         begin, end = histories.starts[user : user + 2]
         history = _history(histories, posts, range(begin, end))
         for at in range(0, len(rows), most):
             part = rows[at : at + most]
             found.append(
-                Shown(
+                LabelledPosts(
                     histories.users[user], math.nan, history,
                     tuple(_line(posts, histories.posts[test.post[row]]) for row in part),
                     tuple(int(test.label[row]) for row in part), tuple(float(means[row]) for row in part),
@@ -150,7 +154,7 @@ def _line(posts: Mapping[str, Post], id: str) -> str:
 def from_home(
     store: Store, embedder: Embedder, seed: int = 0, most: int = MOST,
     progress: Progress | None = None,
-) -> list[Shown]:  # fmt: skip
+) -> list[LabelledPosts]:  # fmt: skip
     """Moments of the ledger's past in order of time. DataError when it holds too few acts with a time.
 
     For each post that the reader acted on three others, of those that `finetune.ranking.examples` draws for the ranker.
@@ -162,7 +166,7 @@ def from_home(
     for acts in events.values():
         acts.sort(key=lambda event: event.time or 0.0)
     popular = CORE.index("popular")
-    found: list[Shown] = []
+    found: list[LabelledPosts] = []
     for number, group in enumerate(groups(store, embedder, seed=seed, progress=progress)):
         rng = np.random.default_rng([seed, number])
         positives = np.flatnonzero(group.labels > 0)[: most // (1 + _NEGATIVES)]
@@ -170,12 +174,12 @@ def from_home(
         drawn = rng.choice(others, min(len(others), _NEGATIVES * len(positives)), replace=False)
         chosen = rng.permutation(np.concatenate([positives, drawn])).tolist()
         own = events.get(group.user, [])
-        own = own[: bisect.bisect_right(own, group.before, key=lambda event: event.time or 0.0)][-_ACTS:]
+        own = own[: bisect.bisect_right(own, group.cutoff, key=lambda event: event.time or 0.0)][-_ACTS:]
         posts = store.posts([*(event.post for event in own), *(group.posts[place] for place in chosen)])
         words = [(word_of(event.kind, event.weight), posts[event.post]) for event in own if event.post in posts]
         found.append(
-            Shown(
-                group.user, group.before, tuple(history_lines(words)),
+            LabelledPosts(
+                group.user, group.cutoff, tuple(history_lines(words)),
                 tuple(post_line(posts[group.posts[place]]) for place in chosen),
                 tuple(int(group.labels[place]) for place in chosen),
                 tuple(float(group.signals[place, popular]) for place in chosen),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from whyfeed.agent.recommend.judge import around
-from whyfeed.finetune.llm.judge_examples import Shown
+from whyfeed.finetune.llm.judge_examples import LabelledPosts
 from whyfeed.retrieval.errors import ModelError
 
 YES, NO = "Yes", "No"  # as `Engine.judge` asks by default
@@ -90,7 +90,7 @@ class Prompts:
             self._known[text] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._known[text]
 
-    def pack(self, shown: Shown) -> Packed:
+    def pack(self, shown: LabelledPosts) -> Packed:
         """One row of what was shown; what does not fit loses the oldest lines of its history."""
         for oldest in range(len(shown.history) + 1):
             before, after = around(shown.history[oldest:])

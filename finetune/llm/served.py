@@ -43,7 +43,7 @@ def served_model(spec: str, registry: Registry) -> Served:
         place = Path(folder).expanduser()
         return Served(str(place.absolute()), place.name, place.name) if place.is_dir() else Served(folder, spec, spec)
     training.libraries("making a GGUF model into one that vLLM loads")
-    return Served(str(training.unquantised(Path(folder, gguf))), spec, spec)
+    return Served(str(training.dequantised(Path(folder, gguf))), spec, spec)
 
 
 def _judge(registry: Registry) -> Served:

@@ -167,15 +167,15 @@ def train(
         "pairs": len(pairs), "conversations": len({pair.conversation for pair in pairs}),
         "split": {"train": len(learn), "held_out": len(held)}, "versions": libraries,
     }  # fmt: skip
-    digest = training.digest(json.dumps([described, training.state_of(folder), [asdict(pair) for pair in pairs]]))
-    with training.alone(out):
+    digest = training.digest(json.dumps([described, training.file_states(folder), [asdict(pair) for pair in pairs]]))
+    with training.exclusive(out):
         run = _Run(folder, gguf, described, digest, out, training.Watch.of(progress, cancel))
         return run.train(learn, held)
 
 
 def train_home(home: Path, pairs: Sequence[Pair], config: WriterConfig, *, progress: Progress | None = None) -> Outcome:
     """`train` for a home: the adapter becomes a version of its model `MODEL`, live where it beats the base."""
-    return training.into_home(home, MODEL, lambda out, _: train(pairs, out, config, progress=progress))
+    return training.train_for_home(home, MODEL, lambda out, _: train(pairs, out, config, progress=progress))
 
 
 class _Run:
@@ -202,7 +202,7 @@ class _Run:
         examples = [encode(self._tokenizer, pair, max_length) for pair in learn]
         tested = held[:_TESTED]
         held_examples = [encode(self._tokenizer, pair, max_length) for pair in tested]
-        with training.own_chance(settings["seed"]):
+        with training.seeded(settings["seed"]):
             self._model = _with_adapter(self._model, settings, self._card["base"]["name"])
             weights = [weight for weight in self._model.parameters() if weight.requires_grad]
             optimiser = torch.optim.AdamW(weights, lr=settings["lr"], weight_decay=0.0)
@@ -212,7 +212,7 @@ class _Run:
                 if self._cancel.is_set():
                     return self._stopped(weights, optimiser, step)
                 self._progress("train", step, total)
-                places = training.order(step, len(examples), settings["batch"], settings["seed"])
+                places = training.batch_places(step, len(examples), settings["batch"], settings["seed"])
                 self._step(step, [examples[place] for place in places], weights, optimiser)
                 if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == total:
                     self._checkpoint.keep(weights, optimiser, step + 1)

@@ -1,4 +1,4 @@
-"""Likes and dislikes: the core's click model."""
+"""The core's model of likes and dislikes: a Gaussian process on labels."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from whyfeed.finetune.evaluation.baselines import Tools
+from whyfeed.finetune.evaluation.baselines import Resources
 from whyfeed.finetune.evaluation.histories import Histories
 from whyfeed.retrieval.arrays import Floats, Rows, Vectors, unit
 
 Doubles = npt.NDArray[np.float64]
-NOISE = 0.3  # variance of a label around its score
-_LATENT = 12
-_ROUNDS = 3
-_MOST_POSTS = 8000  # its kernel is dense
+NOISE_VARIANCE = 0.3  # variance of a label around its score
+_LATENT = 12  # dimensions of the audience vectors
+_ROUNDS = 3  # of backfitting
+_MAX_POSTS = 8000  # the kernel is a dense matrix of them
 
 
 @dataclass
-class CoreClicks:
-    """A Gaussian process on labels: mean + what is common about a post + how a user differs, both smooth over posts.
+class GaussianProcessClicks:
+    """A Gaussian process on labels: overall mean + effect of the post + the user's deviation, both smooth over posts.
 
-    Posts are alike when the same users saw them (liked or not: labels would leak), when their texts are
-    alike, when they are equally popular and from the same years. Additive kernels are solved by backfitting
-    (Hastie and Tibshirani 1986): posts on mean residuals, then each user's own small system.
+    Posts are similar when the same users saw them (liked or not, so that labels do not leak), when their texts are
+    similar, when they are equally popular, and when they are from the same years. The additive kernels are solved by
+    backfitting (Hastie and Tibshirani 1986): post effects on mean residuals, then each user's own small system.
     """
 
-    tools: Tools
+    resources: Resources
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`."""
@@ -37,9 +37,9 @@ class CoreClicks:
         label = (histories.weight[said] > 0).astype(np.float64)
         self._mean = float(label.mean()) if len(label) else 0.5
         self._size = len(histories.posts)
-        # Posts that nobody judged and that stand in no text keep the mean; the kernel covers the most popular.
+        # The kernel covers the posts with the most labels; all others keep the overall mean.
         counts = np.bincount(post, minlength=self._size)
-        self._covered = np.sort(np.argsort(-counts, kind="stable")[:_MOST_POSTS])
+        self._covered = np.sort(np.argsort(-counts, kind="stable")[:_MAX_POSTS])
         place = np.full(self._size, -1, dtype=np.int64)
         place[self._covered] = np.arange(len(self._covered))
         kept = place[post] >= 0
@@ -53,13 +53,14 @@ class CoreClicks:
         parts = [slice(*each) for each in zip(starts, [*starts[1:], len(user)], strict=True)]
         counts = np.bincount(post, minlength=len(self._covered))
         rated = np.flatnonzero(counts)
-        system = common[np.ix_(rated, rated)] + np.diag(NOISE / counts[rated])
+        system = common[np.ix_(rated, rated)] + np.diag(NOISE_VARIANCE / counts[rated])
         from scipy.linalg import cho_factor, cho_solve
 
         factor = cho_factor(system, lower=True) if len(rated) else None
         self._known = common, rated, factor
         factors = [
-            cho_factor(own[np.ix_(post[part], post[part])] + NOISE * np.eye(part.stop - part.start)) for part in parts
+            cho_factor(own[np.ix_(post[part], post[part])] + NOISE_VARIANCE * np.eye(part.stop - part.start))
+            for part in parts
         ]
         self._effects = np.zeros(len(self._covered))
         alphas: list[Doubles] = [np.zeros(part.stop - part.start) for part in parts]
@@ -87,10 +88,10 @@ class CoreClicks:
         return found.astype(np.float32)
 
     def covariance(self, user: int | None = None) -> Doubles:
-        """(covered, covered): how uncertain the scores of a user still are; without one, of somebody new.
+        """(covered, covered) posterior covariance of the scores of a user; of a new user for None.
 
-        Rows are posts in their order, as long as there are no more than the kernel covers. What all have said is
-        known of what is common, what the user has said of how the user differs; labels are not needed for it.
+        Rows are all posts, in their order, if there are no more than the kernel covers. It follows from who judged
+        what; the labels are not needed.
         """
         from scipy.linalg import cho_factor, cho_solve
 
@@ -100,37 +101,37 @@ class CoreClicks:
             found -= common[:, rated] @ cho_solve(factor, common[rated])
         if user is not None and user in self._users:
             posts = self._users[user][0]
-            system = self._own[np.ix_(posts, posts)] + NOISE * np.eye(len(posts))
+            system = self._own[np.ix_(posts, posts)] + NOISE_VARIANCE * np.eye(len(posts))
             found -= self._own[:, posts] @ cho_solve(cho_factor(system), self._own[posts])
         return np.asarray(found, dtype=np.float64)
 
     def _kernels(self, histories: Histories) -> tuple[Doubles, Doubles]:
-        """Of what is common and of how users differ, (covered, covered) each."""
+        """Prior covariances (covered, covered) of the post effects and of a user's deviations."""
         rows = self._covered
         seen = histories.seen[:, rows]
-        alike = (_squared(self.tools.vectors[rows]) + _squared(_watched(seen))) / 2
+        alike = (_squared_cosines(self.resources.vectors[rows]) + _squared_cosines(_audience_vectors(seen))) / 2
         popularity = np.log1p(np.asarray(seen.sum(axis=0)).ravel())
         popularity = (popularity - popularity.mean()) / (popularity.std() or 1.0)
         years = histories.years[rows]
         near = np.exp(-(((years[:, None] - years[None, :]) / 8) ** 2))
-        near = np.nan_to_num(near)  # of an unknown year nothing is known to be near
+        near = np.nan_to_num(near)  # a post of an unknown year is near no other
         common = 0.03 * np.eye(len(rows)) + 0.1 * alike + 0.03 * np.outer(popularity, popularity) + 0.02 * near
         return common, 0.12 + 0.05 * alike + 0.02 * near
 
 
-def _squared(vectors: Vectors) -> Doubles:
+def _squared_cosines(vectors: Vectors) -> Doubles:
     return np.asarray(np.maximum(vectors @ vectors.T, 0), dtype=np.float64) ** 2
 
 
-def _watched(seen: Any) -> Vectors:
-    """(posts, 12) unit vectors by who saw a post, whatever they said; what all share, the first part, is dropped."""
+def _audience_vectors(seen: Any) -> Vectors:
+    """(posts, 12) unit vectors by who saw a post (SVD); the first component, common to all, is dropped."""
     from scipy.sparse.linalg import svds
 
     users, posts = seen.shape
     parts = min(_LATENT + 1, users - 1, posts - 1)
     if parts < 2:
         return np.zeros((posts, 1), dtype=np.float32)
-    start = np.ones(min(users, posts))  # the default start is drawn anew each time
+    start = np.ones(min(users, posts))  # the default start is random
     _, values, right = svds(seen.astype(np.float64), k=parts, v0=start)
     order = np.argsort(-values)[1:]
     return unit((right[order] * values[order, None]).T)

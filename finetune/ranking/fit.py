@@ -1,8 +1,8 @@
-"""Fit the small ranking model on a home's own ledger, and let it go live only where it has won.
+"""Fit the small ranking model on a home's own ledger; it goes live only where it passes the gate.
 
-Logistic regression on the signals, with the share of positives put right for what a list really
-holds. Weights of helpful signals may not turn negative: with few events a sign is often luck, and
-a reader who is told "because you like X" must not be scored down for it.
+A conditional logit (McFadden 1974) on the signals, and a bias that makes the mean probability equal the share of posts
+that readers act on in a real list. Weights of helpful signals may not become negative: with few events a sign is often
+chance, and a reader who is told "because you like X" must not get a lower score for it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from whyfeed.agent.recommend.ranker import HAND_SET, NOT_FITTED, Ranker
 from whyfeed.finetune.gate import Outcome, decide
-from whyfeed.finetune.ranking.examples import Ahead, Group, groups
-from whyfeed.finetune.ranking.next_item import ENOUGH as ENOUGH_LIKES
-from whyfeed.finetune.ranking.next_item import train_community
+from whyfeed.finetune.ranking.examples import Group, TrainNextItem, groups
+from whyfeed.finetune.ranking.next_item import MIN_LIKES, train_on_community
 from whyfeed.retrieval.arrays import Floats, Vectors
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.embedder import Embedder, PostEncoder
@@ -33,26 +32,25 @@ from whyfeed.retrieval.store.store import Store
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
 
-FITTED = tuple(name for name in CORE if name not in NOT_FITTED)
-ENOUGH = 200  # groups; with fewer nothing is fitted
+FITTED_SIGNALS = tuple(name for name in CORE if name not in NOT_FITTED)
+MIN_GROUPS = 200  # with fewer groups nothing is fitted
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
-_READERS = 600  # of a window: a fit of a few weights need not take longer with each reader more
-_WINDOWS = 8  # of the past; half of them where there is so much of it that training costs more than it tells
-_MANY = 200_000  # likes
+_READERS = 600  # drawn from each window, which is enough to fit a few weights
+_WINDOWS = 8  # of the past; half as many for homes with more than _MANY likes, to save time
+_MANY = 200_000
 _SHOWN = 300  # posts that a request ranks: what the calibrated probability refers to
 
 
 def fit(
     store: Store, embedder: Embedder, home: Path, progress: Progress | None = None, seed: int = 0,
-    encoder: PostEncoder | None = None, enough: int = ENOUGH_LIKES,
+    encoder: PostEncoder | None = None, enough: int = MIN_LIKES,
 ) -> Outcome:  # fmt: skip
-    """Fit, test on the last windows against the weights in place, and make the fitted model live where it wins.
+    """Fit, compare with the weights in place on the last windows, and make the fitted model live where it wins.
 
-    The penalty is chosen on one window, the gate is decided on the two after it, which the choice
-    has not seen; then the model is fitted again on everything. A model in place may have been fitted
-    on these windows too, which can only speak for it. `encoder` is the language model that may read posts for the
-    next-item transformer; it does so where that is chosen, and never with fewer than `enough` likes: nothing would
-    come of it.
+    Signals and penalty are selected on one window and the gate is decided on the two after it; then the model is fitted
+    again on everything. The model in place may have been fitted on these windows too, which can only favour it.
+    `encoder` reads posts for the next-item transformer; it is used only where that helps, and never with fewer than
+    `enough` likes.
     """
     in_place = Ranker.load(home)
     name = "the model in place" if in_place.calibrated else "hand-set"
@@ -60,12 +58,14 @@ def fit(
     trainers = _trainers(store, encoder if likes >= enough else None, progress, enough)
     windows = _WINDOWS if likes < _MANY else _WINDOWS // 2
     replayed = {
-        reads: list(groups(store, embedder, windows, seed=seed, progress=progress, ahead=train, readers=_READERS))
+        reads: list(
+            groups(store, embedder, windows, seed=seed, progress=progress, train_next_item=train, readers=_READERS)
+        )
         for reads, train in trainers.items()
     }
     found = replayed[""]
-    if len(found) < ENOUGH:
-        why = f"{len(found)} examples of readers, {ENOUGH} needed: {name} stays"
+    if len(found) < MIN_GROUPS:
+        why = f"{len(found)} examples of readers, {MIN_GROUPS} needed: {name} stays"
         return Outcome(False, why, {"groups": len(found)})
     last = max(group.window for group in found)
     parts = {
@@ -79,12 +79,12 @@ def fit(
     if not all(parts[""][:2]):
         why = f"there are examples of the last days alone: {name} stays"
         return Outcome(False, why, {"groups": len(found)})
-    reads, signals, penalty = _chosen({reads: each[:2] for reads, each in parts.items()})
+    reads, signals, penalty = _select({reads: each[:2] for reads, each in parts.items()})
     found, (train, choose, test) = replayed[reads], parts[reads]
     own = in_place.next_item.encoder if in_place.next_item else ""
-    # The one in place is asked with the transformer that it has.
-    before = ndcg(np.array([in_place.weights[signal] for signal in FITTED]), parts.get(own, parts[""])[2])
-    after = ndcg(solve(train + choose, penalty, signals), test, signals)
+    # The model in place is measured with its own transformer.
+    before = ndcg(np.array([in_place.weights[signal] for signal in FITTED_SIGNALS]), parts.get(own, parts[""])[2])
+    after = ndcg(fit_weights(train + choose, penalty, signals), test, signals)
     decision = decide(
         before, after, [group.user for group in test], np.array([group.history for group in test]),
         metric="nDCG@10", names=(name, "fitted"), seed=seed,
@@ -97,10 +97,10 @@ def fit(
     }  # fmt: skip
     if not decision.live:
         return Outcome(False, decision.why, card)
-    weights = solve(found, penalty, signals)
+    weights = fit_weights(found, penalty, signals)
     bias = _bias(found, weights, signals)
     card["weights"] = {name: float(value) for name, value in zip(signals, weights, strict=True)}
-    fitted = {**HAND_SET, **dict.fromkeys(FITTED, 0.0), **card["weights"]}
+    fitted = {**HAND_SET, **dict.fromkeys(FITTED_SIGNALS, 0.0), **card["weights"]}
     next_item, again = None, trainers[reads]
     if fitted["next"] and again is not None:
         next_item, _ = again(Community.load(store, embedder))
@@ -110,33 +110,36 @@ def fit(
 
 def _trainers(
     store: Store, encoder: PostEncoder | None, progress: Progress | None, enough: int
-) -> dict[str, Ahead | None]:
-    """What may train a transformer, by the name of the language model whose readings it gets; "" without one."""
+) -> dict[str, TrainNextItem | None]:
+    """Functions that train a transformer, by the name of the language model whose vectors it reads ("" for none)."""
     if find_spec("torch") is None:
         return {"": None}
 
     def plain(community: Community) -> tuple[NextItem | None, Vectors | None]:
-        return train_community(community, progress, enough=enough), None
+        return train_on_community(community, progress, enough=enough), None
 
     if encoder is None:
         return {"": plain}
 
     def reading(community: Community) -> tuple[NextItem | None, Vectors | None]:
         states = readings(store, encoder.name, community.nums, encoder.dimension, encoder, progress)
-        return train_community(community, progress, encoder.name, states, enough), states
+        return train_on_community(community, progress, encoder.name, states, enough), states
 
     return {"": plain, encoder.name: reading}
 
 
-def _chosen(parts: Mapping[str, tuple[Sequence[Group], Sequence[Group]]]) -> tuple[str, tuple[str, ...], float]:
-    """Readings, signals and penalty that do best on the second of each two parts, fitted on the first.
+def _select(parts: Mapping[str, tuple[Sequence[Group], Sequence[Group]]]) -> tuple[str, tuple[str, ...], float]:
+    """Language model, signals and penalty with the highest nDCG@10 on the second part when fitted on the first.
 
-    The transformer, and the language model in it, take part only where they help there: of equal ones what is simpler.
+    Ties go to the simplest: without the transformer, then without the language model.
     """
-    without = tuple(name for name in FITTED if name != "next")
-    ways = [("", without), *((reads, FITTED) for reads in parts)]
+    without = tuple(name for name in FITTED_SIGNALS if name != "next")
+    ways = [("", without), *((reads, FITTED_SIGNALS) for reads in parts)]
     tried = [
-        (float(np.mean(ndcg(solve(parts[reads][0], penalty, names), parts[reads][1], names))), (reads, names, penalty))
+        (
+            float(np.mean(ndcg(fit_weights(parts[reads][0], penalty, names), parts[reads][1], names))),
+            (reads, names, penalty),
+        )
         for reads, names in ways
         for penalty in PENALTIES
     ]
@@ -144,7 +147,7 @@ def _chosen(parts: Mapping[str, tuple[Sequence[Group], Sequence[Group]]]) -> tup
 
 
 def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
-    """Fit on an agent's home; the agent uses what went live from the next request on."""
+    """Fit on an agent's home. The agent uses a model that went live from its next request on."""
     try:
         encoder = agent.encoder
         if encoder is not None:
@@ -154,10 +157,10 @@ def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
     return fit(agent.store, agent.embedder, agent.home, progress, encoder=encoder)
 
 
-def solve(found: Sequence[Group], penalty: float, names: Sequence[str] = FITTED) -> Floats:
-    """Weights per unit of each raw signal that minimise the mean conditional log loss within groups.
+def fit_weights(found: Sequence[Group], penalty: float, names: Sequence[str] = FITTED_SIGNALS) -> Floats:
+    """Weights (signals,) per unit of each raw signal that minimise the mean conditional log loss within groups.
 
-    Comparing posts within one reader's group leaves out what makes readers differ, which ranking has no use for.
+    Comparing posts within a group removes differences between readers, which do not matter for ranking.
     """
     places = [CORE.index(name) for name in names]
     choices = [(group.signals[:, places], group.labels > 0) for group in found]
@@ -169,10 +172,10 @@ def conditional_logit(
     penalty: float,
     bounds: Sequence[tuple[float | None, float | None]],
 ) -> Floats:
-    """Weights of signals by McFadden's conditional logit (1974), per unit of each raw signal.
+    """Weights (signals,) of a conditional logit (McFadden 1974), per unit of each raw signal.
 
-    A choice is the signals of what could have been chosen, (n, signals), and which of them was. `penalty` is on
-    the squared weights of signals scaled to a standard deviation of 1.
+    Each choice is the signals of the alternatives, (n, signals), and which of them were chosen, (n,). `penalty` is on
+    the squared weights of signals scaled to a standard deviation of 1; `bounds` (low, high) are per signal.
     """
     from scipy.optimize import minimize
 
@@ -181,7 +184,7 @@ def conditional_logit(
     every /= scale
     lengths = np.array([len(values) for values, _ in choices])
     starts = np.append(0, np.cumsum(lengths)[:-1])
-    # Each choice weighs the same, and so does everything that was chosen in it.
+    # Every choice has the same weight, divided equally among the alternatives chosen in it.
     chosen = np.concatenate([right / right.sum() for _, right in choices]) @ every
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -199,7 +202,7 @@ def conditional_logit(
 
 
 def _bias(found: Sequence[Group], weights: Floats, names: Sequence[str]) -> float:
-    """The bias with which the mean probability over a list equals the share of it that readers act on."""
+    """The bias with which the mean probability over a list equals the share of its posts that readers act on."""
     from scipy.optimize import brentq
 
     places = [CORE.index(name) for name in names]
@@ -207,8 +210,8 @@ def _bias(found: Sequence[Group], weights: Floats, names: Sequence[str]) -> floa
     for group in found:
         scores.append(group.signals[:, places].astype(np.float64) @ weights)
         negative = group.labels == 0
-        # Negatives were sampled: each stands for several posts of a real list.
-        per = max(min(_SHOWN, group.possible) - group.labels.sum(), 1) / max(negative.sum(), 1)
+        # Negatives were sampled: each represents several posts of a real list.
+        per = max(min(_SHOWN, group.eligible) - group.labels.sum(), 1) / max(negative.sum(), 1)
         sample_weights.append(np.where(negative, per, 1.0))
         positives += float(group.labels.sum())
     all_scores, all_weights = np.concatenate(scores), np.concatenate(sample_weights)
@@ -219,8 +222,8 @@ def _bias(found: Sequence[Group], weights: Floats, names: Sequence[str]) -> floa
     return float(brentq(surplus, -100, 100))
 
 
-def ndcg(weights: Floats, found: Sequence[Group], names: Sequence[str] = FITTED, k: int = 10) -> Floats:
-    """nDCG@k of each group; ties are broken against the positives."""
+def ndcg(weights: Floats, found: Sequence[Group], names: Sequence[str] = FITTED_SIGNALS, k: int = 10) -> Floats:
+    """(groups,) nDCG@k; in ties the positives come last."""
     places = [CORE.index(name) for name in names]
     discounts = 1 / np.log2(np.arange(2, k + 2))
     values = []
@@ -234,6 +237,6 @@ def ndcg(weights: Floats, found: Sequence[Group], names: Sequence[str] = FITTED,
 
 
 def _recall(found: Sequence[Group]) -> float:
-    """Share of the positives that some source had brought."""
+    """Share of the positives that any candidate source had retrieved."""
     positives = sum(float(group.labels.sum()) for group in found)
-    return sum(float(group.brought[group.labels > 0].sum()) for group in found) / max(positives, 1.0)
+    return sum(float(group.retrieved[group.labels > 0].sum()) for group in found) / max(positives, 1.0)

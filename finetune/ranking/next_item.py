@@ -1,9 +1,9 @@
-"""Train the next-item transformer of `retrieval.community.next_item` on histories, in torch.
+"""Train the next-item transformer of `retrieval.community.next_item` in torch.
 
-Each place of a history predicts the post that follows it (SASRec: Kang and McAuley 2018) among all posts or a uniform
-sample of them: uniform negatives teach p(next | history) with what is common in it, which a list of everything needs.
-Batches hold histories of one length, because padding costs six times the work here. A history without order is
-read in a new order each epoch.
+Each position of a history predicts the post that follows it (SASRec: Kang and McAuley 2018) among all posts or a
+uniform sample of them. With uniform negatives the scores include how popular a post is, which ranking a whole catalogue
+needs. A batch holds histories of one length, because padding would cost six times the work here. A history without
+order is read in a new order each epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from whyfeed.finetune.evaluation.baselines import needs
+from whyfeed.finetune.evaluation.baselines import require_library
 from whyfeed.retrieval.arrays import Condenser, Rows, Vectors
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.next_item import NextItem
@@ -24,12 +24,12 @@ from whyfeed.retrieval.progress import Progress
 
 _STARTING = threading.Lock()
 _training: list[int] = []
-ENOUGH = 10_000  # likes; from fewer it learns nothing that the texts do not say
+MIN_LIKES = 10_000  # with fewer it learns nothing beyond the texts
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Sizes and rates; the defaults are those of `benchmarks/LOG.md`."""
+class TransformerConfig:
+    """Sizes and rates of the training; `benchmarks/LOG.md` has the measurements behind the defaults."""
 
     size: int = 64
     blocks: int = 2
@@ -45,18 +45,18 @@ class Recipe:
     seed: int = 0
 
 
-def train_sequence(
-    histories: Sequence[Rows], text: Vectors, ordered: bool, recipe: Recipe = Recipe(),
+def train_next_item(
+    histories: Sequence[Rows], text: Vectors, ordered: bool, recipe: TransformerConfig = TransformerConfig(),
     progress: Progress | None = None,
 ) -> NextItem:  # fmt: skip
-    """Fit on histories (rows of posts, oldest first) of posts with these text vectors (posts, t).
+    """Train on histories (rows of posts, oldest first); `text` are the posts' text vectors (posts, t).
 
-    Deterministic, also beside others of its kind. ModelError when torch is not installed.
+    The same input gives the same model, also when several train in parallel. ModelError when torch is not installed.
     """
     torch = _torch()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _STARTING, torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
-        torch.manual_seed(recipe.seed)  # of all threads: nobody else may draw while the weights are drawn
+        torch.manual_seed(recipe.seed)  # global: no other thread may draw while the weights are drawn
         model = network(recipe, text.shape, ordered).to(device)
     with _one_thread():
         _fit(model, histories, torch.from_numpy(np.ascontiguousarray(text)).to(device), ordered, recipe, progress)
@@ -65,7 +65,7 @@ def train_sequence(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread of torch for each of ours while any trains: several may sum in another order each time."""
+    """Limit torch to one thread while any training runs: with several, sums depend on the order of threads."""
     import torch
 
     with _STARTING:
@@ -81,13 +81,13 @@ def _one_thread() -> Iterator[None]:
             torch.set_num_threads(_training.pop() if len(_training) == 1 else 1)
 
 
-def train_community(
+def train_on_community(
     community: Community, progress: Progress | None = None, encoder: str = "", states: Vectors | None = None,
-    enough: int = ENOUGH,
+    enough: int = MIN_LIKES,
 ) -> NextItem | None:  # fmt: skip
-    """Fit on what a community knows; None for fewer than `enough` likes. ModelError when torch is not installed.
+    """Train on the likes of a community; None for fewer than `enough`. ModelError when torch is not installed.
 
-    `states` (posts, d): what the language model of the name `encoder` read in each post.
+    `states` (posts, d): vectors of the posts by the language model named `encoder`.
     """
     _, users, rows, _, _ = community.sequences()
     order = np.argsort(users, kind="stable")
@@ -100,23 +100,28 @@ def train_community(
     histories = np.split(rows, np.flatnonzero(np.diff(users)) + 1)
     text = community.vectors(range(len(community)))
     if states is None:
-        return replace(train_sequence(histories, text, True, progress=progress), posts=tuple(community.ids))
+        return replace(train_next_item(histories, text, True, progress=progress), posts=tuple(community.ids))
     condenser = Condenser.of(states)
     text = np.concatenate([text, condenser(states)], axis=1)
-    model = train_sequence(histories, text, True, progress=progress)
+    model = train_next_item(histories, text, True, progress=progress)
     arrays = {**model.arrays, "centre": condenser.centre, "directions": condenser.directions}
     return replace(model, arrays=arrays, posts=tuple(community.ids), encoder=encoder)
 
 
 def _torch() -> Any:
-    needs("torch", "train")
+    require_library("torch", "train")
     import torch
 
     return torch
 
 
 def _fit(
-    model: Any, histories: Sequence[Rows], text: Any, ordered: bool, recipe: Recipe, progress: Progress | None
+    model: Any,
+    histories: Sequence[Rows],
+    text: Any,
+    ordered: bool,
+    recipe: TransformerConfig,
+    progress: Progress | None,
 ) -> None:
     import torch
 
@@ -146,7 +151,7 @@ def _fit(
 
 
 def chunks(histories: Sequence[Rows], longest: int) -> list[Rows]:
-    """Histories cut into parts of at most longest + 1 posts, from the end; neighbours share one post."""
+    """Histories split into parts of at most longest + 1 posts, from the end; consecutive parts share one post."""
     found = []
     for history in histories:
         end = len(history)
@@ -157,8 +162,8 @@ def chunks(histories: Sequence[Rows], longest: int) -> list[Rows]:
     return found
 
 
-def batches(parts: Sequence[Rows], recipe: Recipe, epoch: int, ordered: bool) -> Iterator[Rows]:
-    """Arrays (n, length) of parts of one length, in the order of this epoch."""
+def batches(parts: Sequence[Rows], recipe: TransformerConfig, epoch: int, ordered: bool) -> Iterator[Rows]:
+    """Batches (n, length) of parts of equal length, in the order of this epoch."""
     rng = np.random.default_rng([recipe.seed, 0, epoch])
     by_length: dict[int, list[int]] = {}
     for place in rng.permutation(len(parts)).tolist():
@@ -172,15 +177,15 @@ def batches(parts: Sequence[Rows], recipe: Recipe, epoch: int, ordered: bool) ->
         yield batch if ordered else rng.permuted(batch, axis=1)
 
 
-def network(recipe: Recipe, shape: tuple[int, ...], ordered: bool) -> Any:
-    """The torch module with fresh weights for text vectors of this shape: what is read (n, length, size) to states."""
+def network(recipe: TransformerConfig, shape: tuple[int, ...], ordered: bool) -> Any:
+    """The torch module with new weights, for text vectors of this shape; maps (n, length, size) to states."""
     import torch
     from torch import nn
     from torch.nn import functional
 
     count, width = shape
     size = recipe.size
-    chance: dict[Any, Any] = {}  # by device: of its own, so that others may train beside it
+    chance: dict[Any, Any] = {}  # a generator per device of its own, so that trainings can run in parallel
 
     def dropped(x: Any) -> Any:
         if x.device not in chance:
@@ -249,7 +254,7 @@ def _as_it_is(x: Any) -> Any:
 
 
 def weights_of(model: Any) -> dict[str, Any]:
-    """The arrays of a `NextItem` that reads as this `network` does."""
+    """Its weights as the arrays of a `NextItem`, which computes the same in numpy."""
 
     def array(tensor: Any) -> Any:
         return tensor.detach().cpu().numpy().astype(np.float32).copy()

@@ -1,7 +1,7 @@
-"""What the ranking core combines: rankers that each see one thing in the histories.
+"""The base rankers that the ranking core combines; each uses one kind of evidence in the histories.
 
-`finetune.ranking.stack` decides which of them a community gets. Each is a `Ranker`: fitted on histories, then asked for
-scores of the whole catalogue.
+`finetune.ranking.stack` selects which of them a community gets. Each is a `Ranker`: fitted on histories, then asked
+for scores of the whole catalogue.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from whyfeed.finetune.evaluation.baselines import Ease, ItemKnn, Popularity, Ranker, Text, Tools, UserKnn
+from whyfeed.finetune.evaluation.baselines import Ease, ItemKnn, Popularity, Ranker, Resources, TextSimilarity, UserKnn
 from whyfeed.finetune.evaluation.histories import Histories
-from whyfeed.finetune.ranking.next_item import ENOUGH, Recipe, train_sequence
+from whyfeed.finetune.ranking.next_item import MIN_LIKES, TransformerConfig, train_next_item
 from whyfeed.retrieval.arrays import Floats, Rows, Vectors
 from whyfeed.retrieval.community.cooccurrence import (
     CANDIDATE_SMOOTHING,
@@ -24,29 +24,31 @@ from whyfeed.retrieval.community.cooccurrence import (
 )
 from whyfeed.retrieval.errors import DataError
 
-_BLOCK = 256
+_BLOCK = 256  # posts whose cosines are computed at once
+_NEIGHBOURS = 50  # of a post, by words
 
 
 @dataclass
-class Smoothed:
-    """Text-smoothed co-occurrence: (w + .5 w N) M (I + .75 N') for a history w, counts M and neighbours N.
+class SmoothedCooccurrence:
+    """Co-occurrence smoothed over similar posts: (w + .5 w N) M (I + .75 N') for a history w, counts M, neighbours N.
 
-    `counts` are "sequence", what follows what, by the damped popularity of the history post; or "set", both sides
-    damped. `neighbours` are by "vectors" of the embedder, by "words" (TF-IDF), or "none": names of artists say nothing.
+    `counts`: "sequence", how often one post follows another, damped by the popularity of the history post; or "set",
+    how often two are liked by the same user, damped on both sides. `neighbours`: by "vectors" of the embedder, by
+    "words" (TF-IDF), or "none", for catalogues whose texts say little, as names of artists.
     """
 
-    tools: Tools
+    resources: Resources
     counts: str
     neighbours: str
 
     def fit(self, histories: Histories) -> None:
-        """See `Ranker.fit`. DataError when nothing follows anything and what follows is to be counted."""
+        """See `Ranker.fit`. DataError for "sequence" when the histories have no order."""
         from scipy import sparse
 
         if self.counts == "sequence" and not histories.ordered:
             raise DataError("the histories have no order")
         self._history = histories.recent(0.8 if self.counts == "sequence" else 1.0)
-        places = histories.firsts
+        places = histories.first_likes
         size = len(histories.posts)
         forward, together, popularity = transitions(histories.user[places], histories.post[places], size)
         if self.counts == "sequence":
@@ -56,7 +58,7 @@ class Smoothed:
             before, after = ((popularity + 1.0) ** power for power in (-0.8, -0.25))
             counts = sparse.diags(before.astype(np.float32)) @ together @ sparse.diags(after.astype(np.float32))
         self._counts = counts.tocsr().astype(np.float32)
-        self._near = self.tools.made(f"neighbours {self.neighbours}", self._neighbours)
+        self._near = self.resources.cached(f"neighbours {self.neighbours}", self._neighbours)
 
     def score(self, users: Rows) -> Floats:
         """See `Ranker.score`."""
@@ -67,16 +69,16 @@ class Smoothed:
     def _neighbours(self) -> Any:
         from scipy import sparse
 
-        size = len(self.tools.texts)
+        size = len(self.resources.texts)
         if self.neighbours == "vectors":
-            return text_neighbours(self.tools.vectors)
+            return text_neighbours(self.resources.vectors)
         if self.neighbours == "words":
-            return word_neighbours(self.tools.texts)
+            return word_neighbours(self.resources.texts)
         return sparse.csr_matrix((size, size), dtype=np.float32)
 
 
-def word_neighbours(texts: tuple[str, ...], count: int = 50) -> Any:
-    """Sparse (n, n): each post's nearest others by TF-IDF cosine, squared, rows summing to 1."""
+def word_neighbours(texts: tuple[str, ...]) -> Any:
+    """Sparse (n, n): weights of each post's 50 nearest others, squared TF-IDF cosines that sum to 1 in a row."""
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -94,7 +96,7 @@ def word_neighbours(texts: tuple[str, ...], count: int = 50) -> Any:
     for begin in range(0, size, _BLOCK):
         for row, cosines in enumerate((vectors[begin : begin + _BLOCK] @ transposed).toarray(), begin):
             cosines[row] = 0
-            near = np.argpartition(-cosines, min(count, size - 1))[:count]
+            near = np.argpartition(-cosines, min(_NEIGHBOURS, size - 1))[:_NEIGHBOURS]
             near = near[cosines[near] > 0]
             squares = cosines[near] ** 2
             lines.append(np.full(len(near), row))
@@ -105,16 +107,16 @@ def word_neighbours(texts: tuple[str, ...], count: int = 50) -> Any:
 
 
 @dataclass
-class Recent:
-    """Cosine of a post's text vector with those of the history, each older one half as heavy."""
+class RecentText:
+    """Cosine of a post's text vector with those of the history; each older post weighs half of the next newer one."""
 
-    tools: Tools
+    resources: Resources
 
     def fit(self, histories: Histories) -> None:
-        """See `Ranker.fit`. DataError when nothing is older than anything: then it is `Text`."""
+        """See `Ranker.fit`. DataError when the histories have no order: then it equals `TextSimilarity`."""
         if not histories.ordered:
             raise DataError("the histories have no order")
-        self._history, self._vectors = histories.recent(0.5), self.tools.vectors
+        self._history, self._vectors = histories.recent(0.5), self.resources.vectors
 
     def score(self, users: Rows) -> Floats:
         """See `Ranker.score`."""
@@ -122,10 +124,10 @@ class Recent:
 
 
 @dataclass
-class Friends:
-    """How many of those whom a user follows, or who follow them, liked a post."""
+class LikesOfFollowed:
+    """How many of the users that a user follows, or is followed by, liked a post."""
 
-    tools: Tools
+    resources: Resources
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`. DataError when nobody follows anybody."""
@@ -139,10 +141,10 @@ class Friends:
 
 
 @dataclass
-class Linked:
-    """How many links lead from the history to a post, over one post in between at half the weight."""
+class LinkedPosts:
+    """Number of links from the history to a post; paths over one other post count half."""
 
-    tools: Tools
+    resources: Resources
 
     def fit(self, histories: Histories) -> None:
         """See `Ranker.fit`. DataError when no post is linked to another."""
@@ -161,27 +163,33 @@ class Linked:
 
 
 @dataclass
-class Next:
-    """The next-item transformer over text vectors, and with `llm` over what a language model read in each post."""
+class NextItemPart:
+    """The next-item transformer over text vectors, and with `llm` also over the language model's vectors."""
 
-    tools: Tools
+    resources: Resources
     llm: bool = False
-    enough: int = ENOUGH
-    recipe: Recipe = field(default_factory=lambda: Recipe(size=128))  # twice a home's; LOG.md has what it gave
+    min_likes: int = MIN_LIKES
+    recipe: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(size=128)
+    )  # twice the size that a home uses, see LOG.md
 
     def fit(self, histories: Histories) -> None:
-        """See `Ranker.fit`. DataError where there is too little to learn from."""
-        if not enough(histories, self.enough):
+        """See `Ranker.fit`. DataError for too few likes, or without a language model when `llm` is set."""
+        if not enough_likes(histories, self.min_likes):
             raise DataError("there are too few likes for a transformer")
-        text: Vectors = np.concatenate([self.tools.vectors, self.tools.hidden], 1) if self.llm else self.tools.vectors
-        self._histories = sequences(histories)
+        text: Vectors = (
+            np.concatenate([self.resources.vectors, self.resources.llm_vectors], 1)
+            if self.llm
+            else self.resources.vectors
+        )
+        self._histories = liked_sequences(histories)
         place = None
         if histories.fresh is None:
             learnt, known = self._histories, text
-        else:  # what arrives later has no place in training, and stands by its text
+        else:  # posts that arrive later are not in the training; only their text vectors are used
             place = np.where(histories.fresh, -1, np.cumsum(~histories.fresh) - 1)
             learnt, known = [place[history] for history in self._histories], text[~histories.fresh]
-        self.model = train_sequence(learnt, known, histories.ordered, self.recipe, self.tools.progress)
+        self.model = train_next_item(learnt, known, histories.ordered, self.recipe, self.resources.progress)
         self._items = self.model.items(text, place)
         self._bias = self.model.arrays["bias"] if place is None else self.model.biases(place)
 
@@ -191,35 +199,37 @@ class Next:
         return np.asarray(states @ self._items.T + self._bias, dtype=np.float32)
 
 
-def enough(histories: Histories, least: int = ENOUGH) -> bool:
-    """Whether there are so many likes that a transformer learns from them."""
+def enough_likes(histories: Histories, least: int = MIN_LIKES) -> bool:
+    """Whether there are at least `least` likes, enough to train a transformer."""
     return int(histories.lengths.sum()) >= least
 
 
-def sequences(histories: Histories) -> list[Rows]:
-    """The liked posts of each user, oldest first."""
-    places = histories.firsts
+def liked_sequences(histories: Histories) -> list[Rows]:
+    """Rows of the posts that each user liked, oldest first."""
+    places = histories.first_likes
     starts = np.searchsorted(histories.user[places], np.arange(1, len(histories.users)))
     return np.split(histories.post[places], starts)
 
 
-# What is counted is seen on a logarithmic scale; the others are cosines and logits.
-COUNTED = ("popularity", "smoothed", "item-knn", "user-knn", "friends", "linked")
-# The slow ones come first: two are fitted at a time.
-WITHOUT_LLM: Mapping[str, Callable[[Tools], Ranker]] = {
-    "next": Next,
+# Scores of these are counts and are put on a logarithmic scale; the others are cosines and logits.
+LOG_SCALED = ("popularity", "smoothed", "item-knn", "user-knn", "friends", "linked")
+# Slow ones first, because two are fitted at a time.
+PARTS: Mapping[str, Callable[[Resources], Ranker]] = {
+    "next": NextItemPart,
     "ease": Ease,
-    "smoothed sequence by vectors": lambda tools: Smoothed(tools, "sequence", "vectors"),
-    "smoothed sequence by words": lambda tools: Smoothed(tools, "sequence", "words"),
-    "smoothed set by vectors": lambda tools: Smoothed(tools, "set", "vectors"),
-    "smoothed set by words": lambda tools: Smoothed(tools, "set", "words"),
-    "smoothed set by none": lambda tools: Smoothed(tools, "set", "none"),
+    "smoothed sequence by vectors": lambda resources: SmoothedCooccurrence(resources, "sequence", "vectors"),
+    "smoothed sequence by words": lambda resources: SmoothedCooccurrence(resources, "sequence", "words"),
+    "smoothed set by vectors": lambda resources: SmoothedCooccurrence(resources, "set", "vectors"),
+    "smoothed set by words": lambda resources: SmoothedCooccurrence(resources, "set", "words"),
+    "smoothed set by none": lambda resources: SmoothedCooccurrence(resources, "set", "none"),
     "popularity": Popularity,
     "item-knn": ItemKnn,
     "user-knn": UserKnn,
-    "text": Text,
-    "text recent": Recent,
-    "friends": Friends,
-    "linked": Linked,
+    "text": TextSimilarity,
+    "text recent": RecentText,
+    "friends": LikesOfFollowed,
+    "linked": LinkedPosts,
 }
-READING: Mapping[str, Callable[[Tools], Ranker]] = {"next llm": lambda tools: Next(tools, llm=True)}
+LLM_PARTS: Mapping[str, Callable[[Resources], Ranker]] = {
+    "next llm": lambda resources: NextItemPart(resources, llm=True)
+}

@@ -1,11 +1,12 @@
-"""How the ranking core combines its parts: a blend that retrieves, and boosted trees that rank what it retrieved.
+"""How the ranking core combines its base rankers: a blend that retrieves, and boosted trees that rerank.
 
-The blend is a conditional logit (McFadden 1974) on the parts' scores against uniform other posts: log p(post | history)
-up to a constant. Its parts are taken in one by one as long as each earns its place on users that the weights have
-not seen. Trees (LambdaMART: Burges 2010, by LightGBM) see the same scores, how long the history is and how common and
-how new the post is; one forest learns from posts near the top of the blend, another from posts of anywhere, because
-what tells the best from the second best does not tell either from the rest. Scores are standardised over a user's
-whole catalogue, never over a list, so that no candidate moves another.
+The blend is a conditional logit (McFadden 1974) on the base rankers' scores, fitted against uniformly drawn negatives;
+its score is log p(post | history) up to a constant. Base rankers are added one by one as long as each improves the
+held-out likelihood. The trees (LambdaMART: Burges 2010, by LightGBM) see the same scores, the length of the history,
+and how popular and how new a post is. One forest learns from negatives near the top of the blend, the other from
+negatives of the whole catalogue, because what separates the best from the second best does not separate them from the
+rest. Scores are standardised over a user's whole catalogue, never over a list of candidates, so that the score of a
+post does not depend on the other candidates.
 """
 
 from __future__ import annotations
@@ -17,38 +18,41 @@ from typing import Any
 
 import numpy as np
 
-from whyfeed.finetune.evaluation.baselines import THREADS, needs
+from whyfeed.finetune.evaluation.baselines import THREADS, require_library
 from whyfeed.finetune.evaluation.histories import Histories
 from whyfeed.finetune.ranking.fit import conditional_logit
-from whyfeed.finetune.ranking.parts import COUNTED
+from whyfeed.finetune.ranking.parts import LOG_SCALED
 from whyfeed.retrieval.arrays import Floats, Rows
 
 Scorer = Callable[[Rows], Floats]  # users -> (users, posts)
-TOP = 400  # posts of the blend that are ranked as the best
-UNIFORM = 100  # negatives of a list
-HARD = 60
-FIRST = 5000  # users that the blend is chosen on
-_ROUNDS = 200
-_PLAIN = ("smoothed set by vectors", "popularity")  # where nothing can be chosen
-_PENALTY = 1e-3
-_LEAST = 2e-3  # nats: what gains less is not worth its time
+RERANKED = 400  # best posts of the blend, which one of the forests reranks
+UNIFORM_NEGATIVES = 100  # of a list, from the whole catalogue
+HARD_NEGATIVES = 60  # of a list, from the best posts of the blend
+BLEND_USERS = 5000  # users that the blend is selected on
+_ROUNDS = 200  # trees
+_FALLBACK_PARTS = (
+    "smoothed set by vectors",
+    "popularity",
+)  # the first of these that is there, where there is too little data to select
+_PENALTY = 1e-3  # on the squared weights of the blend
+_MIN_GAIN = 2e-3  # nats of likelihood; a base ranker that adds less is not worth its time
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
-    """What does not depend on the user: names and values (posts, c); and the length of each user's history."""
+class StaticFeatures:
+    """Features beside the scores: names, values of each post (posts, c), and log history length of each user."""
 
     names: tuple[str, ...]
     posts: Floats
     lengths: Floats
 
     @classmethod
-    def of(cls, histories: Histories) -> Context:
-        """Popularity; in ordered histories also how often a post is somebody's last and how late it stands."""
+    def of(cls, histories: Histories) -> StaticFeatures:
+        """Log popularity; with an order also how often a post is a user's last, and its mean relative position."""
         popularity = histories.popularity.astype(np.float32)
         columns = {"log popularity": np.log1p(popularity)}
         if histories.ordered:
-            places = histories.firsts
+            places = histories.first_likes
             users, posts = histories.user[places], histories.post[places]
             age = np.searchsorted(users, users, side="right") - 1 - np.arange(len(places))
             late = 1 - age / np.maximum(histories.lengths[users] - 1, 1)
@@ -64,19 +68,19 @@ class Context:
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
-    """What the parts say of the whole catalogue for a block of users, raw and standardised, by name (users, posts)."""
+class PartScores:
+    """Scores of the whole catalogue for a block of users by each base ranker, raw and standardised, (users, posts)."""
 
     raw: Mapping[str, Floats]
     standard: Mapping[str, Floats]
 
     @classmethod
-    def of(cls, scorers: Mapping[str, Scorer], users: Rows) -> Scores:
-        """Ask each scorer; what is counted is seen on a logarithmic scale."""
+    def of(cls, scorers: Mapping[str, Scorer], users: Rows) -> PartScores:
+        """Compute the scores; those that are counts are put on a logarithmic scale."""
         raw, standard = {}, {}
         for name, score in scorers.items():
             values = score(users)
-            if name.startswith(COUNTED):
+            if name.startswith(LOG_SCALED):
                 values = np.log(values + 1e-4 * values.max(axis=1, keepdims=True) + np.float32(1e-12))
             spread = values.std(axis=1, keepdims=True)
             raw[name] = values
@@ -84,30 +88,32 @@ class Scores:
         return cls(raw, standard)
 
     def of_pairs(self, names: Sequence[str], lines: Rows, posts: Rows) -> Floats:
-        """(n, length, 2 x names): raw then standard, for lines (n,) of this block and posts (n, length)."""
+        """(n, length, 2 x names) raw, then standardised scores, for lines (n,) of this block and posts (n, length)."""
         tables = [*(self.raw[name] for name in names), *(self.standard[name] for name in names)]
         return np.stack([table[lines[:, None], posts] for table in tables], axis=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """A weighted sum of standardised scores; `gains` is what each part added to the log-likelihood of
-    what was right, in nats, when it was taken in."""
+    """A weighted sum of standardised scores.
+
+    `gains`: by how much, in nats, each base ranker improved the held-out log-likelihood when it was added.
+    """
 
     weights: Mapping[str, float]
     gains: Mapping[str, float] = field(default_factory=dict)
 
-    def score(self, scores: Scores) -> Floats:
+    def score(self, scores: PartScores) -> Floats:
         """(users, posts)."""
         total = sum(np.float32(weight) * scores.standard[name] for name, weight in self.weights.items())
         return np.asarray(total, dtype=np.float32)
 
 
 @dataclass(eq=False)
-class Lists:
-    """Lists whose first post is the right one: `values` (n, length, features), the blend's scores (n, length).
+class TrainingLists:
+    """Lists whose first post is the held-out one: `values` (n, length, features), the blend's scores (n, length).
 
-    Lists of one of `groups` (n,) are not to be told from each other by what was learnt from some of them.
+    All lists of one of the `groups` (n,) stay on the same side of a split.
     """
 
     users: Rows
@@ -115,19 +121,19 @@ class Lists:
     values: Floats
     blended: Floats
 
-    def split(self, share: float, seed: int) -> tuple[Lists, Lists]:
+    def split(self, share: float, seed: int) -> tuple[TrainingLists, TrainingLists]:
         """Two parts by group; the second holds this share."""
         names, group = np.unique(self.groups, return_inverse=True)
         chosen = (np.random.default_rng([seed, 5]).random(len(names)) < share)[group]
         return self.part(~chosen), self.part(chosen)
 
-    def part(self, rows: Any) -> Lists:
-        """Some of the lists."""
-        return Lists(self.users[rows], self.groups[rows], self.values[rows], self.blended[rows])
+    def part(self, rows: Any) -> TrainingLists:
+        """The lists of these rows."""
+        return TrainingLists(self.users[rows], self.groups[rows], self.values[rows], self.blended[rows])
 
 
 def uniform_posts(target: int, own: Rows, pool: Rows, count: int, rng: np.random.Generator) -> Rows:
-    """The target, then `count` others of a pool that the user has not had, with repetition where it is tiny."""
+    """The target, then `count` uniform posts of the pool outside `own`; they repeat where the pool is tiny."""
     free = pool[rng.integers(0, len(pool), 2 * count + 16)]
     free = free[~np.isin(free, own) & (free != target)]
     if len(free) < count:
@@ -136,33 +142,31 @@ def uniform_posts(target: int, own: Rows, pool: Rows, count: int, rng: np.random
     return np.concatenate([[target], free[:count]]).astype(np.int64)
 
 
-def gains_at_ten(scores: Floats) -> Floats:
-    """(n,) nDCG@10 of lists (n, length) whose first post is the right one; a tie counts half."""
+def ndcg_at_ten(scores: Floats) -> Floats:
+    """(n,) nDCG@10 of lists (n, length) whose first post is the relevant one; a tie counts half."""
     above = (scores[:, 1:] > scores[:, :1]).sum(axis=1) + 0.5 * (scores[:, 1:] == scores[:, :1]).sum(axis=1)
     return np.where(above < 10, 1 / np.log2(above + 2), 0.0)
 
 
-def log_shares(scores: Floats) -> Floats:
-    """(n,) log of the share that the first post of lists (n, length) gets by a softmax."""
+def first_log_probabilities(scores: Floats) -> Floats:
+    """(n,) log of the softmax probability of the first post of lists (n, length)."""
     top = scores.max(axis=1)
     return np.asarray(scores[:, 0] - top - np.log(np.exp(scores - top[:, None]).sum(axis=1)), dtype=np.float64)
 
 
-def choose_blend(lists: Lists, names: Sequence[str], seed: int, start: Blend | None = None) -> Blend:
-    """Take parts in one by one, the most useful first, while each gains more than its standard error.
+def choose_blend(lists: TrainingLists, names: Sequence[str], seed: int, start: Blend | None = None) -> Blend:
+    """Forward selection: add base rankers, the most useful first, while each gains more than its standard error.
 
-    `start` is a blend of some of them that others may only be added to.
-
-    What counts is the log-likelihood of what was right, which tells apart what nDCG@10 is too coarse to tell.
-    `lists` hold the standardised scores of the parts in the order of `names`.
+    `lists` hold the standardised scores in the order of `names`. The criterion is the held-out log-likelihood by
+    two-fold cross-validation, which is finer than nDCG@10. With `start`, base rankers are only added to that blend.
     """
     halves = lists.split(0.5, seed)
 
     def found(places: Sequence[int]) -> Floats:
-        """(n,) log of the share of what was right, each by weights that have not seen it."""
+        """(n,) held-out log-likelihood of each list, by weights fitted on the other half."""
         shares = [
-            log_shares(choose.values[:, :, places] @ _weights(learn, places)) if places
-            else log_shares(np.zeros(choose.values.shape[:2], dtype=np.float32))
+            first_log_probabilities(choose.values[:, :, places] @ _fit_weights(learn, places)) if places
+            else first_log_probabilities(np.zeros(choose.values.shape[:2], dtype=np.float32))
             for learn, choose in (halves, halves[::-1])
         ]  # fmt: skip
         return np.concatenate(shares)
@@ -175,37 +179,37 @@ def choose_blend(lists: Lists, names: Sequence[str], seed: int, start: Blend | N
         with ThreadPoolExecutor(THREADS) as pool:
             tried = dict(zip(left, pool.map(found, [[*kept, place] for place in left]), strict=True))
         place = max(tried, key=lambda each: (float(tried[each].mean()), -each))
-        if not better(tried[place], best) or (tried[place] - best).mean() < _LEAST:
+        if not beats_by_standard_error(tried[place], best) or (tried[place] - best).mean() < _MIN_GAIN:
             break
         kept.append(place)
         gains[names[place]] = round(float((tried[place] - best).mean()), 4)
         best = tried[place]
     if not kept:
-        return plain_blend(names)
-    weights = _weights(lists, kept)
+        return fallback_blend(names)
+    weights = _fit_weights(lists, kept)
     return Blend({names[place]: float(weight) for place, weight in zip(kept, weights, strict=True)}, gains)
 
 
-def plain_blend(names: Sequence[str]) -> Blend:
-    """Of homes that are too small to tell what earns its place."""
-    return Blend({next((name for name in _PLAIN if name in names), names[0]): 1.0})
+def fallback_blend(names: Sequence[str]) -> Blend:
+    """A single base ranker, for homes with too little data to select."""
+    return Blend({next((name for name in _FALLBACK_PARTS if name in names), names[0]): 1.0})
 
 
-def _weights(lists: Lists, places: Sequence[int]) -> Floats:
+def _fit_weights(lists: TrainingLists, places: Sequence[int]) -> Floats:
     right = np.zeros(lists.values.shape[1], dtype=bool)
     right[0] = True
     choices = [(values[:, places], right) for values in lists.values]
     return conditional_logit(choices, _PENALTY, [(0.0, None)] * len(places))
 
 
-class Forest:
-    """LambdaMART that corrects the blend: it is grown from the blend's scores, and added to them.
+class BoostedTrees:
+    """LambdaMART (Burges 2010) that starts from the blend's scores and predicts a correction to them.
 
-    On one thread: where others use the machine, several wait for each other longer than they work.
+    It runs on one thread: on a shared machine several threads mostly wait for each other. ModelError without LightGBM.
     """
 
-    def __init__(self, lists: Lists, rounds: int = _ROUNDS, seed: int = 0) -> None:
-        needs("lightgbm", "eval")
+    def __init__(self, lists: TrainingLists, rounds: int = _ROUNDS, seed: int = 0) -> None:
+        require_library("lightgbm", "eval")
         import lightgbm
 
         count, length, features = lists.values.shape
@@ -224,13 +228,13 @@ class Forest:
         self._booster = lightgbm.train(settings, data, rounds)
 
     def correction(self, values: Floats) -> Floats:
-        """(...,) to be added to the blend's score, of values (..., features)."""
+        """(...,) corrections to the blend's scores, for features (..., features)."""
         flat = np.ascontiguousarray(values.reshape(-1, values.shape[-1]))
         found = self._booster.predict(flat, num_threads=1, raw_score=True) if len(flat) else np.zeros(0)
         return np.asarray(found, dtype=np.float32).reshape(values.shape[:-1])
 
 
-def better(challenger: Floats, other: Floats) -> bool:
-    """Whether the mean difference is above its standard error: enough to keep a part, not to claim anything."""
+def beats_by_standard_error(challenger: Floats, other: Floats) -> bool:
+    """Whether the mean difference exceeds its standard error. A criterion for selection, not a significance test."""
     difference = challenger - other
     return bool(len(difference)) and bool(difference.mean() > difference.std() / np.sqrt(len(difference)))

@@ -14,7 +14,7 @@ from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_j
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
     from whyfeed.finetune.evaluation.histories import Histories
-    from whyfeed.finetune.llm.judge_examples import Shown
+    from whyfeed.finetune.llm.judge_examples import LabelledPosts
 
 DataDir = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="An exchange folder, not the home.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")]
@@ -254,7 +254,9 @@ def _source(data: Path | None) -> dict[str, Any]:
     return {"data": "ledger", "plain": "popularity"} if data is None else {"data": data.resolve().name}
 
 
-def _shown(agent: Agent, data: Path | None, seed: int, progress: Any) -> tuple[list[Shown], list[Shown]]:
+def _shown(
+    agent: Agent, data: Path | None, seed: int, progress: Any
+) -> tuple[list[LabelledPosts], list[LabelledPosts]]:
     """Examples to learn from and to measure on."""
     from whyfeed.finetune.llm.judge import split
     from whyfeed.finetune.llm.judge_examples import from_folder, from_home
