@@ -49,8 +49,8 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What a desk has learnt."""
+class Knowledge:
+    """What the desk has learnt from past conversations, and the saved replies by id."""
 
     book: CaseBook
     ranker: ReplyRanker
@@ -59,7 +59,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DeskRequest:
     """A masked conversation, what was found for it, and what the operator has typed (`draft`)."""
 
     turns: Sequence[DeskTurn]
@@ -76,17 +76,17 @@ class Candidates:
     was sent in like situations decides between them.
     """
 
-    def __init__(self, known: Known, asked: Asked) -> None:
+    def __init__(self, known: Knowledge, request: DeskRequest) -> None:
         self._book = known.book
         self._ranker = known.ranker
         self._placeholders = known.placeholders
         self._replies = known.replies
-        self._turns = asked.turns
-        self._neighbours = asked.neighbours
-        self._articles = asked.articles
-        self._language = asked.language
-        self._draft = asked.draft
-        self._cases = {neighbour.case.id: neighbour for neighbour in asked.neighbours}
+        self._turns = request.turns
+        self._neighbours = request.neighbours
+        self._articles = request.articles
+        self._language = request.language
+        self._draft = request.draft
+        self._cases = {neighbour.case.id: neighbour for neighbour in request.neighbours}
 
     def ranked(self, without: Collection[str]) -> list[Scored]:
         """Every candidate with its probability, the likeliest first; an operator's edit in a like situation leads."""

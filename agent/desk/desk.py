@@ -16,7 +16,7 @@ from typing import Any
 from whyfeed.agent.desk import handover, wishes
 from whyfeed.agent.desk.actions import Actions, Decision, Pending
 from whyfeed.agent.desk.articles import Articles
-from whyfeed.agent.desk.candidates import Asked, Candidates, Known, own_chips
+from whyfeed.agent.desk.candidates import Candidates, DeskRequest, Knowledge, own_chips
 from whyfeed.agent.desk.drafter import Drafter
 from whyfeed.agent.desk.placeholders import Placeholders
 from whyfeed.agent.desk.proposals import propose
@@ -153,8 +153,8 @@ class Desk:
         conversation = search.conversation
         ranker = self._ranker or ReplyRanker()
         candidates = Candidates(
-            Known(self.book, ranker, self._placeholders, self._replies),
-            Asked(conversation.turns, search.neighbours, search.articles, language, search.draft),
+            Knowledge(self.book, ranker, self._placeholders, self._replies),
+            DeskRequest(conversation.turns, search.neighbours, search.articles, language, search.draft),
         )
         with trace.stage("rank") as record:
             scored = candidates.ranked(self._refused(conversation.id))

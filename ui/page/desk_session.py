@@ -32,6 +32,7 @@ from whyfeed.ui.page.desk_texts import (
     turn_of,
     words_of,
 )
+from whyfeed.ui.page.views import Draft, Help, How, Sent
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
@@ -71,12 +72,12 @@ class DeskSession:
         self._sending = False
         self._doubted = ""
         self._numbers = 0
-        self._sent: dict[str, Any] | None = None
+        self._sent: Sent | None = None
         self._clear()
 
     def _clear(self) -> None:
-        self._help: dict[str, Any] = {"state": "idle", "cards": [], "posts": [], "handover": None, "wanted": ""}
-        self._draft: dict[str, Any] = {"state": "none"}
+        self._help: Help = {"state": "idle", "cards": [], "posts": [], "handover": None, "wanted": ""}
+        self._draft: Draft = {"state": "none"}
         self._actions: list[dict[str, Any]] = []
 
     def view(self) -> dict[str, Any]:
@@ -206,7 +207,7 @@ class DeskSession:
                 "posts": [
                     {**link(item.post), "reason": cards.reason(item.reason.to_json())["parts"]} for item in found.posts
                 ],
-                "handover": given and {"reason": given.reason, "summary": words_of(given.summary)},
+                "handover": None if given is None else {"reason": given.reason, "summary": words_of(given.summary)},
                 "wanted": run.wanted,
             }
             if not run.keep:
@@ -301,7 +302,7 @@ class DeskSession:
                 self._sending = False
         if run is not None:
             run.cancel.set()
-        how = "own" if card is None else "same" if card["text"].split() == text.split() else "edit"
+        how: How = "own" if card is None else "same" if card["text"].split() == text.split() else "edit"
         chips = len({chip[0] for chip in CHIP.finditer(text)} - {chip[0] for chip in CHIP.finditer(said)})
         self._load(id)
         with self._lock:

@@ -22,6 +22,7 @@ from whyfeed.retrieval.event import Event
 from whyfeed.ui.page import messages
 from whyfeed.ui.page.cards import EVENTS_READ, Cards, explanation, link, moment, said, short
 from whyfeed.ui.page.desk_session import DeskSession
+from whyfeed.ui.page.views import Notice, Turn
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
@@ -54,7 +55,7 @@ class Session:
         self._user: dict[str, Any] | None = None
         self._conversation = ""
         self._conversations: list[dict[str, Any]] = []
-        self._turns: list[dict[str, Any]] = []
+        self._turns: list[Turn] = []
         self._marks: dict[str, dict[str, str]] = {}
         self._why: dict[str, dict[str, Any]] = {}
         self._profile: dict[str, Any] | None = None
@@ -62,7 +63,7 @@ class Session:
         self._topics: list[str] = []
         self._behind: dict[str, Any] | None = None
         self._status: dict[str, Any] = {}
-        self._notice: dict[str, Any] | None = None
+        self._notice: Notice | None = None
 
     def view(self) -> dict[str, Any]:
         """The whole page."""
@@ -148,7 +149,7 @@ class Session:
                 return
             cancel = self._cancel = threading.Event()
             user, conversation = self._user["id"], self._conversation or None
-            turn: dict[str, Any] = {"role": "agent", "text": "", "items": [], "state": "running", "stage": "start"}
+            turn: Turn = {"role": "agent", "text": "", "items": [], "state": "running", "stage": "start"}
             if self._awaited:
                 self._awaited = 0
                 self._turns.pop()
@@ -210,7 +211,7 @@ class Session:
 
     # -- one turn -----------------------------------------------------------------------------
 
-    def _apply(self, event: ChatEvent | Exception, turn: dict[str, Any], cancel: threading.Event) -> None:
+    def _apply(self, event: ChatEvent | Exception, turn: Turn, cancel: threading.Event) -> None:
         if isinstance(event, StageStarted):
             if not cancel.is_set():
                 turn["stage"] = event.name
@@ -237,7 +238,7 @@ class Session:
             for card in turn["items"]:
                 card["waiting"] = False
 
-    def _agent_turn(self, text: str, answer: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _agent_turn(self, text: str, answer: Mapping[str, Any] | None) -> Turn:
         answer = answer or {}
         receipt = answer.get("receipt") or {}
         return {
