@@ -173,6 +173,8 @@ EVERYWHERE: dict[str, Callable[[str], object]] = {
 # Each with the texts that once took it minutes, or might.
 AT_THE_DESK: tuple[tuple[str, Callable[[str], object], tuple[str, ...]], ...] = (
     ("specifics", specifics.specifics, ("A. ", "A b", "1 ", "a", "a@")),
+    ("promises", grounding.promises, ("1", "A. ")),
+    ("classify", grounding.classify, (" ", "1")),
     ("split", lambda text: grounding.split(text, "en"), ("A. ", ". ")),
     ("templated", lambda text: placeholders.templated(text, turns("1 2"), lambda word: 5), ("A. ", "1 ")),
     ("templated for", lambda text: placeholders.templated("At 5 in Rome", turns(text), lambda word: 5), ("1 ", "A. ")),

@@ -14,11 +14,12 @@ from tests.understanding_world import CONTEXT, load, topics_right
 from whyfeed.agent.llm.scripted import ScriptedEngine
 from whyfeed.agent.request import Request
 from whyfeed.agent.understanding.classifier import INTENTS, load_utterances
-from whyfeed.agent.understanding.topics import detect_language, split_topics, tidy_topic
+from whyfeed.agent.understanding.topics import split_topics, tidy_topic
 from whyfeed.agent.understanding.understander import Context, Understander
 from whyfeed.retrieval.arrays import Vectors
 from whyfeed.retrieval.community.embedder import HashEmbedder, UseEmbedder
 from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.language import detect_language
 
 ROWS = load()
 

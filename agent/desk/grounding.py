@@ -43,7 +43,7 @@ _FAMILIES = {
     "deadline": r"\b(?:within|in|under|no later than|after|up to|at most|about) (?:the next )?(?:about |around |approximately )?(?:\d+|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|few|couple of|half an)"
     r"(?:[- –to]+\d+)? (?:more )?(?:business |working |work )?(?:minute|min|hour|day|week|month|year)s?\b"
     r"|\bby (?:tomorrow|tonight|monday|tuesday|wednesday|thursday|friday|saturday|sunday|next week|the end of)|\bsame[- ]day\b|\bimmediately\b|\bright away\b"
-    r"|[\d一二两三四五六七八九十半几]+\s?个?(?:工作日|小时|分钟|天|日|周|星期|月)(?:之)?(?:以?内|左右|后)|(?:今天|明天|今晚|本周|下周|月底)(?:之?内|之?前|前|就)|马上|立刻|立即",
+    r"|(?<![\d一二两三四五六七八九十半几])[\d一二两三四五六七八九十半几]++\s?个?(?:工作日|小时|分钟|天|日|周|星期|月)(?:之)?(?:以?内|左右|后)|(?:今天|明天|今晚|本周|下周|月底)(?:之?内|之?前|前|就)|马上|立刻|立即",
     "commitment": r"\b(?:we|i|they|you)(?:'ll| will| shall| am going to| are going to|'re going to|'m going to) (?:\w+ ){0,2}?"
     r"(?:pay|ship|deliver|transfer|deduct|extend|upgrade|expedite|return|receive|charge you|cover|arrange for)\b|(?:会|将|给)(?:您|你)?(?:免|赔|退|补|寄|发货|转账|支付|延长|升级)",
 }  # fmt: skip
@@ -66,10 +66,11 @@ _NO_NOT = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
-    r"[,;，；、]\s*|\s+(?:but|however|although|though|while|whereas)\s+|但是?|不过|而且?(?=[^且])", re.IGNORECASE
+    r"[,;，；、]\s*|(?<!\s)\s++(?:but|however|although|though|while|whereas)\s+|但是?|不过|而且?(?=[^且])",
+    re.IGNORECASE,
 )
 _PRICED = re.compile(r"price|cost|fee|fare|amount|balance|charge|rate|[$€£¥]|[价费元款]|门票|消费", re.IGNORECASE)
-_PART = re.compile(rf"{_CLAUSE.pattern}|\s+and\s+", re.IGNORECASE)
+_PART = re.compile(rf"{_CLAUSE.pattern}|(?<!\s)\s++and\s+", re.IGNORECASE)
 _SUBORDINATE = re.compile(
     r"\s*(?:when|if|to|for|before|after|in order|once|while|as|since|because|or|and (?:when|if))\b", re.IGNORECASE
 )

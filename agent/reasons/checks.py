@@ -31,7 +31,7 @@ COSINE, COSINE_ACROSS = 0.30, 0.42
 COSINE_AGREE = 0.72
 UNKNOWN = 0.25  # share of an English clause's content words that need not be in the post
 
-_LATIN = re.compile(r"[0-9]*[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ0-9+#'’-]*")
+_LATIN = re.compile(r"(?:(?<![0-9])[0-9]++)?[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ0-9+#'’-]*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _URL = re.compile(r"(?:https?://|www\.)\S+")
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?post>|<<<\w*>>>", re.IGNORECASE)
