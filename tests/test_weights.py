@@ -87,7 +87,7 @@ def serve(index: Index) -> type[http.server.BaseHTTPRequestHandler]:
             if not path.is_file():
                 self.send_error(404)
                 return
-            if index.only_pip and self.headers.get("User-Agent", "").startswith("Python-urllib"):
+            if index.only_pip and self.headers.get("User-Agent", "").startswith("python-httpx"):
                 self.send_error(401)
                 return
             data, start = path.read_bytes(), 0
@@ -100,7 +100,7 @@ def serve(index: Index) -> type[http.server.BaseHTTPRequestHandler]:
             self.end_headers()
             if not body:
                 return
-            if self.headers.get("User-Agent", "").startswith("Python-urllib"):
+            if self.headers.get("User-Agent", "").startswith("python-httpx"):
                 index.requests.append((name, start))
             rest = data[start:]
             if index.hang_up_after:
@@ -472,19 +472,39 @@ def test_the_next_source_serves_when_the_first_does_not(index: Index) -> None:
     verify(weights)
 
 
-def test_a_file_of_the_hub_is_taken_whole_and_gone_on_with(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # read once a process, so the pull has its own
+def hub_weights(index: Index, endpoint: str | None) -> tuple[Weights, bytes]:
+    """Weights of one file on a hub, and its bytes."""
     whole = b"".join(map(bytes_of, (1, 2, 3)))
     (index.folder / "whole.gguf").write_bytes(whole)
     part = Part("whole.gguf", len(whole), sha(whole), len(whole))
-    weights = weights_of(HubSource("some/repo", (part,), index.url.rstrip("/")))
+    return weights_of(HubSource("some/repo", (part,), endpoint)), whole
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_file_of_the_hub_is_taken_whole_and_gone_on_with(
+    index: Index, monkeypatch: pytest.MonkeyPatch, by_environment: bool
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # read once a process, so the pull has its own
+    endpoint = index.url.rstrip("/")
+    if by_environment:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    weights, whole = hub_weights(index, None if by_environment else endpoint)
     weights.path.parent.mkdir()
-    weights.path.with_name(f".fake.gguf.{part.sha256[:12]}.get.part").write_bytes(whole[:1234])
+    first = weights.sources[0].parts[0]
+    weights.path.with_name(f".fake.gguf.{first.sha256[:12]}.get.part").write_bytes(whole[:1234])
     out, err = start_pull(weights).communicate(timeout=60)
     assert out.strip() == str(weights.path), err
     assert index.requests == [("whole.gguf", 1234)]
     assert weights.path.read_bytes() == whole
     assert files(weights.path.parent) == ["fake.gguf"]
+
+
+def test_the_offline_switch_of_the_hub_holds(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    weights, _ = hub_weights(index, index.url.rstrip("/"))
+    _, err = start_pull(weights).communicate(timeout=60)
+    assert "cannot get 'fake': hub some/repo: not reachable" in err
+    assert index.requests == []
 
 
 def test_a_conversion_that_fails_leaves_nothing_half_made() -> None:

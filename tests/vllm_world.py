@@ -10,13 +10,13 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.llm_server import free_port
@@ -102,8 +102,7 @@ class VllmServer:
 
     def metric(self, name: str) -> float:
         """A counter of vLLM's own, summed over its labels."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 
 

