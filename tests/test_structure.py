@@ -61,6 +61,9 @@ HEAVY = (
     "faiss",
     "langchain",
     "openai",
+    "httpx",
+    "huggingface_hub",
+    "tokenizers",
     "scipy",
     "sentence_transformers",
 )
