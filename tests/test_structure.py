@@ -62,6 +62,9 @@ HEAVY = (
     "faiss",
     "langchain",
     "openai",
+    "httpx",
+    "huggingface_hub",
+    "tokenizers",
     "scipy",
     "sentence_transformers",
 )
