@@ -101,7 +101,7 @@ def service(home: Path, key: str) -> Iterator[str]:
     command = [
         sys.executable,
         "-m",
-        "whyfeed.ui.cli",
+        "whyfeed",
         "serve",
         "--home",
         str(home),

@@ -385,7 +385,7 @@ def test_what_anything_prints_does_not_reach_the_client(home: Path, tmp_path: Pa
         "def opening(self, *a, **k):\n    print('opening')\n    old_open(self, *a, **k)\n"
         "def search(self, *a, **k):\n    print('searching', flush=True)\n    os.write(1, b'below\\n')\n"
         "    return old_search(self, *a, **k)\n"
-        "Agent.__init__, Agent.search = opening, search\nui.cli.main()\n"
+        "Agent.__init__, Agent.search = opening, search\nwhyfeed.ui.cli.main.main()\n"
     )
 
     async def run() -> tuple[CallToolResult, str]:
