@@ -1,10 +1,9 @@
-"""Fit the reply ranker on a home's past conversations, and let it go live only where it has won.
+"""Fit the reply ranker on a home's past conversations; it goes live only where it passes the gate.
 
-First the network (situation -> saved reply) on five of six conversations; then, on half of the sixth that it has
-not seen, the weights of all signals, by a conditional logit over what could have been sent; the gate is decided on
-the other half, on which neither was fitted. In a small home each sixth has its turn. What goes live is the network
-trained again on everything.
-Cases of a conversation are never neighbours of its own situations.
+The network (situation -> saved reply) is trained on five sixths of the conversations. On one half of the last sixth
+the weights of all signals are fitted by a conditional logit over the replies that could have been sent; the gate is
+decided on the other half. In a small home this is repeated for further sixths. The network that goes live is trained
+again on everything. Situations never have cases of their own conversation as neighbours.
 """
 
 from __future__ import annotations
@@ -198,7 +197,7 @@ def build_choices(
     book: CaseBook, net: ReplyNetwork | None, found: Sequence[AgentAnswer], saved: Sequence[ReplyCandidate],
     habits: Mapping[str, int], seed: int, progress: Progress | None = None,
 ) -> Iterator[Choice]:  # fmt: skip
-    """What could have been sent in each situation: among saved replies where one was taken, else among free ones."""
+    """The alternatives of each situation: saved replies where one was taken, else free ones."""
     rng = random.Random(seed)
     known = {candidate.id for candidate in saved}
     of_saved = [step for step in found if step.sent.reply in known]
@@ -232,7 +231,7 @@ def build_choices(
 
 
 def hits_at_one(weights: Weights, choices: Sequence[Choice]) -> Floats:
-    """1 for each choice whose best candidate is the one that was sent; a tie counts as wrong."""
+    """(choices,) 1 where the candidate with the highest score is the one that was sent; a tie counts as wrong."""
     right = []
     for choice in choices:
         scores = choice.values.astype(np.float64) @ np.array([weights[choice.kind][name] for name in SIGNALS])

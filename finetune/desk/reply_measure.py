@@ -117,7 +117,7 @@ def opened(folder: Path, embedder: Embedder, progress: Progress | None = None, s
 
 def evaluate_replies(
     folder: Path, embedder: Embedder, test: Path | None = None, rankers: Sequence[str] = RANKERS,
-    progress: Progress | None = None, seed: int = 0,
+    progress: Progress | None = None,
 ) -> Evaluation:  # fmt: skip
     """Fit on a folder's conversations and rank the test rows. DataError when there is nothing to test on."""
     if unknown := [name for name in rankers if name not in RANKERS]:
@@ -130,7 +130,7 @@ def evaluate_replies(
     if test is not None:
         trials, skipped = read_trials(test)
         protocol = f"{len(trials)} rows of {test.name}"
-    with opened(folder, embedder, progress, seed) as bench:
+    with opened(folder, embedder, progress) as bench:
         if test is None:
             held = [each for each in bench.desk.all() if _fold(each.id) == 0]
             trials = cut_trials(held, {candidate.id for candidate in bench.saved})
@@ -303,7 +303,7 @@ def _row(
 
 
 def _shuffled(id: str) -> str:
-    """Breaks ties by nothing that means anything."""
+    """Ties are broken by a hash of the id, independent of order."""
     return hashlib.sha256(id.encode()).hexdigest()
 
 

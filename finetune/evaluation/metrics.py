@@ -23,7 +23,7 @@ RANKING = tuple(f"{name}@{cut}" for name in ("hr", "recall", "ndcg", "mrr") for 
 CLICK = ("auc", "uauc", "logloss", "ece")
 HISTORY = ((0, 0), (1, 2), (3, 4), (5, 10), (11, 50), (51, None))
 TARGET = ((0, 0), (1, 2), (3, 5), (6, 20), (21, 100), (101, None))
-SHOWN = 10  # posts of a list that what goes beyond accuracy is measured on
+SHOWN = 10  # first posts of a list that the metrics beyond accuracy are measured on
 BEYOND = ("novelty", "diversity", "popularity-bias")
 _BINS = 15
 _ROUNDS = 1000
@@ -33,7 +33,7 @@ _ROWS = 5000  # lists that are given to ir-measures at once: its dictionaries ar
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What lists are seen against: likes (users, posts) sparse, likes of a post, users who like, text vectors."""
+    """Likes (users, posts) sparse, likes per post (posts,), number of users with likes, text vectors (posts, d)."""
 
     liked: Any
     popularity: Rows
@@ -45,7 +45,7 @@ class Catalogue:
 
 
 def top(scores: Floats, keys: Callable[[Rows], Keys], cut: int = max(CUTS)) -> Rows:
-    """Places of the best `cut` scores of one list (n,), best first; ties in the order of the `keys` of their places.
+    """Indices of the best `cut` scores of one list (n,), best first; ties in the order of their `keys`.
 
     -inf marks what must not be ranked.
     """
@@ -55,7 +55,7 @@ def top(scores: Floats, keys: Callable[[Rows], Keys], cut: int = max(CUTS)) -> R
     least = np.partition(scores, len(scores) - size)[len(scores) - size]
     found = np.flatnonzero(scores > least)
     if least > -np.inf:
-        # Only those at the edge compete by chance for what is left; where all are alike these are many.
+        # Of the posts tied at the cut, those with the smallest keys are taken.
         tied, left = np.flatnonzero(scores == least), size - len(found)
         if len(tied) > left:
             tied = tied[np.argpartition(keys(tied), left - 1)[:left]]
@@ -64,7 +64,7 @@ def top(scores: Floats, keys: Callable[[Rows], Keys], cut: int = max(CUTS)) -> R
 
 
 def ranking_values(ranked: Sequence[Rows], relevant: Sequence[Rows]) -> dict[str, Values]:
-    """(rows,) of each ranking metric, for lists of distinct items, best first, and what was right for each."""
+    """(rows,) values of each ranking metric, for lists of distinct items, best first, and the relevant ones of each."""
     import ir_measures as ir
 
     kinds = {"hr": ir.Success, "recall": ir.R, "ndcg": ir.nDCG, "mrr": ir.RR}
@@ -81,7 +81,7 @@ def ranking_values(ranked: Sequence[Rows], relevant: Sequence[Rows]) -> dict[str
 
 
 def beyond(ranked: Sequence[Rows], users: Rows, context: Catalogue) -> dict[str, Values]:
-    """(rows,) of what accuracy does not tell about the first ten of each list.
+    """(rows,) metrics beyond accuracy of the first ten of each list.
 
     `novelty`: mean self-information of a post in bits, -log2 of the (add-one) share of users who liked it;
     `diversity`: 1 - mean cosine of the posts' text vectors over all pairs; `popularity-bias`: mean popularity
@@ -123,7 +123,7 @@ def _percentiles(popularity: Rows) -> Values:
 
 
 def user_aucs(labels: Rows, scores: Floats, users: Rows) -> tuple[Rows, Values]:
-    """Users of whom both classes are there, and the AUC of each."""
+    """Rows of the users who have both classes, and the AUC of each."""
     from sklearn.metrics import roc_auc_score
 
     order = np.argsort(users, kind="stable")

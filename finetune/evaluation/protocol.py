@@ -1,8 +1,8 @@
-"""Tests of rankers: who is asked about what, and which events nobody may have seen by then.
+"""Tests of rankers: the rows of a test, and the events that may be learnt from.
 
-A ranking test names a user, the posts that were right and, where the test says so, the candidates; a
-click test names a user, a post and whether it was liked. A file of such rows is read, or a test is cut
-from the folder itself. Either way the events that are asked about are out of ALL statistics.
+A row of a ranking test is a user, the relevant posts and optionally the candidates; a row of a click test is a user, a
+post and whether it was liked. The rows are read from a file or held out from the folder itself. Either way the events
+that are asked about are removed from ALL statistics.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ def is_click(histories: Histories) -> bool:
 
 
 def leave_one_out(histories: Histories, seed: int = 0, most: int = MOST_USERS) -> tuple[Histories, RankingTest]:
-    """Take the last liked post of every user with two or more out of the histories, and ask some of the users for it.
+    """Leave one out: hold out the last liked post of every user with two or more; up to `most` users are asked for it.
 
-    Without times it is one at random by the seed and the user's id. A user's acts after the target are taken
-    out too: they are that user's future. What others did later stays, as in published leave-one-out tests.
+    Without times it is one at random, by the seed and the user's id. A user's events after the target are removed too.
+    Later events of other users stay, as in published leave-one-out tests.
     """
     last = _lasts(histories, histories.first_likes, seed)
     last = last[histories.lengths[histories.user[last]] >= 2]
@@ -135,16 +135,14 @@ def leave_one_out(histories: Histories, seed: int = 0, most: int = MOST_USERS) -
     return histories.keep(kept), RankingTest(chosen, list(target[chosen][:, None]), None, protocol)
 
 
-def unseen_posts(
-    histories: Histories, seed: int = 0, most: int = MOST_USERS, share: float = FRESH
-) -> tuple[Histories, RankingTest]:
-    """Take a share of the posts, by their ids, out of everybody's history, and ask who liked one of them for it.
+def unseen_posts(histories: Histories, seed: int = 0, most: int = MOST_USERS) -> tuple[Histories, RankingTest]:
+    """Hold out a tenth of the posts, by their ids, from all histories; users who liked one of them are asked for it.
 
     A user's target is their last liked one of these posts by time (one at random without times); the candidates are
     all of these posts that the user did not have otherwise. What a user did after it is out too, as in `leave_one_out`.
     Posts that were fresh before stay so: a test can be cut within another one's histories.
     """
-    drawn = _digests(histories.posts, f"fresh post {seed}") < np.uint64(share * 2.0**64)
+    drawn = _digests(histories.posts, f"fresh post {seed}") < np.uint64(FRESH * 2.0**64)
     fresh = drawn if histories.fresh is None else drawn | histories.fresh
     last = _lasts(histories, histories.first_likes[drawn[histories.post[histories.first_likes]]], seed)
     target, until = _targets(histories, last)
@@ -160,7 +158,7 @@ def unseen_posts(
         had = histories.seen.indices[slice(*histories.seen.indptr[user : user + 2])]
         candidates.append(np.union1d(np.setdiff1d(pool, had, assume_unique=True), target[user]))
     protocol = (
-        f"unseen posts: {len(pool)} posts, {share:.0%} of them, are out of all statistics, and {len(chosen)} users who "
+        f"unseen posts: {len(pool)} posts, {FRESH:.0%} of them, are out of all statistics, and {len(chosen)} users who "
         f"liked one are asked for it among them (seed {seed})"
     )
     return train, RankingTest(chosen, list(target[chosen][:, None]), candidates, protocol)
@@ -355,19 +353,19 @@ def _among(histories: Histories, user: Rows, post: Rows) -> Flags:
     return np.isin(histories.user * size + histories.post, user * size + post)
 
 
-# ---- chance that follows from ids ----
+# ---- pseudo-random numbers from ids ----
 
 
 def user_keys(histories: Histories, purpose: str, seed: int) -> Keys:
-    """(users,): a number for each user that follows from the id, the purpose and the seed alone."""
+    """(users,) a hash of each user's id, the purpose and the seed; independent of row order."""
     return _digests(histories.users, f"{purpose} user {seed}")
 
 
 def pair_keys(histories: Histories, purpose: str, seed: int) -> Callable[[Rows, Rows], Keys]:
-    """A number for user and post, aligned arrays or broadcast, that follows from their ids, purpose and seed alone.
+    """A function of user and post rows (aligned or broadcast): a hash of their ids, the purpose and the seed.
 
-    The purpose keeps chances apart: a target that was drawn as its user's largest number would lose every tie
-    that is broken by the same numbers.
+    Ties are broken by these hashes, independent of row order. Each purpose has its own hashes: a target drawn as its
+    user's largest hash would lose every tie that is broken by the same ones.
     """
     users, posts = user_keys(histories, purpose, seed), _digests(histories.posts, f"{purpose} post {seed}")
     return lambda user, post: _mixed(users[user] ^ posts[post])
@@ -380,7 +378,7 @@ def _digests(ids: Sequence[str], salt: str) -> Keys:
 
 
 def _mixed(keys: Keys) -> Keys:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): near inputs come out unrelated."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(keys ^ (keys >> np.uint64(31)))

@@ -1,4 +1,4 @@
-"""The adapters that a judge may be trained as, from PEFT (Mangrulkar et al. 2022) where it has them.
+"""The kinds of adapters that a judge can be trained as, from PEFT (Mangrulkar et al. 2022) where it has them.
 
 LoRA (Hu et al. 2021), DoRA (Liu et al. 2024), AdaLoRA (Zhang et al. 2023), IA3 (Liu et al. 2022) and prefix tuning
 (Li and Liang 2021) are PEFT's. PEFT has no bottleneck adapters, so those of Houlsby et al. (2019) are here.
@@ -17,8 +17,8 @@ from whyfeed.retrieval.files import write_whole
 
 Method = Literal["lora", "dora", "adalora", "ia3", "prefix", "adapter"]
 METHODS: tuple[Method, ...] = get_args(Method)
-MERGED = ("lora", "dora", "adalora", "ia3")  # what becomes part of the weights; the others are run beside them
-# Steps that go by between the size of a weight and of its change differ by an order from method to method.
+MERGED = ("lora", "dora", "adalora", "ia3")  # can be merged into the weights; the others cannot
+# Learning rates: what suits the methods differs by an order of magnitude.
 RATES: Mapping[str, float] = {
     "lora": 1e-3, "dora": 1e-3, "adalora": 3e-3, "ia3": 1e-2, "prefix": 1e-2, "adapter": 1e-3,
 }  # fmt: skip
@@ -37,7 +37,7 @@ def layers_of(model: Any) -> Any:
 
 
 def keep_first_blocks(model: Any, layers: int) -> None:
-    """Keep the first `layers` blocks of a model; its last norm and head then read what they give."""
+    """Keep the first `layers` blocks of a model, before its last norm and head. ValueError if it has fewer."""
     blocks = layers_of(model)
     if not 1 <= layers <= len(blocks):
         raise ValueError(f"cut must be between 1 and {len(blocks)}, the layers of the base, not {layers}")
@@ -67,7 +67,7 @@ def add_adapter(model: Any, method: str, rank: int, steps: int, layers: int | No
     if method in ("lora", "dora"):
         config = peft.LoraConfig(task_type="CAUSAL_LM", r=rank, use_dora=method == "dora", **plain)
     elif method == "adalora":
-        # The last steps are left to the ranks that were found.
+        # The ranks are fixed for the last third of the steps.
         config = peft.AdaLoraConfig(
             task_type="CAUSAL_LM", init_r=rank + (rank + 1) // 2, target_r=rank, tinit=steps // 10,
             tfinal=steps // 3, deltaT=max(1, steps // 100), total_step=steps, **plain,
@@ -90,7 +90,7 @@ def add_adapter(model: Any, method: str, rank: int, steps: int, layers: int | No
 
 
 def save_adapter(folder: Path, model: Any) -> None:
-    """Adapter and configuration, the same to the bit for the same weights."""
+    """Write the adapter and its configuration; same weights, same bytes."""
     if not hasattr(model, "bottlenecks"):
         if hasattr(model.base_model, "rankallocator"):
             # PEFT cuts the ranks out by this and does not find them again; what was given up is 0 in the weights.
@@ -107,7 +107,7 @@ def save_adapter(folder: Path, model: Any) -> None:
 
 
 def load_adapter(model: Any, folder: Path) -> Any:
-    """The model with the adapter of a folder, ready to be asked. HomeError when the folder holds none that fits."""
+    """The model with the adapter of a folder, in eval mode. HomeError when the folder holds none that fits."""
     try:
         described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         if described["peft_type"] != "BOTTLENECK":
@@ -139,11 +139,11 @@ def _linears(block: Any) -> list[str]:
     return sorted(name.split(".")[-1] for name, module in named if isinstance(module, torch.nn.Linear))
 
 
-# ---- AdaLoRA: what it knows beside its weights
+# ---- AdaLoRA: its regulariser, and its state beside the weights
 
 
 def orthogonality_penalty(model: Any) -> Any:
-    """How far AdaLoRA's factors are from orthogonal (mean Frobenius norm), weighted; 0 of all other methods."""
+    """AdaLoRA's loss for factors that are not orthogonal (weighted mean Frobenius norm); 0 for other methods."""
     import torch
 
     if getattr(getattr(model, "base_model", None), "rankallocator", None) is None:
@@ -157,13 +157,13 @@ def orthogonality_penalty(model: Any) -> Any:
 
 
 def reallocate_ranks(model: Any, step: int) -> None:
-    """After a step, with its gradients still there: AdaLoRA takes ranks from where they earn least."""
+    """AdaLoRA: reallocate ranks by importance, after a step and before its gradients are cleared."""
     if hasattr(getattr(model, "base_model", None), "rankallocator"):
         model.base_model.update_and_allocate(step)
 
 
 def adalora_state(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What AdaLoRA must remember to go on after a kill: tensors, and the ranks found so far."""
+    """AdaLoRA's state for a checkpoint: tensors, and the ranks so far; empty for other methods."""
     allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
     if allocator is None:
         return {}, {}
@@ -174,7 +174,7 @@ def adalora_state(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def restore_adalora_state(model: Any, tensors: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """Put back what `adalora_state` gave."""
+    """Restore what `adalora_state` returned."""
     allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
     if allocator is None:
         return
@@ -201,7 +201,7 @@ def _add_bottlenecks(model: Any, width: int, first: int) -> Any:
         if name.endswith(_ENDS) and _layer_of(name) >= first:
             down, up = torch.nn.Linear(module.out_features, width), torch.nn.Linear(width, module.out_features)
             torch.nn.init.normal_(down.weight, std=0.02)
-            torch.nn.init.zeros_(up.weight)  # starts as nothing
+            torch.nn.init.zeros_(up.weight)  # changes nothing at first
             torch.nn.init.zeros_(up.bias)
             block = torch.nn.Sequential(down, torch.nn.GELU(), up).to(model.device)
             added[name.replace(".", " ")] = block

@@ -194,7 +194,7 @@ class HeldOutReaders:
 
 
 def split(histories: Histories, seed: int) -> tuple[Histories, HeldOutReaders]:
-    """What is learnt from, and the last posts of readers of whom nothing is learnt (leave one out)."""
+    """Training histories, and held-out readers with their last posts (leave one out)."""
     able = np.flatnonzero(histories.lengths >= 2)
     rng = np.random.default_rng([seed, 1])
     drawn = rng.permutation(able)[: min(_ASKED, int(_HELD_OUT * len(able)))]

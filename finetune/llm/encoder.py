@@ -1,4 +1,4 @@
-"""Train the encoder that reads each post once: what one reader takes up together comes to lie together.
+"""Train the encoder of posts: posts that the same readers take up get similar vectors.
 
 The upper layers of the cut model learn, in full or through LoRA; those below stay as they are and are run once for a
 step. An example is a post that a reader took up and the ones before it; its loss is the cross-entropy of that post
@@ -130,7 +130,7 @@ def train(
 
 
 def split(histories: Histories, seed: int) -> tuple[Histories, Rows]:
-    """What is learnt from, and (readers, 2): the last two posts of readers of whom nothing is learnt."""
+    """Training histories, and (readers, 2) the last two posts of held-out readers. DataError for too few readers."""
     places = histories.first_likes
     users, counts = np.unique(histories.user[places], return_counts=True)
     able = users[counts >= 2]
@@ -178,7 +178,7 @@ class Examples:
 
 
 class HardNegatives:
-    """Posts that are near in words and that no reader took up together."""
+    """Hard negatives: posts near in words that no reader took up together."""
 
     def __init__(self, histories: Histories, near: Vectors) -> None:
         self._near, self._liked = near, histories.liked.tocsc()
@@ -391,7 +391,7 @@ class _Run:
 
 
 def _ranks(asked: Rows, vectors_of: Callable[[Rows], Any]) -> Any:
-    """(readers,): nDCG@10 of a reader's last post among those of all, by cosine with the one before it."""
+    """(readers,) nDCG@10 of each reader's last post among those of all, by cosine with the post before it."""
     posts = np.unique(asked)
     vectors = vectors_of(posts).astype(np.float64)
     vectors -= vectors.mean(axis=0)

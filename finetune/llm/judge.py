@@ -1,8 +1,8 @@
-"""Train the LLM that judges a pair: P(engage | reader, post) as a causal model's logit of yes less that of no.
+"""Train the LLM judge: P(engage | reader, post) is the sigmoid of a causal model's logit of yes minus that of no.
 
-Binary cross-entropy on that logit, over posts packed behind one history (`finetune.llm.packed`), with the prompt that
-serving sends (`agent.recommend.judge`). The base stays frozen; an adapter is trained on all of its blocks or the last
-ones. The base may be cut to its first blocks, which two cores can train. The card holds the results.
+The loss is binary cross-entropy on that logit, over posts packed after one history (`finetune.llm.packed`), with the
+prompt that serving sends (`agent.recommend.judge`). The base is frozen; an adapter is trained on all or on the last of
+its blocks. The base may be cut to its first blocks, so that a CPU can train it. The card holds the results.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ Say = Callable[[dict[str, float], int], None]  # numbers by name, after so many 
 
 
 def split(found: Sequence[LabelledPosts]) -> tuple[list[LabelledPosts], list[LabelledPosts]]:
-    """What is learnt from, and the last fifth by time to measure on."""
+    """Training examples, and the last fifth by time to measure on. DataError for fewer than two."""
     if len(found) < 2:
         raise DataError(f"{len(found)} moments cannot be split; more acts with a time are needed")
     ordered = sorted(found, key=lambda shown: shown.time)
     at = min(len(ordered) - 1, round((1 - _HELD_OUT) * len(ordered)))
     moment = ordered[at].time
-    # One moment is on one side; where all is one moment, so be it.
+    # Examples of the same moment stay on one side, unless all are of one moment.
     at = next((place for place, shown in enumerate(ordered) if shown.time == moment and place), at)
     return ordered[:at], ordered[at:]
 
@@ -137,7 +137,7 @@ def describe_examples(
 def digest_of(
     card: dict[str, Any], folder: str, learn: Sequence[LabelledPosts], tested: Sequence[LabelledPosts]
 ) -> str:
-    """Of everything that a training hangs on: a checkpoint is of no use to another."""
+    """SHA-256 of everything a training depends on, which tells whether a checkpoint belongs to it."""
     examples = [[asdict(each) for each in part] for part in (learn, tested)]
     return training.digest(json.dumps([card, training.file_states(folder), examples]))
 
@@ -360,7 +360,7 @@ def _calibrated(labels: Rows, logits: Values, users: Rows, seed: int) -> tuple[d
 
     def fitted(rows: npt.NDArray[np.bool_]) -> tuple[float, float]:
         slope, intercept = calibrated(labels[rows], logits[rows].astype(np.float32))
-        # What orders posts the wrong way round is not to be turned, but not to be listened to.
+        # A negative slope is not used: scores that order posts the wrong way are ignored instead.
         return (slope, intercept) if slope > 0 else calibrated(labels[rows], np.zeros(int(rows.sum()), np.float32))
 
     half = np.random.default_rng(seed).random(int(users.max()) + 1)[users] < 0.5

@@ -1,8 +1,8 @@
-"""What the judge learns from: posts at a moment, behind what was known of a reader before it.
+"""Training examples of the judge: labelled posts at a moment, after the history of a reader up to that moment.
 
-Whatever stands in a history happened before the moment, and no line of it is of a post that is asked about at that
-moment. Labels are what the reader did then: what they said (click data), or which of the posts that could have been
-shown they acted on (a home's ledger; negatives as in `finetune.ranking.examples`, half of them hard, all as fresh).
+A history holds only earlier events, and none on the posts that are asked about. Labels are likes and dislikes (click
+data), or which of the eligible posts the reader acted on (a home's ledger; negatives as in
+`finetune.ranking.examples`).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _ACTS = 100  # of which a history is made: the latest that there may be lines of
 
 @dataclass(frozen=True, slots=True)
 class LabelledPosts:
-    """Some posts behind one history. `posts` and `history` are lines of the prompt, `labels` 1 or 0.
+    """Posts with labels 1 or 0, after one reader's history. `posts` and `history` are lines of the prompt.
 
-    `time` is the moment (Unix seconds, an order number, or NaN). `plain` is what a number without a model says of
-    each post (its item mean, or how popular it was), known before the moment; only what is held out has it.
+    `time` is the moment (Unix seconds, an order number, or NaN). `plain` is a baseline value of each post (its item
+    mean, or its popularity) from before the moment; held-out examples alone have it.
     """
 
     user: str
@@ -57,7 +57,7 @@ class LabelledPosts:
 
 
 def read_posts(folder: Path) -> dict[str, Post]:
-    """Posts of an exchange folder by id; bad rows are left out."""
+    """Posts of an exchange folder by id; bad rows are skipped."""
     file = find_file(folder, "posts")
     found: dict[str, Post] = {}
     for _, row, _ in read_rows(file) if file else ():
@@ -69,8 +69,8 @@ def read_posts(folder: Path) -> dict[str, Post]:
     return found
 
 
-def from_clicks(histories: Histories, posts: Mapping[str, Post], most: int = MOST) -> list[LabelledPosts]:
-    """Each user's likes and dislikes in their order, in groups that double: 4 behind nothing, then 4, 8, and `most`."""
+def from_clicks(histories: Histories, posts: Mapping[str, Post]) -> list[LabelledPosts]:
+    """Each user's likes and dislikes in their order, in groups that double: 4 behind nothing, then 4, 8, and `MOST`."""
     lines = [_line(posts, id) for id in histories.posts]
     found: list[LabelledPosts] = []
     said = np.flatnonzero(histories.weight != 0)
@@ -78,7 +78,7 @@ def from_clicks(histories: Histories, posts: Mapping[str, Post], most: int = MOS
     for user, (begin, end) in enumerate(pairwise(starts)):
         at = begin
         while at < end:
-            rows = said[at : min(end, at + min(most, max(_FIRST, at - begin)))]
+            rows = said[at : min(end, at + min(MOST, max(_FIRST, at - begin)))]
             moment = float(histories.time[rows[0]])
             # Of acts in the same second none is known to be before the other.
             before = [row for row in said[begin:at] if not histories.time[row] >= moment]
@@ -113,9 +113,7 @@ def from_folder(
     return from_clicks(histories, posts), held_clicks(histories, test, posts, means[test.post].astype(np.float32))
 
 
-def held_clicks(
-    histories: Histories, test: ClickTest, posts: Mapping[str, Post], means: Floats, most: int = MOST
-) -> list[LabelledPosts]:
+def held_clicks(histories: Histories, test: ClickTest, posts: Mapping[str, Post], means: Floats) -> list[LabelledPosts]:
     """The rows of a click test, by user, behind the histories that may be learnt from; `means` (rows,) of the posts."""
     order = np.argsort(test.user, kind="stable")
     names, first_likes = np.unique(test.user[order], return_index=True)
@@ -123,8 +121,8 @@ def held_clicks(
     for user, rows in zip(names.tolist(), np.split(order, first_likes[1:]), strict=True):
         begin, end = histories.starts[user : user + 2]
         history = _history(histories, posts, range(begin, end))
-        for at in range(0, len(rows), most):
-            part = rows[at : at + most]
+        for at in range(0, len(rows), MOST):
+            part = rows[at : at + MOST]
             found.append(
                 LabelledPosts(
                     histories.users[user], math.nan, history,
@@ -152,12 +150,12 @@ def _line(posts: Mapping[str, Post], id: str) -> str:
 
 
 def from_home(
-    store: Store, embedder: Embedder, seed: int = 0, most: int = MOST,
+    store: Store, embedder: Embedder, seed: int = 0,
     progress: Progress | None = None,
 ) -> list[LabelledPosts]:  # fmt: skip
-    """Moments of the ledger's past in order of time. DataError when it holds too few acts with a time.
+    """Examples from the ledger, in order of time. DataError when it holds too few acts with a time.
 
-    For each post that the reader acted on three others, of those that `finetune.ranking.examples` draws for the ranker.
+    Each post that the reader acted on comes with three of the negatives that `finetune.ranking.examples` draws.
     """
     events: dict[str, list[Event]] = {}
     for _, event in store.events():
@@ -169,7 +167,7 @@ def from_home(
     found: list[LabelledPosts] = []
     for number, group in enumerate(groups(store, embedder, seed=seed, progress=progress)):
         rng = np.random.default_rng([seed, number])
-        positives = np.flatnonzero(group.labels > 0)[: most // (1 + _NEGATIVES)]
+        positives = np.flatnonzero(group.labels > 0)[: MOST // (1 + _NEGATIVES)]
         others = np.flatnonzero(group.labels == 0)
         drawn = rng.choice(others, min(len(others), _NEGATIVES * len(positives)), replace=False)
         chosen = rng.permutation(np.concatenate([positives, drawn])).tolist()

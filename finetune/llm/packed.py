@@ -1,7 +1,7 @@
-"""Several candidates behind one shared prefix in one sequence: each sees the prefix and itself, no other.
+"""Several candidates after one shared prefix, packed into one sequence; each attends to the prefix and itself.
 
-Positions go on behind the prefix for every candidate as if it stood alone, so its logits are those of the prompt that
-serving sends, one post at a time; a row of labels costs one reading of the prefix.
+The positions of each candidate continue from the prefix as if it were alone, so its logits are those of the prompt
+that serving sends for one post, and the prefix is computed once for all candidates.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pack(prefix: Sequence[int], candidates: Sequence[Sequence[int]]) -> Packed:
 
 
 def mask(packed: Packed, before: int = 0) -> Any:
-    """(1, 1, L, before + L) bool: what each token may look at; `before` columns of virtual tokens all may see."""
+    """(1, 1, L, before + L) bool attention mask; all tokens attend to the `before` columns of virtual tokens."""
     import torch
 
     part, places = packed.part, torch.arange(len(packed.ids))
@@ -53,7 +53,7 @@ def mask(packed: Packed, before: int = 0) -> Any:
 
 
 def yes_minus_no(model: Any, packed: Packed, labels: tuple[int, int]) -> Any:
-    """(n,) float32: logit of yes less that of no behind each candidate. `labels` are the token ids of the two.
+    """(n,) float32: logit of yes minus that of no after each candidate. `labels` are the token ids of the two.
 
     A model with virtual tokens (prefix tuning) is asked with its keys and values in front.
     """
@@ -72,7 +72,7 @@ def yes_minus_no(model: Any, packed: Packed, labels: tuple[int, int]) -> Any:
 
 
 class Prompts:
-    """Prompts of the judge as token ids, made as the embedded engine makes them: prefix and post apart."""
+    """Prompts of the judge as token ids; prefix and post are tokenised separately, as in the embedded engine."""
 
     def __init__(self, tokenizer: Any, longest: int = 2048) -> None:
         self._tokenizer, self._longest = tokenizer, longest
@@ -91,7 +91,7 @@ class Prompts:
         return self._known[text]
 
     def pack(self, shown: LabelledPosts) -> Packed:
-        """One row of what was shown; what does not fit loses the oldest lines of its history."""
+        """One example as a packed sequence; the oldest lines of a history that is too long are dropped."""
         for oldest in range(len(shown.history) + 1):
             before, after = around(shown.history[oldest:])
             packed = pack(self._opening + self.ids(before), [self.ids(post + after) for post in shown.posts])

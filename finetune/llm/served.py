@@ -1,4 +1,4 @@
-"""What vLLM is given to serve: a model in transformers' form, from a name that an operator knows."""
+"""The model that vLLM serves: a name, file or role becomes a model in transformers' format."""
 
 from __future__ import annotations
 
