@@ -28,12 +28,6 @@ SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 # At the start of a line or span, after a pipe, or after variables that are set for it.
 CALL = re.compile(r"(?:^|\| *)(?:[A-Z_]+=\S+ +)*whyfeed +([a-z][a-z-]*)(?=[\s`]|$)([^|#\n]*)", re.MULTILINE)
 FILE = re.compile(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)}|tests|benchmarks|src|deploy|docs)/(?:[\w./-]*[\w/])?")
-# Named where they belong, and not written yet.
-NOT_YET = {
-    "agent/batch/output.py", "agent/batch/workers.py", "agent/recommend/filters.py", "agent/texts/",
-    "retrieval/language.py", "tests/test_reader_half.py", "tests/test_selection.py", "tests/test_texts.py",
-    "tests/test_understander.py", "ui/page/messages.py",
-}  # fmt: skip
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -120,7 +114,7 @@ def test_links_resolve(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     text = TO_COME.sub("", text_of(page))
     for name in FILE.findall(text):
-        if not re.search("NAME|LANG", name) and name not in NOT_YET:
+        if not re.search("NAME|LANG", name):
             assert (ROOT / name).exists(), name
 
 
@@ -130,7 +124,6 @@ def test_what_is_to_come_is_not_there_yet() -> None:
     for page, text in told.items():
         for name in (name for name in spans(text) if "/" in name):
             assert not (ROOT / name).exists(), f"{name} is there: say so in {page.name}"
-    assert not [name for name in NOT_YET if (ROOT / name).exists()], "they are there: take them out of NOT_YET"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
