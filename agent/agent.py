@@ -144,7 +144,7 @@ class Agent:
         if not 1 <= k <= MOST:
             raise ValueError(f"k={k!r} is not between 1 and {MOST}")
         query = clean_text(query, MESSAGE)
-        view = self._recommender.view()
+        view = self._recommender.snapshot()
         rows = view.topics.search(query, SEARCHED) if query else {}
         ids = {view.community.ids[row]: relevance for row, relevance in rows.items()}
         posts = self._store.posts(list(ids))
@@ -160,7 +160,7 @@ class Agent:
 
     def about(self, topic: str) -> int:
         """How many posts are about a topic, as a steering rule sees it."""
-        return len(self._recommender.view().topics.match(clean_text(topic, 200)))
+        return len(self._recommender.snapshot().topics.match(clean_text(topic, 200)))
 
     def feedback(self, user: str, post: str, kind: str) -> Event:
         """Write what a user did with a post into the ledger; the very next list obeys.
@@ -252,7 +252,7 @@ class Agent:
 
     def members(self, text: str = "", limit: int = 50) -> list[Member]:
         """Users whose name or id contains the text, the most active first."""
-        view = self._recommender.view()
+        view = self._recommender.snapshot()
         wanted = text.strip().casefold()
         active = dict(view.community.active_users())
         users = [
@@ -276,12 +276,12 @@ class Agent:
 
     def profile(self, user: str) -> Profile:
         """What whyfeed believes about a user."""
-        view = self._recommender.view()
+        view = self._recommender.snapshot()
         return describe(view, view.reader(user), self._runtime.clock())
 
     def topics(self, limit: int = 24, community: str | None = None) -> list[str]:
         """Common topics of the home (or of one community), as suggestions for somebody new."""
-        view = self._recommender.view().community
+        view = self._recommender.snapshot().community
         if community is not None:
             pairs = zip(view.communities, view.tags, strict=True)
             counts = Counter(tag for name, tags in pairs if name == community for tag in tags)
@@ -302,7 +302,7 @@ class Agent:
     def forget(self, user: str, event_id: str) -> None:
         """Delete one event; everything computed is then as if it had never happened."""
         self._recommender.forget(user, [event_id])
-        self._recommender.views.current()
+        self._recommender.snapshots.current()
 
     def export(self, user: str, out: Path | None = None) -> Path:
         """Write a user's own folder in the exchange format; returns the folder."""
@@ -366,7 +366,7 @@ class Agent:
 
     def build(self, progress: Progress | None = None) -> None:
         """Bring vectors, index and everything in memory up to date now rather than at the first request."""
-        self._recommender.views.current(progress)
+        self._recommender.snapshots.current(progress)
 
     @property
     def store(self) -> Store:
@@ -385,7 +385,7 @@ class Agent:
 
     def warm(self, user: str, language: Language = "en", *, llm_rank: bool = False) -> None:
         """Do ahead what a first request would wait for: models, the clauses of the list, the judge's prefix."""
-        view = self._recommender.view()
+        view = self._recommender.snapshot()
         try:
             reader = view.reader(user)
         except UnknownUser:
@@ -400,7 +400,7 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """State of the models, and how much the home holds."""
-        community = self._recommender.view().community
+        community = self._recommender.snapshot().community
         return {
             **self.models.status(),
             "embedder": {"name": self.settings.embedder, "state": "ready"},

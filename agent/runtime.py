@@ -11,7 +11,7 @@ from whyfeed.agent.reasons.clause_worker import ClauseWorker
 from whyfeed.agent.reasons.clauses import ClauseBook
 from whyfeed.agent.reasons.explainer import Explainer
 from whyfeed.agent.recommend.service import Recommender
-from whyfeed.agent.recommend.snapshot import Views
+from whyfeed.agent.recommend.snapshot import Snapshots
 from whyfeed.agent.settings import Settings
 from whyfeed.agent.single_writer import Send, forwarding
 from whyfeed.agent.understanding.understander import Understander
@@ -28,7 +28,7 @@ class Runtime:
         self.clock = clock
         self.store = Store(settings.home.expanduser())
         self.embedder = embedder_of(settings)
-        views = Views(self.store, self.embedder, settings.index, self.encoder)
+        snapshots = Snapshots(self.store, self.embedder, settings.index, self.encoder)
         self.conversations = Conversations(self.store)
         if send is not None:
             self.store, self.conversations = forwarding(self.store, send), forwarding(self.conversations, send)
@@ -37,7 +37,7 @@ class Runtime:
         self._worker = ClauseWorker(book)
         self.explainer = Explainer(book, self._worker, lambda: self.models.state("writer"))
         self.recommender = Recommender(
-            self.store, self.conversations, views, self.models, clock,
+            self.store, self.conversations, snapshots, self.models, clock,
             explainer=self.explainer, foreground=self._worker.foreground, judged=settings.judged,
         )  # fmt: skip
         self._understander: Understander | None = None

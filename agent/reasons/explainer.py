@@ -14,7 +14,7 @@ from whyfeed.agent.reasons.clauses import Clause, ClauseBook
 from whyfeed.agent.reasons.reader_half import Facts, explain
 from whyfeed.agent.recommend.attribution import Attribution
 from whyfeed.agent.recommend.pipeline import Ranking
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Request
 from whyfeed.agent.trace import Status
 from whyfeed.retrieval.community.candidate import Candidate
@@ -59,7 +59,7 @@ class Explainer:
         self._worker = worker
         self._writer_state = writer_state
 
-    def prepare(self, view: View, ranking: Ranking, request: Request) -> list[Prepared]:
+    def prepare(self, view: Snapshot, ranking: Ranking, request: Request) -> list[Prepared]:
         """The reader's half for every post that was chosen, from the acts that each rests on."""
         posts = view.store.posts([candidate.post for candidate in ranking.chosen])
         attribution = Attribution(ranking, view)
@@ -78,7 +78,7 @@ class Explainer:
             for rank, candidate in enumerate(ranking.chosen, 1)
         ]
 
-    def items(self, view: View, ranking: Ranking, request: Request, *, write: bool) -> tuple[Item, ...]:
+    def items(self, view: Snapshot, ranking: Ranking, request: Request, *, write: bool) -> tuple[Item, ...]:
         """Items with reasons. Clauses that are not kept yet are written now (`write`), or quoted for the time being.
 
         The trace notes how many were ready, so that waiting can be told from working.
@@ -111,7 +111,7 @@ class Explainer:
         return tuple(item.post.id for item in items if self.book.ready(item.post, language) is None)
 
     def written(
-        self, view: View, ranking: Ranking, request: Request, items: Sequence[Item], cancel: threading.Event
+        self, view: Snapshot, ranking: Ranking, request: Request, items: Sequence[Item], cancel: threading.Event
     ) -> Iterator[Item]:
         """Write the clauses that are missing, one after the other, and yield each item with its final reason.
 
@@ -147,7 +147,7 @@ class Explainer:
 
 
 def _facts(
-    view: View,
+    view: Snapshot,
     ranking: Ranking,
     request: Request,
     candidate: Candidate,

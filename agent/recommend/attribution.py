@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from whyfeed.agent.recommend.pipeline import Ranking
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.retrieval.community import signals
 from whyfeed.retrieval.community.candidate import Because, Candidate
 from whyfeed.retrieval.community.reader import Reader
@@ -16,7 +16,7 @@ from whyfeed.retrieval.community.reader import Reader
 class Attribution:
     """Finds out what each of the reader's own acts did for a candidate, by really leaving it out."""
 
-    def __init__(self, ranking: Ranking, view: View) -> None:
+    def __init__(self, ranking: Ranking, view: Snapshot) -> None:
         self._ranking = ranking
         self._view = view
         self._vectors = view.community.vectors(ranking.reader.rows)

@@ -15,7 +15,7 @@ from whyfeed.agent.recommend.filters import FilterContext, Limits, keep_allowed
 from whyfeed.agent.recommend.judge import Judge
 from whyfeed.agent.recommend.rules import in_force
 from whyfeed.agent.recommend.selection import choose
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Request
 from whyfeed.agent.trace import StageRecord, Status, Trace
 from whyfeed.retrieval.arrays import Floats, Rows
@@ -56,7 +56,7 @@ class Task:
     seed: str = ""
 
 
-def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> Ranking:
+def run(view: Snapshot, reader: Reader, task: Task, judge: Judge | None = None) -> Ranking:
     """Run one request for one reader; the trace says what every stage did."""
     community, request = view.community, task.request
     trace = Trace(request=request.to_json())
@@ -110,7 +110,7 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
 # ---- inside ----
 
 
-def _asked(view: View, request: Request, like: Sequence[int]) -> dict[int, float] | None:
+def _asked(view: Snapshot, request: Request, like: Sequence[int]) -> dict[int, float] | None:
     """Relevance by row of what was asked for in words or by example; None when nothing was."""
     if request.query:
         return view.topics.search(request.query, QUERY_LIMIT)
@@ -133,7 +133,7 @@ def _unrelated(rows: Rows, query: dict[int, float] | None) -> frozenset[int]:
     return frozenset(int(row) for row in rows if query.get(int(row), 0.0) < bar)
 
 
-def _excluded(view: View, rules: Sequence[SteeringRule], request: Request) -> dict[int, str]:
+def _excluded(view: Snapshot, rules: Sequence[SteeringRule], request: Request) -> dict[int, str]:
     """Rows that a rule in force leaves out, with the rule's id; "request" where this message alone says so."""
     topics = [(rule.topic, rule.id) for rule in rules if rule.kind == "exclude"]
     topics += [(topic, "request") for topic in request.exclude]
@@ -144,7 +144,7 @@ def _excluded(view: View, rules: Sequence[SteeringRule], request: Request) -> di
     return excluded
 
 
-def _included(view: View, rules: Sequence[SteeringRule], request: Request) -> dict[int, float]:
+def _included(view: Snapshot, rules: Sequence[SteeringRule], request: Request) -> dict[int, float]:
     """Rows that a rule in force, or this message, asks for more of, with how surely they are about it."""
     topics = [rule.topic for rule in rules if rule.kind == "include"]
     included: dict[int, float] = {}
@@ -155,7 +155,7 @@ def _included(view: View, rules: Sequence[SteeringRule], request: Request) -> di
 
 
 def _score(
-    view: View,
+    view: Snapshot,
     reader: Reader,
     candidates: Sequence[Candidate],
     spread: Floats,
@@ -174,7 +174,7 @@ def _score(
 
 
 def _judge(
-    view: View, reader: Reader, candidates: list[Candidate], judge: Judge, record: StageRecord, trace: Trace
+    view: Snapshot, reader: Reader, candidates: list[Candidate], judge: Judge, record: StageRecord, trace: Trace
 ) -> None:
     best = sorted(candidates, key=lambda candidate: (-candidate.score, candidate.post))[: judge.most]
     # Scored in the order of their ids: what one post says can move neither this order nor another's score.

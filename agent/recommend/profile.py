@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from whyfeed.agent.answer import Interest, Profile, Rule
 from whyfeed.agent.recommend.rules import in_force
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.retrieval.community.reader import InterestGroup, Reader
 from whyfeed.retrieval.words import content_words
 
@@ -14,7 +14,7 @@ SHOWN_POSTS = 5
 _COMMON = 0.25  # of a community's posts: a tag on more than that says nothing about a person
 
 
-def describe(view: View, reader: Reader, now: float | None = None) -> Profile:
+def describe(view: Snapshot, reader: Reader, now: float | None = None) -> Profile:
     """The profile of one reader: interests with the posts they come from, rules, what is hidden."""
     community = view.community
     wanted = [community.ids[row] for group in reader.groups for row in group.rows[:SHOWN_POSTS]]
@@ -41,7 +41,7 @@ def describe(view: View, reader: Reader, now: float | None = None) -> Profile:
     )
 
 
-def label_of(group: InterestGroup, view: View, taken: set[str]) -> str:
+def label_of(group: InterestGroup, view: Snapshot, taken: set[str]) -> str:
     """One or two tags (else words of titles) that tell this group from the rest, none of them `taken`.
 
     The words that are used are added to `taken`, so that two interests never carry the same name.

@@ -13,7 +13,7 @@ from whyfeed.agent.llm.roles import Models
 from whyfeed.agent.recommend.judge import Judge
 from whyfeed.agent.recommend.pipeline import Ranking, Task, run
 from whyfeed.agent.recommend.rules import horizon_end, rule_text
-from whyfeed.agent.recommend.snapshot import View, Views
+from whyfeed.agent.recommend.snapshot import Snapshot, Snapshots
 from whyfeed.agent.recommend.why import explain_absence, explain_presence, trace_document
 from whyfeed.agent.request import Horizon, Request
 from whyfeed.agent.trace import Status
@@ -32,7 +32,7 @@ FEEDBACK = tuple(kind for kind in INTEREST if kind not in ("ask", "answer", "com
 class Explains(Protocol):
     """What turns a ranking into items with reasons; see `agent.reasons.explainer.Explainer`."""
 
-    def items(self, view: View, ranking: Ranking, request: Request, *, write: bool) -> tuple[Item, ...]:
+    def items(self, view: Snapshot, ranking: Ranking, request: Request, *, write: bool) -> tuple[Item, ...]:
         """One item for each chosen post; without `write` no language model is asked."""
         ...
 
@@ -44,13 +44,14 @@ class Recommender:
     """
 
     def __init__(
-        self, store: Store, conversations: Conversations, views: Views, models: Models, clock: Callable[[], float], *,
+        self, store: Store, conversations: Conversations, snapshots: Snapshots, models: Models,
+        clock: Callable[[], float], *,
         explainer: Explains, foreground: Callable[[], AbstractContextManager[None]], judged: int,
     ) -> None:  # fmt: skip
         """`foreground` keeps background work off the language model; `judged` is how many posts the judge scores."""
         self.store = store
         self.conversations = conversations
-        self.views = views
+        self.snapshots = snapshots
         self.clock = clock
         self._models = models
         self._explainer = explainer
@@ -60,18 +61,18 @@ class Recommender:
         # the interpreter at every step, and both together do less than one alone (`benchmarks/LOG.md`).
         self._ranking = threading.Lock()
 
-    def view(self, as_of: float | None = None) -> View:
+    def snapshot(self, as_of: float | None = None) -> Snapshot:
         """The home as of now, or as of a moment of the past (Unix seconds)."""
-        return self.views.current() if as_of is None else self.views.as_of(as_of)
+        return self.snapshots.current() if as_of is None else self.snapshots.as_of(as_of)
 
-    def judge(self, view: View, wanted: bool) -> Judge | None:
+    def judge(self, view: Snapshot, wanted: bool) -> Judge | None:
         """The LLM judge when it is `wanted` or the view's ranker gives it weight; None when there is no model."""
         engine = self._models.ranker() if wanted or view.ranker.weights["llm"] else None
         return None if engine is None else Judge(engine, self.store, self._judged, self._models.calibration())
 
     # ---- lists ----
 
-    def rank(self, view: View, user: str, task: Task, *, llm_rank: bool = False) -> Ranking:
+    def rank(self, view: Snapshot, user: str, task: Task, *, llm_rank: bool = False) -> Ranking:
         """Rank posts for one request. The LLM judges when asked to, or when a fitted model gives it weight.
 
         Raises UnknownUser.
@@ -92,7 +93,7 @@ class Recommender:
         k = 5 if request.k is None else request.k
         if not 1 <= k <= MOST:
             raise ValueError(f"k={k!r} is not between 1 and {MOST}")
-        view = self.view(as_of)
+        view = self.snapshot(as_of)
         now = self.clock() if as_of is None else as_of
         ranking = self.rank(view, user, Task(request, k, now=now), llm_rank=llm_rank)
         items = self._explainer.items(view, ranking, request, write=write)
@@ -101,7 +102,7 @@ class Recommender:
             self.remember(view, ranking, answer)
         return answer
 
-    def remember(self, view: View, ranking: Ranking, answer: Answer) -> None:
+    def remember(self, view: Snapshot, ranking: Ranking, answer: Answer) -> None:
         """Keep the trace of an answer, and the answer in its conversation if it has one."""
         document = trace_document(view, ranking, answer)
         said = (answer.conversation, answer.text, answer.to_chat_json()) if answer.conversation else None
@@ -139,7 +140,7 @@ class Recommender:
 
     def set_rule(self, user: str, rule_id: str, active: bool) -> None:
         """Switch a rule on or off. Raises UnknownUser, and UnknownEvent when the user has no such rule."""
-        reader = self.view().reader(user)
+        reader = self.snapshot().reader(user)
         if rule_id not in {rule.id for rule in reader.rules}:
             raise UnknownEvent(rule_id, user)
         self.append(Event("", user, "", "rule-on" if active else "rule-off", text=rule_id))
@@ -176,7 +177,7 @@ class Recommender:
 
     def why_not(self, user: str, post: str, language: Language | None = None) -> Explanation:
         """Why the post is not in the user's list, and what would bring it in; from the last trace."""
-        view = self.view()
+        view = self.snapshot()
         found = self.store.post(post)
         self.store.user(user)
         traces = self.conversations.traces(user, 1)

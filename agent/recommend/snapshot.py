@@ -21,7 +21,7 @@ from whyfeed.retrieval.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Snapshot:
     """What one request looks at. It does not change under the request, except that events are added."""
 
     store: Store
@@ -40,7 +40,7 @@ class View:
         return read(user, events, self.community, self.embedder)
 
 
-class Views:
+class Snapshots:
     """Makes views, and makes a new one when another process has changed the store or made another ranker live.
 
     `encoder` opens the language model that reads posts, for rankers that were trained with its readings.
@@ -54,37 +54,37 @@ class Views:
         self._factory = factory
         self._encoder = encoder
         self._lock = threading.Lock()
-        self._view: View | None = None
+        self._snapshot: Snapshot | None = None
         self._generation = -1
         self._registry = Registry(store.home)
         self._stamp: object = None
 
-    def current(self, progress: Progress | None = None) -> View:
+    def current(self, progress: Progress | None = None) -> Snapshot:
         """The view as of now, with everything that is in the ledger."""
         with self._lock:
             # The number is read before the data: a change in between is then taken in once more, never missed.
             generation, stamp = self._store.generation(), self._registry.stamp(MODEL)
-            if self._view is None or generation != self._generation:
-                self._view = self._make(None, progress)
+            if self._snapshot is None or generation != self._generation:
+                self._snapshot = self._make(None, progress)
                 self._generation = generation
             else:
                 if stamp != self._stamp:
-                    ranker = self._ranker(self._view.community, progress)
-                    self._view = replace(self._view, ranker=ranker)
-                self._view.community.take_in(self._store)
+                    ranker = self._ranker(self._snapshot.community, progress)
+                    self._snapshot = replace(self._snapshot, ranker=ranker)
+                self._snapshot.community.take_in(self._store)
             self._stamp = stamp
-            return self._view
+            return self._snapshot
 
-    def as_of(self, time: float) -> View:
+    def as_of(self, time: float) -> Snapshot:
         """The view as it was at a moment of the past."""
         return self._make(time, None)
 
-    def _make(self, as_of: float | None, progress: Progress | None) -> View:
+    def _make(self, as_of: float | None, progress: Progress | None) -> Snapshot:
         community = Community.load(self._store, self._embedder, factory=self._factory, as_of=as_of, progress=progress)
         topics = Topics(self._store, community, self._embedder)
         # A transformer that was trained on what came later has no place in a view of the past.
         ranker = Ranker.load(self._store.home) if as_of is not None else self._ranker(community, progress)
-        return View(self._store, self._embedder, community, topics, ranker)
+        return Snapshot(self._store, self._embedder, community, topics, ranker)
 
     def _ranker(self, community: Community, progress: Progress | None) -> Ranker:
         """The live ranker, and its transformer at work in the community; posts that it needs read are read now."""

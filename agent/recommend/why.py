@@ -8,7 +8,7 @@ from whyfeed.agent.answer import Answer, Claim, Evidence, Explanation, Reason
 from whyfeed.agent.phrases import listed, say, share_of, signal_word, source_word
 from whyfeed.agent.recommend.filters import FILTERS
 from whyfeed.agent.recommend.pipeline import Ranking
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import Post
 
@@ -17,7 +17,7 @@ _SCORED = 200  # candidates whose score the kept trace holds
 _CHANGES = {each.name: each.change for each in FILTERS}
 
 
-def trace_document(view: View, ranking: Ranking, answer: Answer) -> dict[str, Any]:
+def trace_document(view: Snapshot, ranking: Ranking, answer: Answer) -> dict[str, Any]:
     """What is kept of a request so that why and why-not can be answered later, exactly."""
     scored = sorted(ranking.scored, key=lambda candidate: (-candidate.score, candidate.post))[:_SCORED]
     topics = {rule.id: rule.topic for rule in ranking.reader.rules} | {"request": ", ".join(answer.request.exclude)}
