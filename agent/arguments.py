@@ -1,4 +1,4 @@
-"""Arguments of operations and of a planner's tools, as pydantic models."""
+"""Arguments of the operations and of the planner's tools, as pydantic models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Act = Literal["like", "dislike", "hide", "save", "open", "click", "share", "buy"
 
 
 class Arguments(BaseModel):
-    """Base of all arguments: what is not known is refused, not ignored, and "5" is no number."""
+    """Base of all arguments: unknown fields are rejected, and types are strict ("5" is not a number)."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
