@@ -146,7 +146,7 @@ class Understander:
         return self._trimmed(self._cut(text, context, self._guess(text)), text)
 
     def _combined(self, text: str, context: Context) -> Request:
-        """Rules and classifier. The more reliable a rule, the larger the margin by which the classifier overrules it."""
+        """Rules and classifier. The more reliable a rule, the larger the margin needed to overrule it."""
         if plain := self._plainly(text, context):
             return plain
         rule, bar = self._surely(text, context), OVERRULE
