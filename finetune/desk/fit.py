@@ -63,7 +63,7 @@ class OperatorAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Signals (n, SIGNALS) of the replies that could have been sent, and the index of the one sent. `kind`: saved or free."""
+    """Signals (n, SIGNALS) of the possible replies, and the index of the one sent. `kind`: saved or free."""
 
     conversation: str
     kind: str
