@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from whyfeed.finetune.llm.judge_examples import LabelledPosts
 
 DataDir = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Train on an exchange folder instead of the home.")
+    Path | None, typer.Option("--data", metavar="DIR", help="Use an exchange folder instead of the home.")
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; default: a new version in the home.")]
 Seed = Annotated[int, typer.Option(help="Random seed of examples, order and dropout.")]
@@ -35,7 +35,7 @@ def finetune() -> None:
     """
     import warnings
 
-    # peft asks transformers for names that are deprecated; whoever runs a training cannot change that.
+    # peft asks transformers for names that are deprecated; users of whyfeed cannot change that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
@@ -119,9 +119,7 @@ def finetune_llm(
     epochs: Epochs = 1,
     steps: Steps = None,
     minutes: Minutes = None,
-    eval_every: Annotated[
-        int | None, typer.Option(min=1, metavar="STEPS", help="Measure after every this many steps.")
-    ] = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Measure every STEPS steps.")] = None,
     data: DataDir = None,
     out: Out = None,
     report: Annotated[str | None, typer.Option(help="Report each step to tensorboard or wandb.")] = None,
