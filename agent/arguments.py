@@ -104,5 +104,5 @@ class SuggestReply(Arguments):
     llm: bool = Field(True, description="Let the language model add a draft.")
 
 
-class Nobody(Arguments):
+class NoArguments(Arguments):
     """No arguments."""

@@ -20,7 +20,7 @@ from whyfeed.agent.arguments import (
     Events,
     Feedback,
     Forget,
-    Nobody,
+    NoArguments,
     OfPost,
     OfUser,
     Recommend,
@@ -151,7 +151,7 @@ def suggest_reply(agent: Agent, asked: SuggestReply) -> dict[str, Any]:
     return last.to_json()
 
 
-def status(agent: Agent, _: Nobody) -> dict[str, Any]:
+def status(agent: Agent, _: NoArguments) -> dict[str, Any]:
     """The state of the models, and counts of what the home holds."""
     return agent.status()
 
@@ -171,7 +171,7 @@ OPERATIONS: Mapping[str, Operation] = {
         Operation("forget", "feedback", Forget, forget, tool=True, writes=True),
         Operation("suggest_reply", "desk", SuggestReply, suggest_reply, tool=True),
         Operation("erase", "admin", OfUser, erase, writes=True),
-        Operation("status", "admin", Nobody, status),
+        Operation("status", "admin", NoArguments, status),
     )
 }
 TOOLS: tuple[Operation, ...] = tuple(operation for operation in OPERATIONS.values() if operation.tool)

@@ -264,7 +264,7 @@ class Registry:
 
     def _take(self, name: str, folder: Path, card: Mapping[str, Any], live: bool) -> int:
         """Write the card into a folder and rename the folder to the next version."""
-        version = max([*self._numbers(name), *self._pointed(name), 0]) + 1
+        version = max([*self._numbers(name), *self._numbers_in_use(name), 0]) + 1
         place = self._folder(name) / str(version)
         try:
             (folder / CARD).unlink(missing_ok=True)
@@ -282,7 +282,7 @@ class Registry:
         self._tidy(name)
         return version
 
-    def _pointed(self, name: str) -> list[int]:
+    def _numbers_in_use(self, name: str) -> list[int]:
         """Numbers that the pointer names; they are never reused, even when their files are gone."""
         try:
             found = self._pointer(name)

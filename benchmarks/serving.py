@@ -67,10 +67,10 @@ def main() -> None:
         bare = Bare(url, engine.name)
         print(f"{'':32}{'ours, s':>8}{'minimal, s':>11}{'overhead [95 %]':>26}{'processor':>12}")
         before = metrics(url)
-        ranked = world.ranked(engine), world.ranked_barely(bare)
+        ranked = world.ranked(engine), world.ranked_minimal(bare)
         row(f"vLLM: {args.candidates} candidates", *ranked, args.rounds, lambda number: world.tokenised(bare, number))
         after = metrics(url)
-        row(f"vLLM: {args.reasons} reasons at once", world.written(engine), world.written_barely(bare), args.rounds)
+        row(f"vLLM: {args.reasons} reasons at once", world.written(engine), world.written_minimal(bare), args.rounds)
         asked, hit = (after[name] - before[name] for name in ("queries", "hits"))
         print(f"tokens of the rankings' prompts that vLLM took from its prefix cache: {hit / asked:.1%}")
         pairs = world.pairs(args.pairs)
@@ -81,13 +81,13 @@ def main() -> None:
     row(
         f"embedded: {args.candidates} candidates",
         world.ranked(local),
-        world.ranked_natively(local, server),
+        world.ranked_llamacpp(local, server),
         args.rounds,
     )
     row(
         f"embedded: {args.reasons // 4} reasons",
         world.written(local, 4),
-        world.written_natively(server, 4),
+        world.written_llamacpp(server, 4),
         args.rounds,
     )
     here = world.judged(local, pairs)
@@ -188,7 +188,7 @@ class World:
 
     # ---- the minimal client
 
-    def ranked_barely(self, bare: Bare) -> Work:
+    def ranked_minimal(self, bare: Bare) -> Work:
         """Score candidates with the minimal client."""
         return lambda number: bare.score(self.reader(number)[0], self.lines(number))
 
@@ -197,7 +197,7 @@ class World:
         for text in (self.reader(number)[0], *self.lines(number), "Yes", "No"):
             bare.ids(text)
 
-    def written_barely(self, bare: Bare) -> Work:
+    def written_minimal(self, bare: Bare) -> Work:
         """Write clauses concurrently with the minimal client."""
 
         def work(number: int) -> None:
@@ -206,7 +206,7 @@ class World:
 
         return work
 
-    def ranked_natively(self, engine: EmbeddedEngine, server: Any) -> Work:
+    def ranked_llamacpp(self, engine: EmbeddedEngine, server: Any) -> Work:
         """Exact scores with llama.cpp's own object: one prefix, and the cache cut back to it for each post."""
 
         def work(number: int) -> list[float]:
@@ -226,7 +226,7 @@ class World:
 
         return work
 
-    def written_natively(self, server: Any, every: int) -> Work:
+    def written_llamacpp(self, server: Any, every: int) -> Work:
         """Write clauses one after the other with llama.cpp's own object."""
 
         def work(number: int) -> None:

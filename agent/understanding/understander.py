@@ -126,7 +126,7 @@ class Understander:
 
         `query` also holds the topic of why, why_not, forget, people and groups, when there is one.
         """
-        text = _normal(text)
+        text = _normalised(text)
         request = self._trimmed(self._combined(text, context), text)
         return request.with_(language=detect_language(text, context.language))
 
@@ -136,22 +136,22 @@ class Understander:
 
     def by_rules(self, text: str, context: Context = _NOTHING) -> Request | None:
         """The result of the written rules alone; None when no rule matches."""
-        text = _normal(text)
-        rule = self._plainly(text, context) or self._surely(text, context) or self._loosely(text)
+        text = _normalised(text)
+        rule = self._obvious(text, context) or self._by_reliable_rules(text, context) or self._by_loose_rules(text)
         return rule and self._trimmed(rule, text)
 
     def by_classifier(self, text: str, context: Context = _NOTHING) -> Request:
         """The result of the classifier alone; a search or a plain wish when it is unsure."""
-        text = _normal(text)
+        text = _normalised(text)
         return self._trimmed(self._cut(text, context, self._guess(text)), text)
 
     def _combined(self, text: str, context: Context) -> Request:
         """Rules and classifier. The more reliable a rule, the larger the margin needed to overrule it."""
-        if plain := self._plainly(text, context):
+        if plain := self._obvious(text, context):
             return plain
-        rule, bar = self._surely(text, context), OVERRULE
+        rule, bar = self._by_reliable_rules(text, context), OVERRULE
         if rule is None:
-            rule, bar = self._loosely(text), OVERRULE_LOOSE
+            rule, bar = self._by_loose_rules(text), OVERRULE_LOOSE
         guess = self._guess(text)
         if rule and (guess is None or guess.intent == rule.intent or guess.margin < bar):
             return rule
@@ -165,7 +165,7 @@ class Understander:
 
     def _cut(self, text: str, context: Context, guess: Guess | None) -> Request:
         """The request for a classified intent, with the parts that belong to this intent."""
-        content, topic = self._content(text), self._topic(text)
+        content, topic = self._content_words(text), self._topic(text)
         references = find_references(text, context, self._by_title)
         # A few words that occur in no training sentence outside topics are a topic, unless the classifier is very sure.
         bare = len(words(text)) <= 6 and len(content) == len([word for word in words(text) if word not in "的of"])
@@ -177,7 +177,7 @@ class Understander:
         intent = intent or ("search" if content else "recommend")
         request = Request(intent, by="classifier")
         if intent == "search":
-            loose = first_match(SEARCH, _peel(text))
+            loose = first_match(SEARCH, _without_courtesies(text))
             query = tidy_topic(text) if bare else tidy_topic(loose[1]) if loose else topic
             kinds = cut_kinds(text)[0]
             return request.with_(query=query or tidy_topic(text) or text[:QUERY], kinds=kinds, k=find_count(text))
@@ -185,23 +185,23 @@ class Understander:
             return request.with_(kinds=cut_kinds(text)[0], k=find_count(text), others=bool(OTHERS.search(text)))
         if intent in ("smalltalk", "out_of_scope", "undo", "profile"):
             return request
-        if references.exact or (references.spoken and not self._content(references.rest)):
+        if references.exact or (references.spoken and not self._content_words(references.rest)):
             return request.with_(posts=references.posts)
         if intent in ("compare", "summarise", "why") and (posts := find_numbers(text, context)):
             return request.with_(posts=posts)
         if intent in ("people", "groups", "why_not", "forget", "why"):
-            return self._written(text, request.with_(query=topic or None), topic)
+            return self._with_writer_topics(text, request.with_(query=topic or None), topic)
         if intent in ("hide", "less_like", "more_like"):  # "hide" without a post means a topic
             horizon, text = cut_horizon(text)
             topic = self._topic(text)
             name = "include" if intent == "more_like" else "exclude"
             request = Request("less_like" if intent == "hide" else intent, horizon=horizon or "always", by="classifier")
-            return self._written(text, request.with_(**{name: split_topics(topic)}), topic)
+            return self._with_writer_topics(text, request.with_(**{name: split_topics(topic)}), topic)
         return request
 
     # --- rules ------------------------------------------------------------------------------------
 
-    def _plainly(self, text: str, context: Context) -> Request | None:
+    def _obvious(self, text: str, context: Context) -> Request | None:
         """Texts that need no classifier: empty, small talk, a bare reference, orders to the system. Never overruled."""
         if not re.search(r"\w", text):
             return Request("smalltalk" if text else "recommend")
@@ -216,32 +216,32 @@ class Understander:
         references = find_references(text, context, self._by_title)
         return Request("summarise", posts=references.posts) if references.only else None
 
-    def _surely(self, text: str, context: Context) -> Request | None:
+    def _by_reliable_rules(self, text: str, context: Context) -> Request | None:
         """Rules that are nearly always right when they match."""
-        bare = _peel(text)
+        bare = _without_courtesies(text)
         references = find_references(bare, context, self._by_title)
         return (
-            self._asked(bare, references, context)
-            or self._others(text)
-            or self._pointed(bare, references, context)
-            or self._steered(text, context)
+            self._question(bare, references, context)
+            or self._other_posts(text)
+            or self._about_posts(bare, references, context)
+            or self._steering(text, context)
             or (Request("out_of_scope") if first_match(OUT, text) else None)
         )
 
-    def _named(self, text: str) -> Request | None:
+    def _bare_topic(self, text: str) -> Request | None:
         """A clause that only names a topic, like the first in "beer, but nothing about hops"."""
         topic, tokens = tidy_topic(text), tokenise(text)
         named = topic and len(tokens) <= 4 and all(word.lower() not in self._frame for word, _, _ in tokens)
         return Request("search", query=topic) if named else None
 
-    def _loosely(self, text: str) -> Request | None:
+    def _by_loose_rules(self, text: str) -> Request | None:
         """Rules for plain wishes and searches, which look like many other intents."""
-        bare = _peel(text)
-        if first_match(RECOMMEND, bare) and not self._content(bare):
+        bare = _without_courtesies(text)
+        if first_match(RECOMMEND, bare) and not self._content_words(bare):
             return Request("recommend", kinds=cut_kinds(bare)[0], k=find_count(bare))
-        return self._searched(bare)
+        return self._search(bare)
 
-    def _asked(self, text: str, references: References, context: Context) -> Request | None:
+    def _question(self, text: str, references: References, context: Context) -> Request | None:
         for intent, pattern in ASKED:
             match = pattern.search(text)
             if not match:
@@ -252,12 +252,12 @@ class Understander:
             if intent in ("people", "groups"):
                 arguments = (first_match(((intent, other),), text) for name, other in ASKED if name == intent)
                 topics = (tidy_topic(argument[1]) for argument in arguments if argument)
-                return Request(intent, query=next(filter(self._content, topics), None), k=find_count(text))
+                return Request(intent, query=next(filter(self._content_words, topics), None), k=find_count(text))
             inner = find_references(topic, context, self._by_title)
-            if references.spoken and (intent == "why" or inner.only or not self._content(topic)):
+            if references.spoken and (intent == "why" or inner.only or not self._content_words(topic)):
                 return Request(intent, posts=references.posts)
             topic = tidy_topic(WHY_NOT_TAIL.sub("", topic) if intent == "why_not" else topic)
-            if intent == "why" and not self._content(topic):
+            if intent == "why" and not self._content_words(topic):
                 posts = find_numbers(text, context) or ((context.focus,) if context.focus else ())
                 return Request("why", posts=posts)
             if intent == "forget" and not content_words(topic):  # without a topic, forget would delete everything
@@ -266,8 +266,8 @@ class Understander:
                 return Request(intent, query=topic or None)
         return None
 
-    def _pointed(self, text: str, references: References, context: Context) -> Request | None:
-        if not references.spoken and _NUMBERED.search(text) and not self._content(text):  # "hide 2"
+    def _about_posts(self, text: str, references: References, context: Context) -> Request | None:
+        if not references.spoken and _NUMBERED.search(text) and not self._content_words(text):  # "hide 2"
             references = References(find_numbers(text, context), spoken=True)
         for intent, pattern in POINTED:
             if not pattern.search(text):
@@ -276,22 +276,22 @@ class Understander:
                 posts = references.posts if references.spoken else find_numbers(text, context)
                 if len(posts) > 1 or COMPARE.search(text):
                     return Request("compare", posts=posts)
-            elif references.spoken and (references.exact or not self._content(pattern.sub(" ", references.rest))):
+            elif references.spoken and (references.exact or not self._content_words(pattern.sub(" ", references.rest))):
                 if intent == "hide" and LIKE.search(text):
                     continue
                 horizon = cut_horizon(text)[0] if intent == "hide" else None
                 return Request(intent, posts=references.posts, horizon=horizon or "always")
         return None
 
-    def _others(self, text: str) -> Request | None:
+    def _other_posts(self, text: str) -> Request | None:
         if NOT_OTHERS.search(text):
             return None
         for clause in _CLAUSE.split(text):
-            if clause and OTHERS.search(clause) and not self._content(OTHERS.sub(" ", clause)):
+            if clause and OTHERS.search(clause) and not self._content_words(OTHERS.sub(" ", clause)):
                 return Request("recommend", others=True, k=find_count(text))
         return None
 
-    def _steered(self, text: str, context: Context) -> Request | None:
+    def _steering(self, text: str, context: Context) -> Request | None:
         """Steering by clauses: "less beer, more whisky please". A clause of topics alone continues the last one."""
         horizon, text = cut_horizon(text)
         whole = find_references(text, context, self._by_title)
@@ -301,7 +301,7 @@ class Understander:
         search: Request | None = None
         direction: Intent | None = None
         aside = ""  # an earlier clause that asks for nothing by itself
-        for clause in (_peel(part) for part in _CLAUSE.split(text) if part and part.strip()):
+        for clause in (_without_courtesies(part) for part in _CLAUSE.split(text) if part and part.strip()):
             if match := EXCHANGE.search(clause):
                 wanted, unwanted = (
                     next(value for name, value in match.groupdict().items() if name[0] == side and value)
@@ -319,7 +319,7 @@ class Understander:
                     and (earlier := self._topic(_PREDICATE.split(aside)[0]))
                 ):
                     found = split_topics(earlier)  # "jazz is everywhere, stop showing it"
-                elif references.spoken and not self._content(references.rest):
+                elif references.spoken and not self._content_words(references.rest):
                     found = ()  # "that one was superb, more of those": the post named earlier is meant
                     posts.extend((references if references.exact or not whole.exact else whole).posts)
                 elif not found:
@@ -330,7 +330,7 @@ class Understander:
             elif direction and len(words(clause)) <= 4 and not SMALLTALK.fullmatch(clause):
                 topics[direction].extend(split_topics(clause))
             elif direction is None:
-                search = search or self._searched(clause) or self._named(clause)
+                search = search or self._search(clause) or self._bare_topic(clause)
                 aside = clause
         if first is None:
             return None
@@ -341,7 +341,7 @@ class Understander:
         )
         return request if search else request.with_(posts=tuple(dict.fromkeys(posts)))
 
-    def _searched(self, text: str) -> Request | None:
+    def _search(self, text: str) -> Request | None:
         step = first_match(SEARCH, text)
         if step is None:
             return None
@@ -403,7 +403,7 @@ class Understander:
             include=include, exclude=exclude, query=request.query and (trim(request.query) or request.query)
         )
 
-    def _content(self, text: str) -> list[str]:
+    def _content_words(self, text: str) -> list[str]:
         """The words of the text that the training sentences use only in topics, or not at all."""
         return [word for word in words(text) if word not in self._frame and not word.isdigit()]
 
@@ -422,7 +422,7 @@ class Understander:
         best = max(runs, key=lambda run: run[-1][1] - run[0][0] if run else 0)
         return text[best[0][0] : best[-1][1]] if best else ""
 
-    def _written(self, text: str, request: Request, topic: str) -> Request:
+    def _with_writer_topics(self, text: str, request: Request, topic: str) -> Request:
         """The request with the topics that the writer extracts; unchanged when there are none or the writer fails."""
         writer = None if topic and len(words(topic)) <= 3 else self._writer()
         if writer is None:
@@ -446,12 +446,12 @@ class Understander:
         return request.with_(query=" ".join(topics), by="writer")
 
 
-def _normal(text: str) -> str:
+def _normalised(text: str) -> str:
     """At most 2,000 characters on one line, without control characters, full-width forms and long repetitions."""
     return _FLOOD.sub(r"\1\1", " ".join(clean_text(text, MAX_TEXT).translate(_FULL_WIDTH).split()))
 
 
-def _peel(text: str) -> str:
+def _without_courtesies(text: str) -> str:
     """The sentence without polite phrases at its start."""
     for _ in range(5):
         shorter = _PREFIX.sub("", text.strip(), count=1)

@@ -45,7 +45,7 @@ def recommend(
             user, k, query, kind, as_of=moment, llm_rank=llm_rank, language=language,  # type: ignore[arg-type]
         )  # fmt: skip
         print_json(answer.to_json()) if as_json else _print_answer(answer, agent)
-        _mind_the_writer(agent)
+        _report_missing_writer(agent)
 
 
 def chat(
@@ -133,7 +133,7 @@ def _explain(home: Path | None, as_json: bool, ask: Callable[[Agent], Explanatio
     typer.echo(explanation.would_change)
 
 
-def _mind_the_writer(agent: Agent) -> None:
+def _report_missing_writer(agent: Agent) -> None:
     """Say why reasons hold quotes instead of written clauses, unless --no-llm asked for that."""
     state = agent.models.describe("writer")
     if state not in ("ready", "off"):

@@ -47,7 +47,7 @@ def ui(
         agent.models.fetch(progress.bytes)
 
         stopping = threading.Event()
-        learning = threading.Thread(target=_learn, args=(agent, stopping), name="whyfeed-learning", daemon=True)
+        learning = threading.Thread(target=_fit_when_due, args=(agent, stopping), name="whyfeed-learning", daemon=True)
 
         def ready(url: str) -> None:
             typer.echo(f"whyfeed is ready: {url}")
@@ -141,7 +141,7 @@ def serve_llm(
 
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
         raise ValueError("others than this machine can reach it: give a --key")
-    tensor, copies = _cards(gpus)
+    tensor, copies = _gpus_and_copies(gpus)
     settings = Settings(home=home) if home is not None else Settings()
     environment = vllm.find_environment(python)
     if environment.gpus < tensor * copies and tensor * copies > 1:
@@ -153,7 +153,7 @@ def serve_llm(
         found.model, found.name, host, port, tensor, copies, context, memory, 0 if found.whole else rank, key=key,
         tool_parser=tool_parser,
     )  # fmt: skip
-    _keep_up(options, environment, registry, found.base)
+    _supervise(options, environment, registry, found.base)
 
 
 def mcp(
@@ -205,7 +205,7 @@ def _visitor(login: str | None) -> tuple[str, str] | None:
     return name, password
 
 
-def _learn(agent: Agent, stopping: threading.Event) -> None:
+def _fit_when_due(agent: Agent, stopping: threading.Event) -> None:
     """Fit the reply ranker in the background if many answers came since the last fit."""
     from whyfeed.finetune.desk.fit import fit_when_due
     from whyfeed.retrieval.errors import WhyfeedError
@@ -220,7 +220,7 @@ def _learn(agent: Agent, stopping: threading.Event) -> None:
         typer.echo(f"whyfeed: the desk goes on with the ranker it has: {exc}", err=True)
 
 
-def _keep_up(options: Options, environment: Environment, registry: Registry, base: str) -> None:
+def _supervise(options: Options, environment: Environment, registry: Registry, base: str) -> None:
     """Run vLLM until Ctrl-C or SIGTERM."""
     from whyfeed.agent.llm import vllm_server as vllm
     from whyfeed.agent.llm.vllm_adapters import Adapters
@@ -247,7 +247,7 @@ def _keep_up(options: Options, environment: Environment, registry: Registry, bas
     supervisor.run(stop, ready, adapters.sync if options.rank else lambda: None)
 
 
-def _cards(gpus: str) -> tuple[int, int]:
+def _gpus_and_copies(gpus: str) -> tuple[int, int]:
     """GPUs per copy and number of copies, from `T` or `TxC`."""
     tensor, _, copies = gpus.lower().partition("x")
     try:
