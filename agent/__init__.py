@@ -1,1 +1,1 @@
-"""One request from words to a checked answer: the Agent, the state it shares, and the rooms of its parts."""
+"""The recommendation agent: the facade `Agent`, the operations, and one package for each part of an answer."""

@@ -1,4 +1,4 @@
-"""The Agent: everything that whyfeed does for a person or a program, over one home folder."""
+"""The facade `Agent`: everything that whyfeed does for a person or a program, on one home folder."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from whyfeed.retrieval.store.store import Store
 from whyfeed.retrieval.user import User
 
 MESSAGE = 2000  # characters of a message that are read
-SEARCHED = 500  # posts that a search looks through for those of a kind
+SEARCHED = 500  # posts that a search ranks before it keeps those of the wanted kinds
 
 
 class Agent:
-    """Recommends, explains, chats, learns and forgets.
+    """Recommends, explains, chats, learns from feedback, and forgets.
 
-    >>> agent = Agent.open(Path("~/.local/share/whyfeed"))          # doctest: +SKIP
-    >>> answer = agent.recommend("alcohol:37", k=5)                  # doctest: +SKIP
+        >>> agent = Agent.open(Path("~/.local/share/whyfeed"))          # doctest: +SKIP
+        >>> answer = agent.recommend("alcohol:37", k=5)                  # doctest: +SKIP
 
-    One agent may be used from many threads. It belongs to one home; nothing about a user or a
-    conversation is kept in it, only in the home's store. `clock` gives the time of new events; with
-    `send` another process writes (`agent.single_writer`).
+    An agent belongs to one home and may be used from many threads. It holds no state of a user or a conversation; that
+    is in the home's store. `clock` gives the time of new events in Unix seconds. With `send`, another process does all
+    writes (see `agent.single_writer`).
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time, send: Send | None = None) -> None:
@@ -67,17 +67,16 @@ class Agent:
 
     @classmethod
     def open(cls, home: Path | str | None = None, **settings: Any) -> Agent:
-        """Open a home folder; it is made when new and migrated when old.
+        """Open a home folder. A new folder is created, a home of an older version is migrated.
 
-        `settings` are those of `agent.settings.Settings`. Raises HomeError when the folder cannot
-        be used.
+        `settings` are those of `agent.settings.Settings`. Raises HomeError when the folder cannot be used.
         """
         if home is not None:
             settings["home"] = Path(home)
         return cls(Settings(**settings))
 
     def close(self) -> None:
-        """Stop what runs in the background and close the store."""
+        """Stop background work and close the store."""
         self.desk.shut()
         self._choice.close()
         self._runtime.close()
@@ -104,9 +103,9 @@ class Agent:
     ) -> Answer:
         """The k best posts for a user, each with a checked reason.
 
-        `as_of` answers as of a moment of the past (Unix seconds); `llm_rank` computes and shows the
-        LLM's P(engage); without `write` nothing is written now, and what is not kept yet is quoted.
-        Raises UnknownUser, and ValueError when k is not between 1 and 50.
+        `as_of` answers as of a moment in the past (Unix seconds). `llm_rank` also computes and shows the LLM's
+        P(engage). Without `write` no new clause is written: posts without a stored clause get a quote. Raises
+        UnknownUser, and ValueError when k is not between 1 and 50.
         """
         query = clean_text(query, MESSAGE) or None
         request = Request(
@@ -124,10 +123,10 @@ class Agent:
         cancel: threading.Event | None = None,
         llm_rank: bool = False,
     ) -> Generator[ChatEvent, None, None]:
-        """Answer a message; yields what happens while it happens, and ends with an `Answer`.
+        """Answer a message. Yields events while the answer is made; the last one is the `Answer`.
 
-        A conversation is started when none is given; its id is in the answer. Raises UnknownUser,
-        and DataError when the conversation is not this user's.
+        Without `conversation` a new one is started; the answer holds its id. Raises UnknownUser, and DataError when the
+        conversation belongs to another user.
         """
         self._store.user(user)
         if conversation is None:
@@ -140,11 +139,11 @@ class Agent:
         return dialogue.answer(clean_text(text, MESSAGE))
 
     def search(self, query: str, k: int = 5, kinds: Sequence[str] = ()) -> list[Found]:
-        """The k posts that are most about something, whoever asks. ValueError when k is not between 1 and 50."""
+        """The k posts most relevant to a query, for any user. Raises ValueError when k is not between 1 and 50."""
         if not 1 <= k <= MOST:
             raise ValueError(f"k={k!r} is not between 1 and {MOST}")
         query = clean_text(query, MESSAGE)
-        view = self._recommender.view()
+        view = self._recommender.snapshot()
         rows = view.topics.search(query, SEARCHED) if query else {}
         ids = {view.community.ids[row]: relevance for row, relevance in rows.items()}
         posts = self._store.posts(list(ids))
@@ -152,40 +151,42 @@ class Agent:
         return [each for each in found if not kinds or each.post.kind in kinds][:k]
 
     def steer(self, user: str, topic: str, direction: Direction, horizon: Horizon = "always") -> Event:
-        """See more of a topic, or none of it, from the next list on; the rule is an event that can be forgotten.
+        """Show more of a topic, or nothing of it, from the next list on. The rule is an event and can be forgotten.
 
-        `horizon` is day, week, month or always. Raises UnknownUser, and ValueError for anything else.
+        `horizon` is day, week, month or always. Raises UnknownUser, and ValueError for any other direction or horizon.
         """
         return self._recommender.steer(user, topic, direction, horizon)
 
     def about(self, topic: str) -> int:
-        """How many posts are about a topic, as a steering rule sees it."""
-        return len(self._recommender.view().topics.match(clean_text(topic, 200)))
+        """The number of posts about a topic, as a steering rule matches them."""
+        return len(self._recommender.snapshot().topics.match(clean_text(topic, 200)))
 
     def feedback(self, user: str, post: str, kind: str) -> Event:
-        """Write what a user did with a post into the ledger; the very next list obeys.
+        """Record in the ledger what a user did with a post; the next list takes it into account.
 
-        `kind` is one of like, dislike, hide, save, open, click, share, buy, listen, read, view.
+        `kind` is one of like, dislike, hide, save, open, click, share, buy, listen, read, view. Raises ValueError for
+        any other kind, UnknownUser and UnknownPost.
         """
         return self._recommender.feedback(user, post, kind)
 
     def why(self, user: str, post: str, language: Language | None = None) -> Explanation:
-        """Why the post was shown, read from the trace of the user's last answer that had it."""
+        """Why the post was shown, from the trace of the user's latest answer that contained it."""
         return self._recommender.why(user, post, language)
 
     def why_not(self, user: str, post: str, language: Language | None = None) -> Explanation:
-        """Why the post is not in the user's list, and what would bring it in; from the last trace."""
+        """Why the post is not in the user's list and what would bring it in, from the latest trace."""
         return self._recommender.why_not(user, post, language)
 
     def suggest_replies(
         self, conversation: Ask, k: int = 3, *, draft: str = "", wanted: str = ""
     ) -> list[ReplySuggestion]:
-        """At most k replies that an operator can send, every fact and promise in them cited, the best first.
+        """At most k replies that an operator can send, best first; every fact and promise in them is cited.
 
-        `conversation` is the id of one in the home, or one as in conversations.jsonl. `draft` is what the operator
-        has typed, `wanted` what they ask for in words ("shorter", "in Chinese"). An empty list means that nothing fits;
-        `desk.suggest` says so in words, with a hand-over and posts to send along. Raises UnknownConversation, and
-        ValueError when k is not between 1 and 10 or the conversation is not one.
+        `conversation` is the id of a conversation of the home, or a conversation in the form of conversations.jsonl.
+        `draft` is what the operator has typed so far, `wanted` what they ask for in words ("shorter", "in Chinese"). An
+        empty list means that no suggestion fits; `desk.suggest` also gives the reason, a hand-over and posts to send
+        along. Raises UnknownConversation, and ValueError when k is not between 1 and 10 or the conversation is
+        malformed.
         """
         *_, last = self.desk.suggest(conversation, k, draft=draft, wanted=wanted)
         return list(last.suggestions)
@@ -204,12 +205,12 @@ class Agent:
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> BatchReport:
-        """Explained recommendations for these users (None: everybody), to JSON Lines or Parquet by the name of `out`.
+        """Write explained recommendations for these users (None: all) to `out`: Parquet for *.parquet, else JSON Lines.
 
-        It can be stopped at any moment; the next call resumes it (see `agent.batch.runner`). Without `write` the
-        language model is not asked; `ray` spreads the work over a Ray cluster. Raises ValueError for a bad k,
-        DataError when another run was begun or is running in that place, HomeError when an extra that it needs
-        (`ray`, `parquet`) is not installed.
+        A run can be stopped at any moment; the next call resumes it (see `agent.batch.runner`). Without `write` the
+        language model is not used. `ray` distributes the work over a Ray cluster. Raises ValueError for a bad k,
+        DataError when another run was started or is running on that file, HomeError when a needed extra (`ray`,
+        `parquet`) is not installed.
         """
         wanted = Wanted(None if users is None else tuple(users), k, language, write, min_events)
         workers: Callable[[Runtime, Wanted, float], Workers] = LocalWorkers
@@ -226,7 +227,7 @@ class Agent:
     async def achat(
         self, user: str, text: str, conversation: str | None = None, *, llm_rank: bool = False
     ) -> AsyncGenerator[ChatEvent, None]:
-        """`chat` for an event loop, event by event. Leaving the loop or cancelling its task ends the work."""
+        """`chat` for an event loop, event by event. Leaving the loop or cancelling its task stops the work."""
         cancel = threading.Event()
         events = await asyncio.to_thread(self.chat, user, text, conversation, cancel=cancel, llm_rank=llm_rank)
         try:
@@ -234,25 +235,25 @@ class Agent:
                 yield event
         finally:
             cancel.set()
-            with suppress(ValueError):  # a thread is in the middle of it: it ends by itself, and keeps the turn
+            with suppress(ValueError):  # a thread is still running the generator: it ends by itself and stores the turn
                 events.close()
 
     async def abatch(self, users: Sequence[str] | None, out: Path | str, k: int = 5, **options: Any) -> BatchReport:
-        """`batch` for an event loop. Cancelling the task stops it between two rows; a later call goes on."""
+        """`batch` for an event loop. Cancelling the task stops it between two rows; a later call resumes it."""
         cancel = threading.Event()
         work = asyncio.ensure_future(asyncio.to_thread(self.batch, users, out, k, cancel=cancel, **options))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             cancel.set()
-            await asyncio.wait([work])  # until it has let go of the file
+            await asyncio.wait([work])  # until it has released the file
             raise
 
     # ---- users ----
 
     def members(self, text: str = "", limit: int = 50) -> list[Member]:
         """Users whose name or id contains the text, the most active first."""
-        view = self._recommender.view()
+        view = self._recommender.snapshot()
         wanted = text.strip().casefold()
         active = dict(view.community.active_users())
         users = [
@@ -265,7 +266,7 @@ class Agent:
         ]
 
     def newcomer(self, interests: Sequence[str], name: str = "") -> str:
-        """Make a new user who starts by naming a few interests; returns the id."""
+        """Create a user who starts with a few named interests; returns the id."""
         topics = list(dict.fromkeys(topic for raw in interests if (topic := clean_text(raw, 100))))
         user = User(f"new:{uuid.uuid4().hex[:12]}", clean_text(name, 200), attributes={"newcomer": True})
         with self._store.database.write():
@@ -275,19 +276,19 @@ class Agent:
         return user.id
 
     def profile(self, user: str) -> Profile:
-        """What whyfeed believes about a user."""
-        view = self._recommender.view()
+        """What whyfeed has inferred about a user."""
+        view = self._recommender.snapshot()
         return describe(view, view.reader(user), self._runtime.clock())
 
     def topics(self, limit: int = 24, community: str | None = None) -> list[str]:
-        """Common topics of the home (or of one community), as suggestions for somebody new."""
-        view = self._recommender.view().community
+        """Common topics of the home (or of one community), as suggestions for a new user."""
+        view = self._recommender.snapshot().community
         if community is not None:
             pairs = zip(view.communities, view.tags, strict=True)
             counts = Counter(tag for name, tags in pairs if name == community for tag in tags)
             return [tag.replace("-", " ") for tag, _ in counts.most_common(limit)]
         by_community = [self.topics(limit, name) for name in view.community_names]
-        # Taken in turns, so that a large community does not crowd out a small one.
+        # One from each community in turn, so that a large community does not crowd out a small one.
         mixed = dict.fromkeys(topic for turn in zip(*by_community, strict=False) for topic in turn)
         return list(mixed)[:limit]
 
@@ -300,12 +301,12 @@ class Agent:
         return self._recommender.events(user, limit)
 
     def forget(self, user: str, event_id: str) -> None:
-        """Delete one event; everything computed is then as if it had never happened."""
+        """Delete one event. Everything computed afterwards is as if it had never happened."""
         self._recommender.forget(user, [event_id])
-        self._recommender.views.current()
+        self._recommender.snapshots.current()
 
     def export(self, user: str, out: Path | None = None) -> Path:
-        """Write a user's own folder in the exchange format; returns the folder."""
+        """Write everything about a user to a folder in the exchange format; returns the folder."""
         name = "".join(char if char.isalnum() or char in "-_." else "_" for char in user)
         return exchange.export_user(self._store, user, out or Path(f"whyfeed-{name}"))
 
@@ -318,15 +319,15 @@ class Agent:
         checkpoints.forget(self._store.home, user)
 
     def post(self, id: str) -> Post:
-        """One post; UnknownPost when there is none."""
+        """One post. Raises UnknownPost."""
         return self._store.post(id)
 
     def user(self, id: str) -> User:
-        """One user; UnknownUser when there is none."""
+        """One user. Raises UnknownUser."""
         return self._store.user(id)
 
     def names(self, ids: Sequence[str]) -> dict[str, str]:
-        """The public handles of those users who have one."""
+        """The public names of those of these users who have one."""
         return self._store.names(ids)
 
     # ---- conversations ----
@@ -336,17 +337,17 @@ class Agent:
         return self._runtime.conversations.of(user)
 
     def turns(self, conversation: str) -> list[Turn]:
-        """What was said in a conversation, oldest first."""
+        """The turns of a conversation, oldest first."""
         return self._runtime.conversations.turns(conversation)
 
     def traces(self, user: str) -> list[dict[str, Any]]:
-        """The traces of a user's last answers, the newest first."""
+        """The traces of a user's latest answers, newest first."""
         return self._runtime.conversations.traces(user)
 
     # ---- the home ----
 
     def import_folder(self, folder: Path, progress: Callable[[str, int], None] | None = None) -> exchange.ImportReport:
-        """Import an exchange folder, whole or not at all; see `retrieval.store.exchange`."""
+        """Import an exchange folder; either all of it or, on an error, nothing. See `retrieval.store.exchange`."""
         try:
             free = shutil.disk_usage(self.home).free
         except OSError:
@@ -356,17 +357,17 @@ class Agent:
         return exchange.import_folder(self._store, folder, progress)
 
     def marked(self, name: str) -> str | None:
-        """What `mark` noted under that name."""
+        """The value that `mark` stored under that name, None when there is none."""
         document = self._store.kept("mark", name)
         return None if document is None else str(document["value"])
 
     def mark(self, name: str, value: str) -> None:
-        """Note something about the home itself, such as which demo it holds."""
+        """Store a note about the home itself, such as which version of the demo it holds."""
         self._store.keep("mark", name, {"value": value})
 
     def build(self, progress: Progress | None = None) -> None:
-        """Bring vectors, index and everything in memory up to date now rather than at the first request."""
-        self._recommender.views.current(progress)
+        """Update vectors, index and the data in memory now instead of at the first request."""
+        self._recommender.snapshots.current(progress)
 
     @property
     def store(self) -> Store:
@@ -380,12 +381,12 @@ class Agent:
 
     @property
     def encoder(self) -> PostEncoder | None:
-        """The language model that reads the home's posts, for training; None without LLMs. May raise WeightsError."""
+        """The language model that encodes the home's posts, for training; None without LLMs. May raise WeightsError."""
         return self._runtime.encoder()
 
     def warm(self, user: str, language: Language = "en", *, llm_rank: bool = False) -> None:
-        """Do ahead what a first request would wait for: models, the clauses of the list, the judge's prefix."""
-        view = self._recommender.view()
+        """Prepare a first request: load the models, write the clauses of the list, compute the judge's prefix."""
+        view = self._recommender.snapshot()
         try:
             reader = view.reader(user)
         except UnknownUser:
@@ -399,8 +400,8 @@ class Agent:
             judge.warm(reader, self._store.posts([event.post for event in reader.events]))
 
     def status(self) -> dict[str, Any]:
-        """State of the models, and how much the home holds."""
-        community = self._recommender.view().community
+        """The state of the models, and counts of what the home holds."""
+        community = self._recommender.snapshot().community
         return {
             **self.models.status(),
             "embedder": {"name": self.settings.embedder, "state": "ready"},

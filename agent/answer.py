@@ -1,4 +1,4 @@
-"""An answer: posts, each with a reason made of claims that point at evidence; and the events while it is made."""
+"""The answer and its parts: posts, reasons with claims and their evidence, and the events that `Agent.chat` yields."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Source = Literal["llm", "extract", "template"]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a claim rests on.
+    """The evidence for a claim.
 
-    type "event": `id` of the reader's own event and its `post`; "span": characters `start` to
-    `end` of what `Post.words_of(field)` gives for `post`; "link": `id` of a graph edge;
-    "signal": `id` names a signal of the trace and `value` is its value.
+    type "event": `id` of the user's own event and its `post`; "span": the characters `start` to `end` of
+    `Post.words_of(field)` of `post`; "link": `id` of a graph edge; "signal": `id` names a signal of the trace and
+    `value` is its value.
     """
 
     type: Literal["event", "span", "link", "signal"]
@@ -31,7 +31,7 @@ class Evidence:
     value: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract."""
+        """The evidence in the public JSON schema."""
         if self.type == "event":
             return {"type": "event", "id": self.id, "post": self.post}
         if self.type == "span":
@@ -43,20 +43,20 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A part of a reason's text (a substring of it) and its evidence; unverified claims are not shown."""
+    """A part of a reason's text (a substring of it) with its evidence. Unverified claims are not shown."""
 
     text: str
     evidence: tuple[Evidence, ...]
     verified: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract."""
+        """The claim in the public JSON schema."""
         return {"text": self.text, "verified": self.verified, "evidence": [item.to_json() for item in self.evidence]}
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why one post is shown to one reader. `source` says who wrote the half about the post."""
+    """Why one post is shown to one user. `source` names the origin of the clause (the half about the post)."""
 
     text: str
     language: str
@@ -64,7 +64,7 @@ class Reason:
     claims: tuple[Claim, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract."""
+        """The reason in the public JSON schema."""
         return {
             "text": self.text,
             "language": self.language,
@@ -74,13 +74,13 @@ class Reason:
 
 
 def post_json(post: Post) -> dict[str, Any]:
-    """A post as every answer names it."""
+    """A post in the form that every answer uses."""
     return {"id": post.id, "kind": post.kind, "title": post.title or post.label, "url": post.url}
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One recommended post. `contributions` is signal -> share of the score (they sum to it)."""
+    """One recommended post. `contributions` maps a signal to its share of the score; they sum to the score."""
 
     post: Post
     rank: int
@@ -92,7 +92,7 @@ class Item:
     reason: Reason
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract."""
+        """The item in the public JSON schema."""
         return {
             "post": post_json(self.post),
             "rank": self.rank,
@@ -106,20 +106,20 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a word or a button changed: the rules in force, and which posts left and came."""
+    """What a message or a button changed: the rules in force, and the posts that left and entered the list."""
 
     rules: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     came: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract."""
+        """The receipt in the public JSON schema."""
         return {"rules": list(self.rules), "left": list(self.left), "came": list(self.came)}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What whyfeed says: a sentence, posts with reasons, what changed, and the trace."""
+    """One answer: a sentence, posts with reasons, what changed, and the trace."""
 
     user: str
     text: str
@@ -146,13 +146,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A post that a search found, with its relevance (0..1)."""
+    """A search result: a post with its relevance (0..1)."""
 
     post: Post
     relevance: float
 
     def to_json(self) -> dict[str, Any]:
-        """As `search` answers it."""
+        """The row of `search`."""
         return {**post_json(self.post), "community": self.post.community, "relevance": round(self.relevance, 6)}
 
 
@@ -189,7 +189,7 @@ ChatEvent = StageStarted | ItemsReady | ReasonReady | Answer
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user as a list of users shows them. `events` counts acts, `communities` is where they were."""
+    """A user in a list of users. `events` counts their events, `communities` names where these were."""
 
     id: str
     name: str
@@ -199,7 +199,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """One thing that whyfeed believes a user is interested in, with the posts that it comes from."""
+    """An inferred interest of a user, with the posts from which it was inferred."""
 
     label: str
     weight: float  # share of all interests, 0..1
@@ -208,7 +208,7 @@ class Interest:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A steering rule of a user: `id` is the event that made it."""
+    """A steering rule of a user; `id` is that of the event that created it."""
 
     id: str
     kind: str  # "exclude" or "include"
@@ -219,7 +219,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What whyfeed believes about a user, in words."""
+    """What whyfeed has inferred about a user, in words."""
 
     user: str
     name: str
@@ -229,7 +229,7 @@ class Profile:
     events: int
 
     def to_json(self) -> dict[str, Any]:
-        """As `profile` answers it."""
+        """The document of `profile`."""
         return {
             "user": self.user,
             "name": self.name,
@@ -254,9 +254,8 @@ class Profile:
 class Explanation:
     """Why a post is, or is not, shown to a user; read from a trace.
 
-    `contributions` is signal -> share of the score, the largest first; `removed` is (stage, reason
-    code) when something took the post out; `would_change` says in words what would bring the other
-    outcome.
+    `contributions` maps a signal to its share of the score, the largest first. `removed` is (stage, reason code) when a
+    stage removed the post. `would_change` says in words what would change the outcome.
     """
 
     user: str

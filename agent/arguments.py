@@ -1,4 +1,4 @@
-"""Arguments of operations and of a planner's tools, as pydantic models."""
+"""Arguments of the operations and of the planner's tools, as pydantic models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Act = Literal["like", "dislike", "hide", "save", "open", "click", "share", "buy"
 
 
 class Arguments(BaseModel):
-    """Base of all arguments: what is not known is refused, not ignored, and "5" is no number."""
+    """Base of all arguments: unknown fields are rejected, and types are strict ("5" is not a number)."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -28,60 +28,60 @@ class Arguments(BaseModel):
 class OfUser(Arguments):
     """Arguments of an operation on one user's own data."""
 
-    user: Id = Field(description="The user's id.")
+    user: Id = Field(description="Id of the user.")
 
 
 class Recommend(OfUser):
     """Arguments of `recommend`."""
 
-    k: int = Field(5, ge=1, le=50, description="How many posts.")
-    query: Words | None = Field(None, description="What the posts should be about, in words.")
-    kinds: list[Kind] = Field(default_factory=list, max_length=8, description="Only these kinds of thing.")
+    k: int = Field(5, ge=1, le=50, description="Number of posts.")
+    query: Words | None = Field(None, description="Topic of the posts, in words.")
+    kinds: list[Kind] = Field(default_factory=list, max_length=8, description="Only posts of these kinds.")
     language: Literal["en", "zh"] | None = Field(None, description="Language of the reasons.")
-    as_of: Moment | None = Field(None, description="Answer as of this moment: ISO 8601 or Unix seconds.")
-    llm: bool = Field(True, description="Let the language model write what is not written yet; false: quotes serve.")
+    as_of: Moment | None = Field(None, description="Answer as of this time: ISO 8601 or Unix seconds.")
+    llm: bool = Field(True, description="Let the language model write missing clauses; false: quote the post.")
 
 
 class Search(Arguments):
     """Arguments of `search`."""
 
-    query: Annotated[str, StringConstraints(min_length=1, max_length=2000)] = Field(description="Words to look for.")
-    k: int = Field(5, ge=1, le=50, description="How many posts.")
-    kinds: list[Kind] = Field(default_factory=list, max_length=8, description="Only these kinds of thing.")
+    query: Annotated[str, StringConstraints(min_length=1, max_length=2000)] = Field(description="Search query.")
+    k: int = Field(5, ge=1, le=50, description="Number of posts.")
+    kinds: list[Kind] = Field(default_factory=list, max_length=8, description="Only posts of these kinds.")
 
 
 class OfPost(OfUser):
     """Arguments of `explain` and `why_not`."""
 
-    post: Id = Field(description="The post's id.")
+    post: Id = Field(description="Id of the post.")
     language: Literal["en", "zh"] | None = Field(None, description="Language of the explanation.")
 
 
 class Feedback(OfUser):
     """Arguments of `feedback`."""
 
-    post: Id = Field(description="The post's id.")
-    kind: Act = Field(description="What the user did with it.")
+    post: Id = Field(description="Id of the post.")
+    kind: Act = Field(description="What the user did with the post.")
 
 
 class Steer(OfUser):
     """Arguments of `steer`."""
 
     topic: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(description="The topic, in words.")
-    direction: Literal["more", "less"] = Field(description="See more of it, or none of it.")
-    horizon: Literal["day", "week", "month", "always"] = Field("always", description="For how long.")
+    direction: Literal["more", "less"] = Field(description="More: show more of it; less: show none of it.")
+    horizon: Literal["day", "week", "month", "always"] = Field("always", description="How long the rule holds.")
 
 
 class Forget(OfUser):
     """Arguments of `forget`."""
 
-    event: Id = Field(description="The event's id, as `events` and `feedback` give it.")
+    event: Id = Field(description="Id of the event, from `events` or `feedback`.")
 
 
 class Events(OfUser):
     """Arguments of `events`."""
 
-    limit: int = Field(100, ge=1, le=1000, description="How many, the newest first.")
+    limit: int = Field(100, ge=1, le=1000, description="Largest number of events, newest first.")
 
 
 class Turn(BaseModel):
@@ -97,12 +97,12 @@ class SuggestReply(Arguments):
     """Arguments of `suggest_reply`."""
 
     turns: list[Turn] = Field(default_factory=list, max_length=500, description="The conversation, oldest turn first.")
-    conversation: Id | None = Field(None, description="In place of turns: the id of a conversation of the desk.")
-    k: int = Field(3, ge=1, le=10, description="How many suggestions.")
-    draft: Words = Field("", description="What the agent has typed so far.")
-    wish: Words = Field("", description="What the agent asks for in words: shorter, in Chinese, offer a replacement.")
-    llm: bool = Field(True, description="Let the language model add a draft of its own.")
+    conversation: Id | None = Field(None, description="Instead of turns: id of a conversation of the desk.")
+    k: int = Field(3, ge=1, le=10, description="Largest number of suggestions.")
+    draft: Words = Field("", description="The operator's draft so far.")
+    wish: Words = Field("", description="What the operator asks for: shorter, in Chinese, offer a replacement.")
+    llm: bool = Field(True, description="Let the language model add a draft.")
 
 
-class Nobody(Arguments):
+class NoArguments(Arguments):
     """No arguments."""

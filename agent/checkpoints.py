@@ -1,4 +1,4 @@
-"""What LangGraph keeps of its agents, in SQLite files of a home, and how it is deleted."""
+"""The state that LangGraph keeps for its agents, in SQLite files of a home, and how it is deleted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from whyfeed.retrieval.errors import HomeError
 if TYPE_CHECKING:
     from langgraph.checkpoint.sqlite import SqliteSaver
 
-CHAT = "agent.db"  # in a home: what the planner of conversations said and heard
-_CONVERSATIONS = 20  # of a user, whose state is kept
+CHAT = "agent.db"  # file in a home: the planner's state of all conversations
+_CONVERSATIONS = 20  # conversations per user whose state is kept
 _TABLES = ("checkpoints", "writes")
 
 
 class Checkpoints:
     """LangGraph's checkpoints at `path`, opened at first use. Safe to use from many threads.
 
-    What is deleted is overwritten. HomeError when the file cannot be used.
+    Deleted data is overwritten in the file. Raises HomeError when the file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class Checkpoints:
         self._closed = False
 
     def saver(self) -> SqliteSaver:
-        """What an agent takes as its checkpointer."""
+        """The checkpointer to give to a LangGraph agent."""
         from langgraph.checkpoint.sqlite import SqliteSaver
 
         with self._lock:
@@ -50,28 +50,28 @@ class Checkpoints:
             return self._saver
 
     def drop(self, *threads: str) -> None:
-        """Delete all that is kept of these threads."""
+        """Delete all checkpoints of these threads."""
         for thread in threads:
             self.saver().delete_thread(thread)
 
     def close(self) -> None:
-        """Close the file; an agent that still runs ends with an error."""
+        """Close the file. An agent that is still running then fails with an error."""
         with self._lock:
             self._closed = True
             if self._saver is not None:
-                # LangGraph writes from threads of its own, and SQLite crashes where a connection is closed under it.
+                # LangGraph writes from its own threads, and SQLite crashes when a connection in use is closed.
                 with self._saver.lock:
                     self._saver.conn.close()
                 self._saver = None
 
 
 def thread_of(user: str, conversation: str) -> str:
-    """LangGraph's name of a conversation: two hashes, so that no user's name stands in the file."""
+    """The LangGraph thread id of a conversation: two hashes, so that the file holds no user names."""
     return ".".join(hashlib.sha256(part.encode()).hexdigest()[:24] for part in (user, conversation))
 
 
 def tidy(path: Path, thread: str) -> None:
-    """Keep the latest checkpoint of a conversation, and the latest conversations of its user."""
+    """Keep only the latest checkpoint of a conversation and the latest conversations of its user."""
     own = thread.split(".", 1)[0] + ".%"
     with closing(sqlite3.connect(path, timeout=30)) as db:
         db.execute("PRAGMA secure_delete = ON")
@@ -89,14 +89,14 @@ def tidy(path: Path, thread: str) -> None:
 
 
 def forget(home: Path, user: str) -> None:
-    """Delete all that the planner's state in a home holds of a user."""
+    """Delete the planner's state of a user."""
     if not (home / CHAT).exists():
         return
     own = thread_of(user, "").split(".", 1)[0] + ".%"
     with closing(sqlite3.connect(home / CHAT, timeout=30)) as db:
         db.execute("PRAGMA secure_delete = ON")
         for table in _TABLES:
-            with suppress(sqlite3.OperationalError):  # no turn was planned yet, so there is no table
+            with suppress(sqlite3.OperationalError):  # no turn has been planned yet, so the table does not exist
                 db.execute(f"DELETE FROM {table} WHERE thread_id LIKE ?", [own])
         db.commit()
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

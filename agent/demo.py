@@ -1,4 +1,4 @@
-"""The communities that whyfeed ships, so that a new home has something real to talk about."""
+"""Import of the demo communities and the demo desk that whyfeed ships."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DESK_FOLDER = FOLDER.with_name("demo_desk")
 
 
 def import_demo(agent: Agent, progress: Callable[[str, int], None] | None = None) -> ImportReport | None:
-    """Import the shipped communities and the shipped desk, unless these very versions have been imported before.
+    """Import the demo communities and the demo desk, unless the same versions have been imported before.
 
-    Returns the report of the communities, None when they were there.
+    Returns the report of the communities, or None when they were already imported.
     """
     report = _import(agent, "demo", FOLDER, progress)
     _import(agent, "demo desk", DESK_FOLDER, progress)

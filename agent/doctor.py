@@ -1,4 +1,4 @@
-"""Health of a home and its machine, as a list of checks that each say what to do."""
+"""Health checks of a home and its machine; each failed check says what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whyfeed.retrieval.errors import WhyfeedError
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -22,7 +22,7 @@ class Check:
 
 
 def examine(agent: Agent) -> list[Check]:
-    """Look at the home, the models, the disk and the memory; never raises for what it finds."""
+    """Check the home, the models, the disk and the memory. Never raises for what it finds."""
     checks = []
     try:
         status = agent.status()
@@ -37,7 +37,7 @@ def examine(agent: Agent) -> list[Check]:
             "missing": "missing: whyfeed models pull",
             "damaged": "damaged: whyfeed models pull",
         }
-        # Missing weights are a choice (--no-llm); damaged ones are not.
+        # Missing weights can be a choice (--no-llm), damaged ones cannot.
         checks.append(Check(weights.name, state != "damaged", advice[state]))
     registry = Registry(agent.home)
     for name in registry.names():

@@ -1,4 +1,4 @@
-"""whyfeed inside LangChain: a retriever of posts, and the tools of `agent.operations` for an agent of one's own."""
+"""whyfeed for LangChain: a retriever of posts, and the tools of `agent.operations` for your own agents."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["WhyfeedRetriever", "tools"]
 
 
 class WhyfeedRetriever(BaseRetriever):
-    """Posts as documents: what `search` finds for everybody, or with a `user` what `recommend` gives for them.
+    """Posts as LangChain documents: the results of `search`, or with a `user` those of `recommend`.
 
-    A document is the post's title and text; its metadata are `id`, `url`, `kind`, `score`, and with a user the text
-    of the `reason`. Nothing is written while somebody waits: a reason quotes what no model has written before.
-    Without a query a user gets their list. Raises UnknownUser.
+    A document holds the post's title and text; its metadata are `id`, `url`, `kind`, `score`, and with a user the
+    `reason` as text. No clause is written during a call: a post without a stored clause gets a quote in its reason. An
+    empty query gives the user's list. Raises UnknownUser.
     """
 
     agent: Agent
@@ -42,10 +42,10 @@ class WhyfeedRetriever(BaseRetriever):
 
 
 def tools(agent: Agent, user: str | None = None) -> list[BaseTool]:
-    """whyfeed's tools for a model: each answers a JSON document, or says in a line what was wrong.
+    """whyfeed's tools for a model. Each returns a JSON document, or one line that says what was wrong.
 
-    With a `user` they work for that user alone, and the model is not asked for whom; the service desk, which sees
-    every customer, is not among them.
+    With a `user` the tools are bound to that user, and the model cannot choose another. The service desk is then left
+    out, because it sees every customer.
     """
     return [_tool(agent, operation, user) for operation in TOOLS if user is None or operation.scope != "desk"]
 
@@ -69,7 +69,7 @@ def _tool(agent: Agent, operation: Operation, user: str | None) -> BaseTool:
         except (WhyfeedError, ValueError) as exc:
             raise ToolException(" ".join(str(exc).split())) from exc
 
-    # The schema rather than its model: arguments are then checked in one place, and what is wrong is one line.
+    # The schema instead of the pydantic model: arguments are then checked in one place, with one-line errors.
     return StructuredTool.from_function(
         run, name=operation.name, description=operation.description, args_schema=schema, handle_tool_error=True
     )

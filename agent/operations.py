@@ -1,7 +1,7 @@
-"""What whyfeed does for others, once each: HTTP routes, MCP tools and LangChain tools are made of this table.
+"""The table of operations, from which the HTTP routes, MCP tools and LangChain tools are generated.
 
-An operation has a name, a description, a model of its arguments, and the scope that a caller needs. Its answer is a
-JSON document, the same in every place. Nothing that serves it may add to what it does.
+An operation has a name, a description, a model of its arguments, and the scope that a caller needs. It returns the same
+JSON document on every interface; the interfaces add nothing to what it does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from whyfeed.agent.arguments import (
     Events,
     Feedback,
     Forget,
-    Nobody,
+    NoArguments,
     OfPost,
     OfUser,
     Recommend,
@@ -37,9 +37,9 @@ Scope = Literal["read", "feedback", "desk", "admin"]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation. `run` takes an agent and checked arguments, and answers a JSON document.
+    """One operation. `run` takes an agent and validated arguments, and returns a JSON document.
 
-    `tool`: fit for a language model to call. `writes`: it changes what is known, beyond the trace of an answer.
+    `tool`: a language model may call it. `writes`: it changes stored data (other than the trace of an answer).
     """
 
     name: str
@@ -51,11 +51,11 @@ class Operation:
 
     @property
     def description(self) -> str:
-        """What it does, for whoever may call it."""
+        """What the operation does, for its callers."""
         return " ".join((self.run.__doc__ or "").split())
 
     def check(self, arguments: Mapping[str, Any]) -> Any:
-        """The arguments as their model; ValueError names the first that is wrong."""
+        """The arguments as an instance of their model. Raises ValueError that names the first invalid one."""
         try:
             return self.arguments.model_validate(arguments)
         except ValidationError as exc:
@@ -64,7 +64,7 @@ class Operation:
             raise ValueError(f"{self.name}: {where}: {first['msg']}") from None
 
     def call(self, agent: Agent, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Check the arguments, then run."""
+        """Validate the arguments and run."""
         return self.run(agent, self.check(arguments))
 
 
@@ -78,7 +78,7 @@ def recommend(agent: Agent, asked: Recommend) -> dict[str, Any]:
 
 
 def search(agent: Agent, asked: Search) -> dict[str, Any]:
-    """Posts about something, the most relevant first, whoever asks; `recommend` with a query knows the user too."""
+    """The posts most relevant to a query, the same for every user; `recommend` with a query also considers the user."""
     return {
         "query": asked.query,
         "posts": [found.to_json() for found in agent.search(asked.query, asked.k, asked.kinds)],
@@ -86,7 +86,7 @@ def search(agent: Agent, asked: Search) -> dict[str, Any]:
 
 
 def explain(agent: Agent, asked: OfPost) -> dict[str, Any]:
-    """Why a post was shown to a user: where it came from, what counted how much, what would keep it out."""
+    """Why a post was shown to a user: its sources, the share of each signal in its score, what would keep it out."""
     return agent.why(asked.user, asked.post, asked.language).to_json()
 
 
@@ -96,37 +96,37 @@ def why_not(agent: Agent, asked: OfPost) -> dict[str, Any]:
 
 
 def profile(agent: Agent, asked: OfUser) -> dict[str, Any]:
-    """What whyfeed believes about a user: interests with the posts they come from, rules, what is hidden."""
+    """What whyfeed has inferred about a user: interests with the posts they come from, rules, hidden posts."""
     return agent.profile(asked.user).to_json()
 
 
 def events(agent: Agent, asked: Events) -> dict[str, Any]:
-    """A user's latest events in the ledger, the newest first, with the ids that `forget` takes."""
+    """A user's latest events, newest first, with the ids that `forget` takes."""
     found = agent.events(asked.user, asked.limit)
     return {"user": asked.user, "events": [{"id": event.id, **event.to_row()} for event in found]}
 
 
 def feedback(agent: Agent, asked: Feedback) -> dict[str, Any]:
-    """Write what a user did with a post into the ledger; the very next list obeys."""
+    """Record in the ledger what a user did with a post; the next list takes it into account."""
     event = agent.feedback(asked.user, asked.post, asked.kind)
     return {"id": event.id, **event.to_row()}
 
 
 def steer(agent: Agent, asked: Steer) -> dict[str, Any]:
-    """See more of a topic, or none of it, from the next list on."""
+    """Show more of a topic, or nothing of it, from the next list on."""
     event = agent.steer(asked.user, asked.topic, asked.direction, asked.horizon)
     return {"id": event.id, "user": asked.user, "topic": asked.topic, "direction": asked.direction,
             "horizon": asked.horizon, "posts": agent.about(asked.topic)}  # fmt: skip
 
 
 def forget(agent: Agent, asked: Forget) -> dict[str, Any]:
-    """Delete one event of a user; everything is then as if it had never happened."""
+    """Delete one event of a user. Everything computed afterwards is as if it had never happened."""
     agent.forget(asked.user, asked.event)
     return {"user": asked.user, "forgotten": asked.event}
 
 
 def export(agent: Agent, asked: OfUser) -> dict[str, Any]:
-    """Everything that is kept about a user, as the rows of the exchange format's files."""
+    """Everything that is stored about a user, as rows of the files of the exchange format."""
     with tempfile.TemporaryDirectory(prefix="whyfeed-export-") as folder:
         out = agent.export(asked.user, Path(folder) / "export")
         files = {path.name: list(_rows(path)) for path in sorted(out.glob("*.jsonl"))}
@@ -140,7 +140,7 @@ def erase(agent: Agent, asked: OfUser) -> dict[str, Any]:
 
 
 def suggest_reply(agent: Agent, asked: SuggestReply) -> dict[str, Any]:
-    """Replies that a service agent can send next, every fact in them cited; or a hand-over when nothing fits."""
+    """Replies that an operator can send next, with every fact cited; or a hand-over when nothing fits."""
     if bool(asked.turns) == (asked.conversation is not None):
         raise ValueError("suggest_reply takes either turns or the id of a conversation")
     given = [turn.model_dump() for turn in asked.turns]
@@ -151,8 +151,8 @@ def suggest_reply(agent: Agent, asked: SuggestReply) -> dict[str, Any]:
     return last.to_json()
 
 
-def status(agent: Agent, _: Nobody) -> dict[str, Any]:
-    """State of the models, and how much the home holds."""
+def status(agent: Agent, _: NoArguments) -> dict[str, Any]:
+    """The state of the models, and counts of what the home holds."""
     return agent.status()
 
 
@@ -171,7 +171,7 @@ OPERATIONS: Mapping[str, Operation] = {
         Operation("forget", "feedback", Forget, forget, tool=True, writes=True),
         Operation("suggest_reply", "desk", SuggestReply, suggest_reply, tool=True),
         Operation("erase", "admin", OfUser, erase, writes=True),
-        Operation("status", "admin", Nobody, status),
+        Operation("status", "admin", NoArguments, status),
     )
 }
 TOOLS: tuple[Operation, ...] = tuple(operation for operation in OPERATIONS.values() if operation.tool)

@@ -1,8 +1,8 @@
-"""What whyfeed says to people: texts by key and language. Posts and people are quoted by whoever fills them in.
+"""The texts that whyfeed shows to people, by key and language. Callers quote titles and names themselves.
 
-Each language is one file, texts/LANGUAGE.toml; en.toml explains the keys. TOML is read by the standard library and
-reaches the browser as JSON. Fluent (projectfluent.org) would add a dependency here and a second one in the browser for
-plural rules and variables, of which these texts need a form for 1 and names in braces.
+Each language is one file, texts/LANGUAGE.toml; en.toml explains the keys. TOML is read by the standard library and is
+sent to the browser as JSON. Fluent (projectfluent.org) would add a dependency here and another in the browser, for
+plural rules and variables; these texts only need a form for 1 and names in braces.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _BROWSER = ("page", "language", "signal", "source")  # tables that the page need
 
 
 class Texts:
-    """The texts of a folder of LANGUAGE.toml files, each file read when it is first needed.
+    """The texts of a folder of LANGUAGE.toml files, each file read at first use.
 
-    A language that has no file, or no such key, is answered from English.
+    English is used for a language without a file and for a key that the file lacks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class Texts:
         return self._read[language]
 
     def find(self, key: str, language: str) -> str | list[str] | None:
-        """A text as it is written; None where there is none of that key."""
+        """A text as written in the file; None for an unknown key."""
         if language not in self.languages():
             language = language.replace("_", "-").split("-")[0]  # zh-CN is zh
         if language in self.languages() and (text := self.all(language).get(key)) is not None:
@@ -54,19 +54,19 @@ class Texts:
         return self.all(_FIRST).get(key)
 
     def say(self, key: str, language: str, **values: Any) -> str:
-        """The text filled in; KeyError where there is none of that key."""
+        """The text with its placeholders filled. Raises KeyError for an unknown key."""
         text = self.find(key, language)
         if not isinstance(text, str):
             raise KeyError(key)
         return text.format(**values)
 
     def forms(self, key: str, language: str) -> tuple[str, ...]:
-        """The forms of a text that is said in several ways, not filled in; () where there is none of that key."""
+        """The variants of a text, with placeholders unfilled; () for an unknown key."""
         text = self.find(key, language)
         return tuple(text) if isinstance(text, list) else ()
 
     def page(self, language: str) -> dict[str, str]:
-        """What the page in the browser says in that language: keys of [page] without "page."."""
+        """The page's texts in that language: the keys of [page] without "page."."""
         found = {}
         for key, text in {**self.all(_FIRST), **self.all(language)}.items():
             table, name = key.split(".", 1)
@@ -79,17 +79,17 @@ _TEXTS = Texts(Path(__file__).with_name("texts"))
 
 
 def say(key: str, language: str, **values: Any) -> str:
-    """The text in that language, filled in."""
+    """The text in that language, with its placeholders filled. Raises KeyError for an unknown key."""
     return _TEXTS.say(key, language, **values)
 
 
 def forms(key: str, language: str) -> tuple[str, ...]:
-    """The forms of a text that is said in several ways, not filled in; () where there is none of that key."""
+    """The variants of a text, with placeholders unfilled; () for an unknown key."""
     return _TEXTS.forms(key, language)
 
 
 def texts(language: str) -> dict[str, str]:
-    """What the page in the browser says in that language, by key."""
+    """The page's texts in that language, by key."""
     return _TEXTS.page(language)
 
 
@@ -109,29 +109,29 @@ def source_word(name: str, language: str) -> str:
 
 
 def noun(kind: str, language: str) -> str:
-    """What a post of that kind is called: "this video"."""
+    """The noun for a post of that kind, as in "this video"."""
     return _word("noun", kind, language) or say("noun.post", language)
 
 
 def listed(words: list[str], language: str) -> str:
-    """Words joined as a person would: a, b and c."""
+    """Words joined to a list: a, b and c."""
     if len(words) < 2:
         return "".join(words)
     return say("join.comma", language).join(words[:-1]) + say("join.and", language) + words[-1]
 
 
 def share_of(name: str, share: float, language: str) -> str:
-    """Something with its part of a whole in percent; `share` is between 0 and 1."""
+    """A name with its share in percent; `share` is between 0 and 1."""
     return say("join.share", language, name=name, share=f"{share:.0%}")
 
 
 def quoted(words: str, language: str, what: Quotation = "words") -> str:
-    """Words in the quotation marks of that language, with other marks for quotations within them."""
+    """Words in the quotation marks of that language; quotation marks inside are replaced by the inner form."""
     return say(f"quote.{what}", language, words=nested(words, language, what))
 
 
 def nested(words: str, language: str, what: Quotation = "words") -> str:
-    """Words as they stand within quotation marks."""
+    """Words with their quotation marks in the form for use inside a quotation."""
     pairs = say(f"quote.{what}.nested", language).split()
     return words.translate(str.maketrans("".join(pair[0] for pair in pairs), "".join(pair[1] for pair in pairs)))
 

@@ -1,11 +1,11 @@
-"""Trained models of a home: every version is kept for a while, one of them is live, and one can go back.
+"""The registry of a home's trained models: numbered versions, one of them live, with rollback.
 
-    home/models/NAME/3/          a version: the model's files, and card.json with what the trainer found
-    home/models/NAME/live.json   the pointer: which version is live, and what was live before it
+    home/models/NAME/3/          a version: the model's files, and card.json with the trainer's results
+    home/models/NAME/live.json   the pointer: which version is live, and which were live before
 
-A version comes into place by one rename and never changes afterwards; its card holds the SHA-256 of each file. So a
-reader needs no lock, and a kill at any moment leaves what was there before. Version 0 is what a home may hold from the
-time before there was a registry: the model's files in the home itself. `None` stands for what is built in.
+A version is put in place by one rename and never changes afterwards; its card holds the SHA-256 of each file. So
+readers need no lock, and a process that is killed leaves the previous state intact. Version 0 stands for model files
+directly in the home, as homes had them before the registry. `None` stands for the built-in model.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from whyfeed.retrieval.files import sha256_of, write_whole
 
 CARD, POINTER = "card.json", "live.json"
 JUDGE = "judge"  # the name of the trained LLM judge; see `finetune.llm.judge`
-KEPT = 5  # versions that were live before, and as many of the newest
-OLD_FILES: Mapping[str, str] = {"ranker": "ranker.json", "replies": "replies.json"}  # of version 0, in the home
+KEPT = 5  # versions kept of those that were live before, and as many of the newest
+OLD_FILES: Mapping[str, str] = {"ranker": "ranker.json", "replies": "replies.json"}  # files of version 0, in the home
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _MOST = 10**9  # versions have at most nine digits
-_PATIENCE = 60.0  # seconds for another process that holds the lock; it only ever moves files
+_PATIENCE = 60.0  # seconds to wait for another process's lock, which is held only while files are moved
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A version as it is listed. `when` it was added, Unix seconds; `trouble` says what is wrong with its files."""
+    """A version in a listing. `when`: time of adding, in Unix seconds; `trouble`: what is wrong with its files."""
 
     version: int
     card: Mapping[str, Any]
@@ -50,7 +50,7 @@ class Record:
     trouble: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """For the command line."""
+        """The record as JSON, for the command line."""
         return {
             "version": self.version, "live": self.live, "when": self.when, "trouble": self.trouble,
             "card": dict(self.card),
@@ -59,41 +59,41 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class _Pointer:
-    """`before`: what was live before, the latest first."""
+    """The live version; `before` are those that were live before, the latest first."""
 
     live: int | None = None
     before: tuple[int | None, ...] = ()
 
 
 class Registry:
-    """The trained models of one home; cheap to make. Reading never writes; a name is lower case, as in "ranker"."""
+    """The trained models of one home. Cheap to create; reading never writes. Model names are lower case."""
 
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
         self.home = home
         self._clock = clock
 
-    # ---- reading: never raises for what it finds on the disk
+    # ---- reading: never raises, whatever is on the disk
 
     def names(self) -> list[str]:
-        """Models that have a version here."""
+        """Models that have at least one version."""
         with contextlib.suppress(OSError):
             found = {path.name for path in self._root.iterdir() if _NAME.fullmatch(path.name)}
             return sorted(name for name in found | set(OLD_FILES) if self._numbers(name))
         return sorted(name for name in OLD_FILES if self._numbers(name))
 
     def live(self, name: str) -> Path | None:
-        """The folder of the live version, every file compared with its SHA-256; None: what is built in serves.
+        """The folder of the live version, with every file's SHA-256 verified; None: the built-in model is used.
 
-        None also where pointer or version are damaged: `trouble` tells the two apart.
+        Also None when the pointer or the version is damaged; `trouble` tells the cases apart.
         """
         return self._live(name)[0]
 
     def trouble(self, name: str) -> str:
-        """What keeps the live version from being used, and what to do, in one line; empty when all is well."""
+        """Why the live version cannot be used and what to do, in one line; empty when all is well."""
         return self._live(name)[1]
 
     def stamp(self, name: str) -> object:
-        """Changes whenever another version goes live, in whatever process; costs one look at a file."""
+        """A value that changes when another version goes live, also in another process. Costs one stat call."""
         try:
             found = (self._folder(name) / POINTER).stat()
         except OSError:
@@ -101,7 +101,7 @@ class Registry:
         return found.st_ino, found.st_mtime_ns
 
     def versions(self, name: str) -> list[Record]:
-        """All that are here, the newest first."""
+        """All versions, newest first."""
         try:
             live = self._pointer(name).live
         except ValueError:
@@ -111,7 +111,7 @@ class Registry:
     # ---- writing
 
     def add(self, name: str, files: Mapping[str, bytes], card: Mapping[str, Any], *, live: bool = False) -> int:
-        """Keep a version, whole or not at all, and with `live` make it live. HomeError when it cannot be written."""
+        """Add a version atomically, and make it live with `live`; returns its number. May raise HomeError."""
         if bad := [file for file in files if Path(file).name != file or file == CARD]:
             raise ValueError(f"{bad[0]!r} is no name for a file of a model")
         new = self._folder(name) / f".new-{uuid.uuid4().hex}"
@@ -122,13 +122,13 @@ class Registry:
                     write_whole(new / file, data)
                 return self._take(name, new, card, live)
             finally:
-                shutil.rmtree(new, ignore_errors=True)  # it is there only when something failed
+                shutil.rmtree(new, ignore_errors=True)  # still there only after a failure
 
     def add_folder(self, name: str, folder: Path, card: Mapping[str, Any], *, live: bool = False) -> int:
-        """Keep a folder that a trainer has filled: it is moved in whole, and `card` takes the place of its own.
+        """Add a folder that a trainer has filled, by one rename; `card` replaces the card in it.
 
-        Killed before the move, the folder is where it was, complete, and can be given again. DataError when there is
-        no such folder.
+        After a kill before the rename the folder is still complete and can be added again. Raises DataError when there
+        is no such folder.
         """
         with self._locked(name):
             if not folder.is_dir():
@@ -136,7 +136,7 @@ class Registry:
             return self._take(name, folder, card, live)
 
     def promote(self, name: str, version: int | None) -> None:
-        """Make a version live, or what is built in (None). DataError when there is no such version or it is damaged."""
+        """Make a version live, or the built-in model (None). Raises DataError for a missing or damaged version."""
         with self._locked(name):
             if version is not None:
                 known = self._numbers(name)
@@ -149,7 +149,7 @@ class Registry:
             self._tidy(name)
 
     def rollback(self, name: str) -> int | None:
-        """Go back to what was live before, past what is damaged or gone; returns it, None for what is built in."""
+        """Return to the last version that was live and is intact; returns its number, None for the built-in model."""
         with self._locked(name):
             try:
                 before = self._pointer(name).before
@@ -178,7 +178,7 @@ class Registry:
         return self._folder(name) / str(version) if version else self.home
 
     def _numbers(self, name: str) -> list[int]:
-        """Versions that are here, in order."""
+        """Numbers of the versions on disk, in ascending order."""
         folder = self._folder(name)
         found: list[int] = []
         with contextlib.suppress(OSError):
@@ -187,7 +187,7 @@ class Registry:
         return [0, *found] if old and (self.home / old).is_file() else found
 
     def _pointer(self, name: str) -> _Pointer:
-        """What is live; ValueError when the file is damaged. Without one, version 0 where there is one."""
+        """The live version; without a pointer file version 0 if it exists. Raises ValueError for a damaged file."""
         try:
             document = json.loads((self._folder(name) / POINTER).read_bytes())
             found = _Pointer(document["live"], tuple(document["before"]))
@@ -212,7 +212,7 @@ class Registry:
         return self._place(name, version), ""
 
     def _card(self, name: str, version: int) -> dict[str, Any]:
-        """ValueError when it is damaged."""
+        """The card of a version. Raises ValueError when it is damaged."""
         try:
             card = json.loads((self._place(name, version) / CARD).read_bytes())
             files, added = dict(card["files"]), float(card["added"])
@@ -223,7 +223,7 @@ class Registry:
             raise ValueError("its card cannot be read") from exc
 
     def _damage(self, name: str, version: int) -> str:
-        """What is wrong with the files of a version; those of version 0 are looked at by who reads them."""
+        """What is wrong with a version's files; those of version 0 have no card and are checked by their readers."""
         if version == 0:
             return "" if self._numbers(name)[:1] == [0] else "its files are gone"
         try:
@@ -257,14 +257,14 @@ class Registry:
         try:
             now = self._pointer(name)
         except ValueError:
-            self._point(name, _Pointer(version))  # what was live before is not known any more
+            self._point(name, _Pointer(version))  # which versions were live before is no longer known
         else:
             if version != now.live:
                 self._point(name, _Pointer(version, (now.live, *now.before)[:KEPT]))
 
     def _take(self, name: str, folder: Path, card: Mapping[str, Any], live: bool) -> int:
-        """Seal a folder with its card and rename it to the next version."""
-        version = max([*self._numbers(name), *self._pointed(name), 0]) + 1
+        """Write the card into a folder and rename the folder to the next version."""
+        version = max([*self._numbers(name), *self._numbers_in_use(name), 0]) + 1
         place = self._folder(name) / str(version)
         try:
             (folder / CARD).unlink(missing_ok=True)
@@ -282,8 +282,8 @@ class Registry:
         self._tidy(name)
         return version
 
-    def _pointed(self, name: str) -> list[int]:
-        """Numbers that the pointer knows: none of them is given twice, even where its files are gone."""
+    def _numbers_in_use(self, name: str) -> list[int]:
+        """Numbers that the pointer names; they are never reused, even when their files are gone."""
         try:
             found = self._pointer(name)
         except ValueError:
@@ -295,16 +295,16 @@ class Registry:
         write_whole(self._folder(name) / POINTER, json.dumps(document).encode())
 
     def _tidy(self, name: str) -> None:
-        """Delete what is neither live, nor needed to go back, nor new; and what a killed process left."""
+        """Delete versions that are neither live nor new nor needed for rollback, and leftovers of killed processes."""
         known = self._numbers(name)
         try:
             found = self._pointer(name)
         except ValueError:
-            return  # which of them is live may still be found out
+            return  # the pointer is damaged; a repair may still need any of them
         needed = {found.live, *found.before, *known[-KEPT:], 0}
         for version in known:
             if version not in needed:
-                # Renamed first, so that nobody ever sees half of one.
+                # Renamed first, so that no reader sees a partly deleted version.
                 away = self._folder(name) / f".old-{uuid.uuid4().hex}"
                 with contextlib.suppress(OSError):
                     self._place(name, version).rename(away)
@@ -333,7 +333,7 @@ class Registry:
 
 
 def _sync(folder: Path) -> None:
-    """Let a rename in a folder survive a loss of power."""
+    """Make a rename in a folder durable (fsync)."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -347,7 +347,7 @@ def _move(folder: Path, place: Path) -> None:
     except OSError as exc:
         if exc.errno != errno.EXDEV:
             raise
-        beside = place.with_name(f".new-{uuid.uuid4().hex}")  # another disk: copied first, then renamed
+        beside = place.with_name(f".new-{uuid.uuid4().hex}")  # on another file system: copied first, then renamed
         shutil.copytree(folder, beside)
         os.sync()
         beside.rename(place)

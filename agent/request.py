@@ -1,4 +1,4 @@
-"""A request: what somebody wants, after the words have been understood."""
+"""A `Request`: the structured form of what a user asks for."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Horizon = Literal["now", "session", "day", "week", "month", "always"]
 class Request:
     """One request.
 
-    `query` is what the posts should be about, `include` and `exclude` are topics to see more and
-    less of for as long as `horizon`, `posts` are the ids that "the second one" and "that" stand
-    for, `others` asks for posts not shown yet in this conversation.
+    `query`: what the posts should be about. `include` and `exclude`: topics to see more and less of, for the time of
+    `horizon`. `posts`: the ids to which "the second one" or "that" refer. `others`: only posts not shown yet in this
+    conversation.
     """
 
     intent: Intent = "recommend"
@@ -47,10 +47,10 @@ class Request:
     k: int | None = None
     others: bool = False
     language: Language = "en"
-    by: str = "rules"  # who understood it: rules, classifier, writer
+    by: str = "rules"  # which method understood it: rules, classifier, writer
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract; `posts`, `kinds`, `k` and `others` only when they say something."""
+        """The request in the public JSON schema; `posts`, `kinds`, `k` and `others` only when they are set."""
         document: dict[str, Any] = {
             "intent": self.intent,
             "query": self.query,

@@ -1,4 +1,4 @@
-"""The parts of one home, opened once: store, models, explainer, recommender. What chat, desk and batch are built on."""
+"""The shared parts of one home, opened once: store, models, explainer, recommender. Chat, desk and batch use them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from whyfeed.agent.reasons.clause_worker import ClauseWorker
 from whyfeed.agent.reasons.clauses import ClauseBook
 from whyfeed.agent.reasons.explainer import Explainer
 from whyfeed.agent.recommend.service import Recommender
-from whyfeed.agent.recommend.snapshot import Views
+from whyfeed.agent.recommend.snapshot import Snapshots
 from whyfeed.agent.settings import Settings
 from whyfeed.agent.single_writer import Send, forwarding
 from whyfeed.agent.understanding.understander import Understander
@@ -20,15 +20,15 @@ from whyfeed.retrieval.store.store import Store
 
 
 class Runtime:
-    """The parts of one home. Nothing about a user or a conversation is kept in it."""
+    """The shared parts of one home. Holds no state of a user or a conversation."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float], send: Send | None = None) -> None:
-        """`clock` gives Unix seconds. With `send` another process writes; see `agent.single_writer`."""
+        """`clock` gives Unix seconds. With `send`, another process does all writes; see `agent.single_writer`."""
         self.settings = settings
         self.clock = clock
         self.store = Store(settings.home.expanduser())
         self.embedder = embedder_of(settings)
-        views = Views(self.store, self.embedder, settings.index, self.encoder)
+        snapshots = Snapshots(self.store, self.embedder, settings.index, self.encoder)
         self.conversations = Conversations(self.store)
         if send is not None:
             self.store, self.conversations = forwarding(self.store, send), forwarding(self.conversations, send)
@@ -37,24 +37,24 @@ class Runtime:
         self._worker = ClauseWorker(book)
         self.explainer = Explainer(book, self._worker, lambda: self.models.state("writer"))
         self.recommender = Recommender(
-            self.store, self.conversations, views, self.models, clock,
+            self.store, self.conversations, snapshots, self.models, clock,
             explainer=self.explainer, foreground=self._worker.foreground, judged=settings.judged,
         )  # fmt: skip
         self._understander: Understander | None = None
         self._opening = threading.Lock()
 
     def close(self) -> None:
-        """Stop what runs in the background and close the store."""
+        """Stop background work and close the store."""
         self._worker.stop()
         self.models.close()
         self.store.close()
 
     def encoder(self) -> PostEncoder | None:
-        """The language model that reads posts; None without LLMs. WeightsError or ModelError when it is not there."""
+        """The language model that encodes posts; None without LLMs. May raise WeightsError or ModelError."""
         return None if self.settings.no_llm else encoder_of(self.store.home, self.settings.encoder)
 
     def understander(self) -> Understander:
-        """Made when it is first asked for; its trained classifier is kept in the home."""
+        """The understander, created at first use; its trained classifier is stored in the home."""
         with self._opening:
             if self._understander is None:
                 self._understander = Understander(self.embedder, self.models.writer, self.store.home / "intents.npz")

@@ -1,4 +1,4 @@
-"""Settings: each from an environment variable WHYFEED_NAME, an argument of `Agent.open`, or its default."""
+"""Settings: each comes from an argument of `Agent.open`, an environment variable WHYFEED_NAME, or its default."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What can be set; it never changes. A model is a manifest name, a path to a GGUF file, or an http(s) URL.
+    """The settings; immutable. A model is a manifest name, a path to a GGUF file, or an http(s) URL.
 
-    Raises ValueError, in one line, for an argument that is no setting and for a value of the wrong kind.
+    Raises ValueError, in one line, for an unknown argument and for a value of the wrong type.
     """
 
     model_config = SettingsConfigDict(env_prefix="WHYFEED_", extra="forbid", frozen=True)
@@ -21,18 +21,18 @@ class Settings(BaseSettings):
     embedder: str = "use-multilingual-v3"
     writer: str = "qwen2.5-coder-1.5b-instruct-q4_k_m"
     ranker: str = "smollm2-135m-instruct-f16"
-    encoder: str = "smollm2-135m-instruct-f16"  # reads each post once; a larger one reads better and as much slower
+    encoder: str = "smollm2-135m-instruct-f16"  # encodes each post; larger is better and slower
     llm_url: str = ""  # an OpenAI-compatible server for both roles, in place of writer and ranker
     llm_model: str = ""
     llm_key: str = ""
-    llm_timeout: float = 30.0  # seconds that the server may be silent
-    llm_in_flight: int = 16  # requests that a batch keeps at that server at once
-    chat: Literal["auto", "plan", "agent"] = "auto"  # who plans a turn: rules, or a model that calls tools
+    llm_timeout: float = 30.0  # seconds without data before a request to the server fails
+    llm_in_flight: int = 16  # concurrent requests of a batch to that server
+    chat: Literal["auto", "plan", "agent"] = "auto"  # how a turn is planned: by rules, or by a model that calls tools
     no_llm: bool = False
     index: str = "IDMap2,Flat"
-    ray_workers: int = 2  # actors that rank and actors that write, with --ray
-    write_seconds: float = 60.0  # that one answer waits for the writer; what is not written then is quoted
-    judged: int = 20  # candidates that --llm-rank scores
+    ray_workers: int = 2  # with --ray: number of ranking actors, and of writing actors
+    write_seconds: float = 60.0  # seconds that an answer waits for clauses; the rest are quoted
+    judged: int = 20  # number of candidates that --llm-rank scores
 
     if not TYPE_CHECKING:  # type checkers see the arguments that pydantic derives from the fields
 

@@ -1,4 +1,4 @@
-"""One writer for many readers: what a process reads itself and has written by another one."""
+"""One writing process for many reading processes: reads are local, writes are forwarded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from whyfeed.retrieval.store.conversations import Conversations
 from whyfeed.retrieval.store.store import Store
 
 T = TypeVar("T", Store, Conversations)
-# part, method, positional arguments -> what the method returns; raises what it raises
+# part, method, positional arguments -> the method's return value; raises what the method raises
 Send = Callable[[str, str, tuple[Any, ...]], Any]
 
-# Everything that requests write: events of the ledger, what is kept, turns and traces.
+# All methods by which requests write: events, stored documents, turns and traces.
 WRITES: dict[str, frozenset[str]] = {
     "Store": frozenset({"append", "put_users", "forget", "erase", "keep"}),
     "Conversations": frozenset({"start", "add", "remember"}),
@@ -20,7 +20,7 @@ WRITES: dict[str, frozenset[str]] = {
 
 
 class _Forwarding:
-    """A part of a home whose writing methods run elsewhere; everything else is the part itself."""
+    """Proxy of a part of a home: its writing methods run in the writer's process, everything else runs here."""
 
     def __init__(self, part: Any, send: Send) -> None:
         self._part = part
@@ -34,18 +34,18 @@ class _Forwarding:
 
 
 def forwarding(part: T, send: Send) -> T:
-    """The part, with what it writes sent to the writer."""
+    """The part, with its writes forwarded to the writer."""
     return cast(T, _Forwarding(part, send))
 
 
 class Writer:
-    """The one process that writes: carries out what the others send."""
+    """The one process that writes: executes the writes that other processes send."""
 
     def __init__(self, store: Store) -> None:
         self._parts: dict[str, Any] = {"Store": store, "Conversations": Conversations(store)}
 
     def write(self, part: str, method: str, arguments: tuple[Any, ...]) -> Any:
-        """Run a writing method; ValueError for any other."""
+        """Run a writing method. Raises ValueError for any other method."""
         if method not in WRITES.get(part, ()):
             raise ValueError(f"{part}.{method} is not for others to call")
         return getattr(self._parts[part], method)(*arguments)

@@ -1,6 +1,6 @@
 """The trace of one request: what each stage kept, what it removed and why, and how long it took.
 
-why, why-not, the page behind and the log are views of it; nothing else records decisions.
+It is the only record of decisions: why, why-not, the page *Behind* and the log all read it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """How a stage went; why is said in the record's `detail`."""
+    """How a stage went. The record's `detail` gives the reason."""
 
     OK = "ok"
-    OFF = "off"  # asked for, but there is no model for it
+    OFF = "off"  # requested, but there is no model for it
     FAILED = "failed"
-    FALLBACK = "fallback"  # the stage gave an answer in a simpler way than was meant
+    FALLBACK = "fallback"  # the stage answered by a simpler method than intended
 
 
 @dataclass(slots=True)
 class StageRecord:
-    """One stage of one request. `removed` counts by reason code; `detail` says why `status` is not ok."""
+    """One stage of one request. `removed` counts posts by reason code; `detail` says why `status` is not ok."""
 
     name: str
     ms: float = 0.0
@@ -36,11 +36,11 @@ class StageRecord:
     note: str = ""
 
     def end(self, status: Status, detail: object) -> None:
-        """Say how the stage went and why, in words or by the exception that was raised."""
+        """Set the status and its reason, given as words or as the exception that was raised."""
         self.status, self.detail = status, str(detail)
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract. `detail` and `note` are there when they say something."""
+        """The record in the public JSON schema; `detail` and `note` only when they are not empty."""
         document = {
             "name": self.name,
             "ms": round(self.ms, 1),
@@ -55,10 +55,10 @@ class StageRecord:
 
 @dataclass(slots=True)
 class Trace:
-    """Everything that happened to one request.
+    """The trace of one request.
 
-    `removed` maps a post to the stage and reason code that took it out; `weights` are the ranker's
-    (signal -> weight), so that any score can be recomputed from the signals that came with it.
+    `removed` maps a post to the stage and the reason code that removed it. `weights` are the ranker's (signal ->
+    weight), so that any score can be recomputed from the stored signals.
     """
 
     request: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Trace:
 
     @contextmanager
     def stage(self, name: str, entered: int = 0) -> Iterator[StageRecord]:
-        """Time a stage; an exception is recorded before it goes on."""
+        """Time a stage. An exception is recorded and raised again."""
         record = StageRecord(name, entered=entered)
         self.stages.append(record)
         start = time.perf_counter()
@@ -83,12 +83,12 @@ class Trace:
             record.ms = (time.perf_counter() - start) * 1000
 
     def remove(self, record: StageRecord, post: str, reason: str) -> None:
-        """Note that this stage took `post` out because of `reason`."""
+        """Record that this stage removed `post` because of `reason`."""
         record.removed[reason] = record.removed.get(reason, 0) + 1
         self.removed.setdefault(post, (record.name, reason))
 
     def to_json(self) -> dict[str, Any]:
-        """The shape of the contract, with prompt versions and ranker weights beside it."""
+        """The trace in the public JSON schema, with prompt versions and ranker weights."""
         return {
             "request": self.request,
             "stages": [stage.to_json() for stage in self.stages],

@@ -1,1 +1,1 @@
-"""Measurements: every figure that the project states is printed by one of these."""
+"""Benchmarks: the measurements behind the figures that the project publishes."""

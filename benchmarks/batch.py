@@ -1,13 +1,16 @@
-"""What a batch costs: of the engine's own speed, of time, and of tokens as readers grow.
+"""The cost of a batch: engine throughput, users per minute, and tokens by the number of users.
 
     python -m benchmarks.batch [--parts engine,speed,tokens] [--url http://127.0.0.1:8000/v1] [--plot FILE]
 
-engine: the batch on the demo writes the clauses of some readers' posts; the very prompts that it sent are then sent
-    again, by as many threads as were in flight, to the same weights loaded anew. Tokens are prompt and answer
-    together. The embedded engine runs one call at a time, more in flight wait; `--url` measures a server.
-speed: readers a minute over 100,000 posts when every clause is kept already, and without a language model.
-tokens: readers who act like the demo's own over its 1,275 posts. How many different posts 1,000, 10,000 and 100,000
-    of them are shown is counted; each costs a clause, of the tokens that `engine` has measured (or --clause).
+engine: a batch on the demo writes the clauses for some users' posts. The same prompts are then sent again, with as many
+threads as were in flight, to a newly loaded engine with the same weights. Tokens are those of prompt and answer
+together. The embedded engine runs one call at a time, and further calls wait; `--url` measures a server.
+
+speed: users per minute over 100,000 posts, with every clause already stored and without a language model.
+
+tokens: simulated users with histories like those of the demo, over its 1,275 posts. It counts the different posts that
+1,000, 10,000 and 100,000 of them are shown; each needs one clause, with the tokens that `engine` has measured (or
+--clause).
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ SIZES = (1_000, 10_000, 100_000)
 
 
 class Recorder:
-    """An engine that notes what it was asked; otherwise the engine itself."""
+    """An engine that records its requests and forwards them to another engine."""
 
     def __init__(self, engine: Engine, in_flight: int) -> None:
         self._engine = engine
@@ -59,17 +62,17 @@ class Recorder:
 
 
 def main() -> None:
-    """Measure the parts and print a table each, and one JSON line for machines."""
+    """Measure the selected parts; print one table for each, and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", default="engine,speed,tokens")
-    parser.add_argument("--url", help="an OpenAI-compatible server in place of the embedded engine")
-    parser.add_argument("--readers", type=int, default=8, help="of `engine`: five posts each")
-    parser.add_argument("--posts", type=int, default=100_000, help="of `speed`")
-    parser.add_argument("--served", type=int, default=2_000, help="readers of `speed`")
-    parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="readers of `tokens`")
-    parser.add_argument("--clause", type=float, help="tokens of a clause, where `engine` is not measured")
-    parser.add_argument("--plot", type=Path, help="where the plot of `tokens` goes (PNG)")
-    parser.add_argument("--keep", type=Path, help="keep the homes here and use them again")
+    parser.add_argument("--url", help="URL of an OpenAI-compatible server instead of the embedded engine")
+    parser.add_argument("--readers", type=int, default=8, help="users of part engine, five posts each")
+    parser.add_argument("--posts", type=int, default=100_000, help="posts of part speed")
+    parser.add_argument("--served", type=int, default=2_000, help="users of part speed")
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="numbers of users of part tokens")
+    parser.add_argument("--clause", type=float, help="tokens of a clause, if part engine is not run")
+    parser.add_argument("--plot", type=Path, help="write the plot of part tokens to this file (PNG)")
+    parser.add_argument("--keep", type=Path, help="folder in which the homes are kept and reused")
     args = parser.parse_args()
     base = args.keep or Path(tempfile.mkdtemp(prefix="whyfeed-batch-"))
     found: dict[str, Any] = {}
@@ -87,7 +90,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-# ---- the engine's own speed ----
+# ---- engine throughput ----
 
 
 def _engine(base: Path, in_flight: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def _open(url: str | None) -> Engine:
     return open_engine(url or Settings().writer)
 
 
-# ---- readers a minute ----
+# ---- users per minute ----
 
 
 def _speed(base: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def _speed(base: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _clause(messages: Sequence[Message]) -> str:
-    """A clause that passes the checks: what the synthetic title asks."""
+    """A clause that passes the checks: it repeats what the synthetic title asks."""
     title = messages[-1]["content"].split("How does ")[-1].split("?")[0]
     return f"this post asks how {title.replace('compare', 'compares', 1)}"
 
@@ -208,7 +211,7 @@ def _posts(part: Path, rows: int) -> set[str]:
 
 
 def _crowd(folder: Path, size: int, seed: int = 0) -> Path:
-    """Readers who each have parts of the histories of two real readers of the demo."""
+    """Users whose histories each combine parts of the histories of two users of the demo."""
     if folder.exists():
         return folder
     rng = random.Random(seed)

@@ -1,4 +1,4 @@
-"""How good, and how fast, are the clauses about posts? Prints every text, to be read by a person.
+"""Quality and speed of the clauses about posts; prints every clause for review by a person.
 
 python -m benchmarks.clauses --posts 50 --language en
 """
@@ -22,7 +22,7 @@ from whyfeed.retrieval.store.exchange import find_file, read_rows
 
 
 class Shelf:
-    """Keeps clauses in memory, so that every run writes its own."""
+    """Keeps clauses in memory only, so that every run writes new ones."""
 
     def __init__(self) -> None:
         self.documents: dict[tuple[str, str], dict[str, Any]] = {}
@@ -37,7 +37,7 @@ class Shelf:
 
 
 def report(posts: list[Post], book: ClauseBook, language: str) -> None:
-    """Write a clause for every post; print each, then how many came from where and how long they took."""
+    """Write and print a clause for every post, then the share of each source and the times."""
     counts: Counter[str] = Counter()
     seconds = []
     for post in posts:
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("retrieval/demo"), help="exchange folder with posts.jsonl")
     parser.add_argument("--posts", type=int, default=50)
     parser.add_argument("--language", choices=("en", "zh"), default="en")
-    parser.add_argument("--seed", type=int, default=1, help="chooses the posts")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of the sample of posts")
     parser.add_argument("--writer", default=Settings().writer, help="manifest name, GGUF file, or URL of a server")
     arguments = parser.parse_args()
     path = find_file(arguments.data, "posts")

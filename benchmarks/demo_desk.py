@@ -1,11 +1,12 @@
-"""Make the service desk's demo, retrieval/demo_desk, from public conversations and from the texts written here.
+"""Build the demo of the service desk, retrieval/demo_desk, from public conversations and the texts in this file.
 
     python -m benchmarks.demo_desk SUPPORT_DIR [--out retrieval/demo_desk]
 
 SUPPORT_DIR holds star/{conversations,replies}.jsonl.gz (STAR, MIT), crosswoz/conversations.jsonl.gz (CrossWOZ,
-Apache-2.0) and banking77/train.jsonl.gz (BANKING77, CC BY 4.0). What is taken depends on md5 of ids alone, and the
-gzip files carry no time, so the same input gives the same bytes. A tenth of the conversations, md5 of the id modulo
-10 being 0, stays out of the past cases, so that suggestions can be measured on it; the waiting ones are cut from those.
+Apache-2.0) and banking77/train.jsonl.gz (BANKING77, CC BY 4.0). The selection depends on the md5 of ids only, and the
+gzip files have no timestamps, so the same input gives the same bytes. A tenth of the conversations (md5 of the id
+modulo 10 equal to 0) is left out of the past cases, for evaluation; the waiting conversations are taken from this
+tenth.
 """
 
 # ruff: noqa: E501 - the tables of texts are wide
@@ -28,13 +29,13 @@ from whyfeed.retrieval.desk.types import DeskConversation, DeskTurn, SavedReply
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.store.exchange import read_rows
 
-STAR, CROSSWOZ, QUESTIONS = 1_200, 400, 25  # conversations, conversations, questions of one intent
+STAR, CROSSWOZ, QUESTIONS = 1_200, 400, 25  # conversations, conversations, questions per intent
 WAITING_KNOWN, WAITING_ASKED, WAITING_ZH = 4, 4, 6
-LONGEST_WAITING = 16  # turns; longer ones are hard to read at a glance
+LONGEST_WAITING = 16  # turns; longer conversations are hard to take in at a glance
 COMMUNITY = "help desk"
 
-# What an agent of a bank would say first to each of BANKING77's intents: it asks for what is needed next, or says
-# where to look, and states nothing that only the bank can know.
+# What an operator of a bank would say first to each of BANKING77's intents. It asks for the next detail, or says where
+# to look, and states nothing that only the bank can know.
 BANK_REPLIES = {
     "Refund_not_showing_up": "I can look for the refund. Which merchant is it from, for what amount, and when did they confirm it?",
     "activate_my_card": "I can help you activate your card. Do you have it with you, and what does the app show when you try?",
@@ -191,12 +192,12 @@ def main() -> None:
 
 
 def held_back(conversation: DeskConversation) -> bool:
-    """Whether a conversation belongs to the tenth that suggestions are measured on."""
+    """Whether a conversation belongs to the tenth used for evaluation."""
     return int(_digest(conversation), 16) % 10 == 0
 
 
 def _digest(conversation: DeskConversation) -> str:
-    """Of the id as the data set writes it, without this demo's prefix."""
+    """The md5 of the id in the original data set, without this demo's prefix."""
     return hashlib.md5(conversation.id.partition("-")[2].encode(), usedforsecurity=False).hexdigest()
 
 
@@ -208,17 +209,17 @@ def _rows(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def _prefixed(source: str, row: dict[str, Any]) -> DeskConversation:
-    """Both data sets number their conversations, so an id says which one it is from."""
+    """Both data sets use numbers as ids; the prefix names the data set."""
     return DeskConversation.from_row({**row, "id": f"{source}-{row['id']}"})
 
 
 def _without_domain_notes(conversation: DeskConversation) -> DeskConversation:
-    """Only complete conversations are here, so none needs to say so."""
+    """A copy without the notes on completeness: all conversations of the demo are complete."""
     return replace(conversation, attributes={k: v for k, v in conversation.attributes.items() if k != "complete"})
 
 
 def _spread(conversations: list[DeskConversation], count: int) -> list[DeskConversation]:
-    """As many of each domain as there are, up to an equal share: the domains take turns."""
+    """An equal share of each domain, or all of a smaller one; the domains alternate."""
     domains: dict[str, list[DeskConversation]] = defaultdict(list)
     for conversation in sorted(conversations, key=_digest):
         domains[conversation.attributes.get("domain") or ""].append(conversation)
@@ -244,7 +245,7 @@ def _bank(questions: list[dict[str, Any]]) -> list[DeskConversation]:
 def _cut(
     conversation: DeskConversation, fits: Callable[[tuple[DeskTurn, ...], tuple[DeskTurn, ...]], bool]
 ) -> DeskConversation | None:
-    """The start of a conversation up to a customer's turn after which the agent's next words fit."""
+    """The start of a conversation up to a customer's turn, where `fits` accepts the operator's next turns."""
     turns = conversation.turns
     for place in range(2, min(len(turns), LONGEST_WAITING)):
         rest = turns[place + 1 :]
@@ -252,21 +253,21 @@ def _cut(
             continue
         answer = next(number for number, turn in enumerate(rest) if turn.text)
         if rest[answer].role == "agent" and fits(turns[: place + 1], rest[: answer + 1]):
-            # Without times: who waits in a demo has waited since the data set was made.
+            # Without times, since the demo's customers would have waited for years.
             kept = tuple(replace(turn, time=None) for turn in turns[: place + 1])
             return DeskConversation(f"waiting-{conversation.id}", kept, conversation.language, "waiting")
     return None
 
 
 def _states_knowledge(_: tuple[DeskTurn, ...], then: tuple[DeskTurn, ...]) -> bool:
-    """Whether the agent looks something up and then says a part of it."""
+    """Whether the operator looks something up and then states a part of it."""
     items = [turn.item for turn in then if turn.item]
     values = [str(value) for item in items for key, value in item.items() if key not in ("APIName", "Message")]
     return any(len(value) > 3 and value.lower() in then[-1].text.lower() for value in values)
 
 
 def _uses_earlier(before: tuple[DeskTurn, ...], then: tuple[DeskTurn, ...]) -> bool:
-    """Whether the agent answers from what was looked up before the customer's last words."""
+    """Whether the operator answers from an earlier look-up."""
     last = next((turn.item for turn in reversed(before) if turn.item), None) or {}
     values = [str(value) for key, value in last.items() if key not in ("APIName", "Message")]
     said = then[-1].text.lower()
@@ -281,7 +282,7 @@ def _asks(_: tuple[DeskTurn, ...], then: tuple[DeskTurn, ...]) -> bool:
 
 
 def _waiting_star(held: list[DeskConversation]) -> list[DeskConversation]:
-    """One of a domain at most: some are to be answered from a look-up, the others with a question."""
+    """At most one per domain: some can be answered from a look-up, the others with a question."""
     found: list[DeskConversation] = []
     domains: set[str] = set()
     for wanted, rules in ((WAITING_KNOWN, (_uses_earlier, _states_knowledge)), (WAITING_ASKED, (_asks,))):
@@ -297,7 +298,7 @@ def _waiting_star(held: list[DeskConversation]) -> list[DeskConversation]:
 
 
 def _waiting_zh(held: list[DeskConversation]) -> list[DeskConversation]:
-    """Three that wait for a recommendation, three that ask about a place that was recommended."""
+    """Three that wait for a recommendation, and three that ask about a recommended place."""
     found: list[DeskConversation] = []
     half = WAITING_ZH // 2
     rules = [lambda _, then: then[-1].text.startswith("推荐"), lambda _, then: "地址" in then[-1].text]
@@ -309,7 +310,7 @@ def _waiting_zh(held: list[DeskConversation]) -> list[DeskConversation]:
 
 
 def _written() -> list[DeskConversation]:
-    """Conversations with personal data in them, all of it invented; customer and agent take turns."""
+    """Written conversations with invented personal data; customer and operator alternate."""
     return [
         DeskConversation(
             id,
@@ -323,7 +324,7 @@ def _written() -> list[DeskConversation]:
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write gzipped JSON Lines without a name or a time in the header; returns the file's bytes."""
+    """Write gzipped JSON Lines without name and timestamp in the header; returns the file's size in bytes."""
     buffer = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
         for row in rows:

@@ -1,9 +1,10 @@
-"""How well replies are ranked: python -m benchmarks.desk SUPPORT_DIR [--rows N]
+"""Accuracy of the reply ranker on public data sets, with baselines.
 
-SUPPORT_DIR holds star/, banking77/ and crosswoz/ as they are published, in the exchange format. One conversation
-in ten (by the md5 of its id) is held back; of banking77 one question in five. Everything is fitted on the rest,
-as `whyfeed evaluate` does it, and the held-back ones are ranked, beside the baselines. These are validation
-figures: choices were made on them.
+    python -m benchmarks.desk SUPPORT_DIR [--rows N]
+
+SUPPORT_DIR holds star/, banking77/ and crosswoz/ as published, in the exchange format. One conversation in ten (by the
+md5 of its id) is held out; of banking77 one question in five. Everything is fitted on the rest, as in `whyfeed
+evaluate`, and the held-out rows are ranked. These are validation figures: design choices were made on them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _hash(text: str) -> int:
 
 
 def star(source: Path, out: Path, rows: int) -> dict[str, Path]:
-    """The folder and its tests."""
+    """Write the training folder and the test files."""
     conversations, replies = _read(source / "conversations.jsonl.gz"), _read(source / "replies.jsonl.gz")
     held = [each for each in conversations if _hash(each["id"]) % 10 == 0]
     _write(out / "conversations.jsonl", [each for each in conversations if _hash(each["id"]) % 10])
@@ -75,7 +76,7 @@ def star(source: Path, out: Path, rows: int) -> dict[str, Path]:
 
 
 def banking(source: Path, out: Path, rows: int, examples: int | None) -> dict[str, Path]:
-    """The folder and its test; `examples` an intent, None for all."""
+    """Write the training folder and the test file; `examples` per intent, None for all."""
     questions = _read(source / "train.jsonl.gz")
     test = [each for each in questions if _hash(each["text"]) % 5 == 0]
     train: list[Row] = []
@@ -110,7 +111,7 @@ def banking(source: Path, out: Path, rows: int, examples: int | None) -> dict[st
 
 
 def crosswoz(source: Path, out: Path, rows: int) -> dict[str, Path]:
-    """The folder and its test: the answer that was given and nine others of held-back conversations."""
+    """Write the training folder and the test file: the given answer among nine others of held-out conversations."""
     conversations = _read(source / "conversations.jsonl.gz")
     held = [each for each in conversations if _hash(each["id"]) % 10 == 0]
     _write(out / "conversations.jsonl", [each for each in conversations if _hash(each["id"]) % 10])
@@ -138,11 +139,11 @@ def _tests(out: Path, tests: Mapping[str, list[Row]]) -> dict[str, Path]:
 
 
 def main() -> None:
-    """Prepare, fit, rank, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Prepare, fit, rank and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("support", type=Path)
     parser.add_argument("--rows", type=int, default=600, help="test rows of each kind")
-    parser.add_argument("--only", default="", help="star, banking or crosswoz")
+    parser.add_argument("--only", default="", help="run only this data set: star, banking or crosswoz")
     options = parser.parse_args()
     embedder = open_embedder(Settings().embedder)
     with tempfile.TemporaryDirectory() as place:

@@ -1,8 +1,11 @@
-"""How long an agent waits for suggestions: python -m benchmarks.desk_latency [--conversations 100000]
+"""Latency of reply suggestions for an operator.
 
-Two homes: the demo desk with the real embedder, and a made-up desk of any size with hashed vectors of the same
-length (512), because embedding hundreds of thousands of texts takes long and no request does it. Measured through
-`Desk.suggest`: to the first three suggestions from past replies, and from them to the writer's draft.
+    python -m benchmarks.desk_latency [--conversations 100000]
+
+Two homes are measured: the demo desk with the real embedder, and a synthetic desk of any size with hashed vectors of
+the same length (512), because embedding hundreds of thousands of texts takes long and does not happen during requests.
+Measured through `Desk.suggest`: the time to the first three suggestions from past replies, and from there to the
+writer's draft.
 """
 
 from __future__ import annotations
@@ -32,10 +35,10 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--conversations", type=int, default=100_000)
-    parser.add_argument("--asked", type=int, default=200, help="requests that are timed")
-    parser.add_argument("--written", type=int, default=8, help="requests whose draft is waited for")
+    parser.add_argument("--asked", type=int, default=200, help="number of timed requests")
+    parser.add_argument("--written", type=int, default=8, help="number of requests whose draft is timed")
     parser.add_argument("--no-llm", action="store_true")
-    parser.add_argument("--keep", type=Path, help="keep the homes here and use them again")
+    parser.add_argument("--keep", type=Path, help="folder in which the homes are kept and reused")
     options = parser.parse_args()
     base = options.keep or Path(tempfile.mkdtemp(prefix="whyfeed-desk-latency-"))
     try:
@@ -55,7 +58,7 @@ def main() -> None:
 
 
 def write_desk(folder: Path, conversations: int) -> None:
-    """Write a made-up desk; its words mean nothing, but the next reply depends on topic and step."""
+    """Write a synthetic desk of meaningless words, in which the next reply depends on topic and step."""
     folder.mkdir(parents=True)
     with (folder / "replies.jsonl").open("w") as file:
         for number in range(SAVED):
@@ -91,7 +94,7 @@ def _reply(number: int) -> str:
 
 
 def _cut(rows: Sequence[Mapping[str, Any]], count: int) -> Iterator[Mapping[str, Any]]:
-    """Past conversations cut before an answer, as they would have waited."""
+    """Past conversations cut before an operator's answer, as if they were waiting."""
     rng = random.Random(0)
     for row in rng.sample(list(rows), min(count, len(rows))):
         places = [n for n, turn in enumerate(row["turns"]) if n and turn["role"] == "agent" and turn.get("text")]

@@ -1,12 +1,12 @@
-"""What the encoder's states know of taste before any training: layers and poolings as plain cosine rankers.
+"""How well the encoder's states predict events before any training: layers and poolings as cosine rankers.
 
     python -m benchmarks.encoder DIR... [--users 120] [--tokens 64]
 
-For each exchange folder some users are asked for their held-back last post among 19 random ones
-(`finetune.evaluation.protocol`);
-a post scores the cosine with the decayed mean of the user's last five. Only what these users need is read, so a folder
-of any size takes minutes. Intervals are 95 % bootstraps over users; the last column is paired, over the sentence
-vectors of the default embedder. Vectors are centred on the mean of what was read.
+For each exchange folder, the held-out last post of some users is ranked among 19 random ones
+(`finetune.evaluation.protocol`). A post's score is its cosine with the decayed mean of the user's last five posts. Only
+posts that these users need are encoded, so a folder of any size takes minutes. Intervals are 95 % bootstraps over
+users; the last column is the paired difference to the sentence vectors of the default embedder. Vectors are centred on
+the mean of the encoded posts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from whyfeed.finetune.evaluation.protocol import RankingTest, leave_one_out, wit
 from whyfeed.retrieval.community.embedder import open_embedder
 
 LAYERS = (1, 4, 8, 12)
-_LAST = 5  # posts of a history that are read
+_LAST = 5  # posts of a history that are used
 _DECAY = 0.8
 _TOKENS_AT_ONCE = 512
 
@@ -52,13 +52,13 @@ def read(model: CausalModel, texts: list[str], most: int) -> dict[str, Any]:
 
 
 def centred(vectors: Any) -> Any:
-    """Less their mean, of length 1."""
+    """Vectors minus their mean, scaled to length 1."""
     vectors = vectors - vectors.mean(axis=0)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def ndcg(test: RankingTest, last: list[Any], place: dict[int, int], vectors: Any) -> Any:
-    """(users,): nDCG@10 of the held-back post among its candidates, ties counted half."""
+    """(users,): nDCG@10 of the held-out post among its candidates; a tie counts half."""
     found = []
     for row, history in enumerate(last):
         shares = _DECAY ** np.arange(len(history))[::-1]
@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--users", type=int, default=120)
-    parser.add_argument("--tokens", type=int, default=64, help="read of each post")
+    parser.add_argument("--tokens", type=int, default=64, help="number of tokens read of each post")
     options = parser.parse_args()
     model = CausalModel(weights.check(weights.find("ranker")), max(LAYERS))
     for folder in options.folders:

@@ -1,10 +1,10 @@
-"""How fast a post is read: the first layers of the encoder in numpy, llama.cpp and torch, and how far they agree.
+"""Speed of encoding posts: the encoder's first layers in numpy, llama.cpp and torch, and their agreement.
 
     python -m benchmarks.encoder_speed [--titles DIR] [--tokens 3000]
 
-Titles come from an exchange folder (default: those of the demo), whole texts from the demo, cut at 256 tokens. Seconds
-are of the processor, all threads together, so that a busy machine changes them little; wall seconds stand beside. Needs
-the weights (`whyfeed models pull`) and, for its rows of torch, `make develop`.
+Titles come from an exchange folder (default: the demo), whole texts from the demo, cut at 256 tokens. CPU seconds sum
+over all threads, so other load on the machine changes them little; wall-clock seconds are printed as well. Needs the
+weights (`whyfeed models pull`) and, for the rows of torch, `make develop`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEMO = ROOT / "retrieval" / "demo"
 
 
 def texts_of(folder: Path, whole: bool) -> list[str]:
-    """Titles, or titles and texts, in the order of the folder."""
+    """Titles, or titles with texts, in the order of the folder."""
     file = find_file(folder, "posts")
     if file is None:
         raise SystemExit(f"{folder} has no posts.jsonl")
@@ -40,7 +40,7 @@ def texts_of(folder: Path, whole: bool) -> list[str]:
 
 
 def some(tokenizer: Tokenizer, texts: Sequence[str], tokens: int) -> list[str]:
-    """Texts by chance, together about so many tokens."""
+    """A random sample of texts with about this many tokens in total."""
     found, left = [], tokens
     for place in np.random.default_rng(0).permutation(len(texts)):
         if left <= 0:
@@ -51,14 +51,14 @@ def some(tokenizer: Tokenizer, texts: Sequence[str], tokens: int) -> list[str]:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What it gives, seconds of the processor, and of the clock."""
+    """The result, CPU seconds and wall-clock seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
     found = work()
     return found, time.process_time() - cpu, time.perf_counter() - wall
 
 
 class Torch:
-    """The reference: the same layers by transformers, texts of one length at a time."""
+    """The reference: the same layers in transformers, in batches of texts of one length."""
 
     def __init__(self, path: Path, bf16: bool) -> None:
         import torch
@@ -80,7 +80,7 @@ class Torch:
         return keep
 
     def encode(self, before: list[int], ids: Sequence[list[int]]) -> Any:
-        """(texts, layers x width): means over the texts' own tokens, each brought to a root mean square of 1."""
+        """(texts, layers x width): means over the texts' own tokens, each scaled to a root mean square of 1."""
         import torch
 
         rows = np.zeros((len(ids), len(LAYERS) * self._model.config.hidden_size), dtype=np.float32)
@@ -98,7 +98,7 @@ class Torch:
 
 
 class LlamaCpp:
-    """A file cut after one layer, its last norm without weights, mean pooling over all tokens."""
+    """llama.cpp on a file cut after one layer, with a last norm without weights and mean pooling over all tokens."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import xllamacpp
@@ -124,7 +124,7 @@ class LlamaCpp:
 
 
 def cut(path: Path, target: Path, depth: int, kind: str) -> Path:
-    """The first layers in a file of their own, matrices as F16, BF16 or Q8_0."""
+    """Write the first layers to a file of their own, with matrices as F16, BF16 or Q8_0."""
     import gguf
 
     reader = gguf.GGUFReader(path)
@@ -152,7 +152,7 @@ def cut(path: Path, target: Path, depth: int, kind: str) -> Path:
 
 
 def cosine(one: Any, other: Any) -> tuple[float, float]:
-    """The least cosine of two rows that belong together, and the largest difference over the mean length."""
+    """The least cosine of two corresponding rows, and the largest difference relative to the mean length."""
     lengths = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
     cosines = np.vecdot(one.astype(np.float64), other) / np.maximum(lengths[0] * lengths[1], 1e-12)
     return float(cosines.min()), float(np.abs(one - other).max() / lengths[1].mean())
@@ -165,7 +165,7 @@ def row(name: str, tokens: int, cpu: float, wall: float, agreement: tuple[float,
 
 
 def normed_mean(model: CausalModel, before: list[int], ids: Sequence[list[int]], layer: int) -> Any:
-    """What llama.cpp pools, from numpy's states: each token's state through a norm without weights, all tokens."""
+    """llama.cpp's pooling from numpy's states: the mean over all tokens of states normed without weights."""
     found = []
     for own in ids:
         (states,) = model.hidden([before + own], (layer,))
@@ -177,8 +177,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--titles", type=Path, default=DEMO)
-    parser.add_argument("--tokens", type=int, default=3000, help="of each kind of text")
-    parser.add_argument("--without", default="", help="rows to leave out, by a word of their name")
+    parser.add_argument("--tokens", type=int, default=3000, help="number of tokens for each kind of text")
+    parser.add_argument("--without", default="", help="leave out rows whose name contains this word")
     options = parser.parse_args()
     path = weights.check(weights.find("ranker"))
     tokenizer = Tokenizer(GgufFile(path))

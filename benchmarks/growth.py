@@ -2,9 +2,9 @@
 
     python -m benchmarks.growth [--factors 1,10,100] [--plot docs/growth.png]
 
-Synthetic communities with so many times the posts, users and events of the demo (1,275, 1,336, 8,013). Vectors are
-made of hashed words, because embedding says nothing about the core and takes hours. Seconds of one run on this machine;
-the exponent is the slope of log seconds over log events: 1 is linear.
+Synthetic communities with a multiple of the demo's posts, users and events (1,275, 1,336, 8,013). Vectors are hashed
+words, because embedding takes hours and is not part of the core. Seconds of one run on this machine. The exponent is
+the slope of log seconds over log events: 1 is linear.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REQUESTS = 20
 
 
 def main() -> None:
-    """Measure, print a table, and draw it."""
+    """Measure, print a table, and plot it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--factors", default="1,10,100")
     parser.add_argument("--plot", type=Path)
@@ -48,12 +48,12 @@ def main() -> None:
 
 
 def measured(folder: Path, factor: int) -> dict[str, float]:
-    """Seconds by what was done, of a home with `factor` times the demo's events."""
+    """Seconds by operation, for a home with `factor` times the demo's events."""
     write_community(folder / "exchange", POSTS * factor, USERS * factor, EVENTS * factor)
     found: dict[str, float] = {}
     with Agent.open(folder / "home", embedder="hash-512", no_llm=True) as agent:
         agent.import_folder(folder / "exchange")
-        agent.build()  # vectors and neighbours, which no fit makes again
+        agent.build()  # vectors and neighbours, which a fit does not recompute
         fitted: list[Any] = []
         found["fit (whyfeed finetune rank)"] = _seconds(lambda: fitted.append(fit_agent(agent)))
         readers = [member.id for member in agent.members(limit=REQUESTS)]

@@ -1,11 +1,12 @@
-"""What the judge learns in minutes: its AUC beside the untuned base, item means, the core and a BERT classifier.
+"""AUC of the judge after minutes of training, with the untuned base, item means, the core and BERT as baselines.
 
     python -m benchmarks.judge_training --data DIR [--minutes M] [--cut N] [--plot FILE] [any option of the judge]
 
-The classifier (`whyfeed finetune click`) gets the same minutes; with `--method none` it is all that is trained.
+The BERT classifier (`whyfeed finetune click`) gets the same minutes; with `--method none` only the classifier is
+trained.
 
-DIR holds likes and dislikes in the exchange format; the test is its valid file (or its last labels). All rows are
-measured on the same held-out posts, whole users drawn by name, until there are `--tested` of them.
+DIR holds likes and dislikes in the exchange format; the test set is its valid file (or its last labels). All rows are
+measured on the same held-out posts: those of whole users, sampled by id, up to `--tested` posts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from whyfeed.retrieval.community.embedder import open_embedder
 
 
 def main() -> None:
-    """Print a table, and draw the curve with `--plot`."""
+    """Print a table, and plot the curve with `--plot`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--base", default=DEFAULT_BASE)
@@ -94,7 +95,7 @@ def _row(name: str, values: dict[str, float]) -> None:
 
 
 def _core(folder: Path, tested: list[LabelledPosts], seed: int) -> dict[str, float]:
-    """The ranking core on the same posts, which are found again by user and line."""
+    """The ranking core on the same posts, matched by user and line."""
     histories, test = prepare(read_histories(folder), folder, seed=seed)
     core = GaussianProcessClicks(Resources(open_embedder(Settings().embedder), histories.texts))
     core.fit(histories)

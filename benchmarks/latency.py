@@ -1,12 +1,12 @@
-"""How long a reader waits, on the demo and on a synthetic community of 100,000 posts.
+"""Latency of lists and reasons for a user, on the demo and on a synthetic community of 100,000 posts.
 
     python -m benchmarks.latency [--posts 100000] [--readers 30] [--keep DIR]
 
-Measured as the page sees it, through `Agent.chat`: to the list without the LLM ranker, to the list
-with it (20 candidates, prefix warm), and from the list to the first and the last reason, with no
-clause kept and with all of them kept. The synthetic community has vectors of the real length (512)
-made of hashed words, because embedding 100,000 texts takes minutes and no request does it. Peak
-memory is that of the whole process. Timings on shared machines are noisy: compare lines of one run.
+Measured through `Agent.chat`, as the page does: to the list without the LLM ranker, to the list with it (20 candidates,
+prefix computed), and from the list to the first and the last reason, with no clause stored and with all of them stored.
+The synthetic community has vectors of the real length (512) made of hashed words, because embedding 100,000 texts takes
+minutes and does not happen during requests. Peak memory is that of the whole process. Timings on shared machines are
+noisy: compare only lines of one run.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ REAL, HASHED = "use-multilingual-v3", "hash-512"
 
 
 def main() -> None:
-    """Measure and print a table, and one JSON line for machines."""
+    """Measure; print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--posts", type=int, default=100_000)
     parser.add_argument("--readers", type=int, default=30)
-    parser.add_argument("--written", type=int, default=6, help="readers whose missing clauses are written")
-    parser.add_argument("--keep", type=Path, help="keep the homes here and use them again")
+    parser.add_argument("--written", type=int, default=6, help="number of users whose missing clauses are written")
+    parser.add_argument("--keep", type=Path, help="folder in which the homes are kept and reused")
     parser.add_argument("--no-llm", action="store_true")
     args = parser.parse_args()
     base = args.keep or Path(tempfile.mkdtemp(prefix="whyfeed-latency-"))
@@ -66,7 +66,7 @@ def measure(name: str, home: Path, embedder: str, args: argparse.Namespace) -> d
     opened = time.perf_counter() - start
     members = [member.id for member in agent.members(limit=10 * args.readers)]
     readers = [members[place] for place in np.linspace(0, len(members) - 1, args.readers).astype(int)]
-    _ask(agent, readers[0], wait=True)  # opens the models
+    _ask(agent, readers[0], wait=True)  # loads the models
     row: dict[str, Any] = {"home": name, "open (s)": f"{opened:.1f}"}
     row["list, no LLM ranker: p50 / p95 (s)"] = _spread([_ask(agent, reader)["list"] for reader in readers])
     if not args.no_llm:
@@ -91,7 +91,7 @@ def measure(name: str, home: Path, embedder: str, args: argparse.Namespace) -> d
 
 
 def _ask(agent: Agent, reader: str, *, llm_rank: bool = False, wait: bool = False) -> dict[str, float]:
-    """Seconds to the list, and from it to the first and the last reason (`wait`: have them written)."""
+    """Seconds to the list, and from it to the first and the last reason (with `wait` until all are written)."""
     cancel = threading.Event()
     start = listed = time.perf_counter()
     first = None
@@ -100,7 +100,7 @@ def _ask(agent: Agent, reader: str, *, llm_rank: bool = False, wait: bool = Fals
         if isinstance(event, ItemsReady):
             listed = now
             if not event.waiting:
-                first = now  # every reason came with the list
+                first = now  # all reasons came with the list
             if not wait:
                 cancel.set()
         elif isinstance(event, ReasonReady) and first is None:
@@ -110,7 +110,7 @@ def _ask(agent: Agent, reader: str, *, llm_rank: bool = False, wait: bool = Fals
 
 
 def _wait_until_idle(seconds: float = 150.0) -> None:
-    """Building a home leaves the machine busy, and engines take fewer threads on a busy one."""
+    """Wait, since building a home keeps the machine busy, and engines use fewer threads on a busy machine."""
     end = time.monotonic() + seconds
     while os.getloadavg()[0] >= 0.4 and time.monotonic() < end:
         time.sleep(5)

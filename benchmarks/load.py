@@ -1,10 +1,12 @@
-"""Many people at once at one service: python -m benchmarks.load [--clients 50] [--seconds 60] [--home DIR]
+"""Load test: many clients at once on one service.
 
-`whyfeed serve --no-llm --no-page` runs in a process of its own on a copy of the demo home (or of --home). Each client
-is a person: asks for five posts, reads for about a second (--think, exponential; 0: asks again at once), and tells in
-one case of three what they did with one of them. Afterwards every feedback that was confirmed must be in the ledger.
-With --processes the clients are spread over processes, so that they do not wait for each other's Python. Clients and
-service share the machine: what the clients need is missing from the service.
+    python -m benchmarks.load [--clients 50] [--seconds 60] [--home DIR]
+
+`whyfeed serve --no-llm --no-page` runs in its own process on a copy of the demo home (or of --home). Each client
+simulates a user: it asks for five posts, waits for about a second (--think, exponential; 0: no wait), and in one case
+of three sends feedback on one of them. Afterwards every confirmed feedback must be in the ledger. With --processes the
+clients run in several processes, so that they do not wait for each other's interpreter lock. Clients and service share
+the machine, so the clients' CPU time is lost to the service.
 """
 
 from __future__ import annotations
@@ -37,20 +39,20 @@ from whyfeed import Agent
 from whyfeed.agent.demo import import_demo
 
 ACTS = ("open", "open", "open", "like", "save", "hide")
-PER_PROCESS = 25  # clients, with --processes
-PATIENCE = 60.0  # seconds that a client waits for an answer
+PER_PROCESS = 25  # clients per process, with --processes
+PATIENCE = 60.0  # timeout of a request in seconds
 
 
 @dataclass
 class Seen:
-    """What clients have seen: seconds by operation, failures, and the feedback that was confirmed to them by user."""
+    """The clients' results: seconds by operation, failures, and confirmed feedback by user."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"recommend": [], "feedback": []})
     errors: list[str] = field(default_factory=list)
     confirmed: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, other: Seen) -> None:
-        """Count what others have seen, too."""
+        """Add the results of others."""
         for operation, taken in other.seconds.items():
             self.seconds[operation] += taken
         self.errors += other.errors
@@ -59,13 +61,13 @@ class Seen:
 
 
 def main() -> None:
-    """Measure and print a table, and one JSON line for machines; exit 1 when something was lost."""
+    """Measure; print a table and one JSON line. Exit code 1 when feedback was lost."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--think", type=float, default=1.0, help="mean seconds of reading; 0: none")
-    parser.add_argument("--home", type=Path, help="a home to copy; default: the demo, made anew")
-    parser.add_argument("--processes", action="store_true", help=f"a process for every {PER_PROCESS} clients")
+    parser.add_argument("--think", type=float, default=1.0, help="mean seconds between requests; 0: none")
+    parser.add_argument("--home", type=Path, help="home to copy; default: a new demo home")
+    parser.add_argument("--processes", action="store_true", help=f"use one process per {PER_PROCESS} clients")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="whyfeed-load-") as folder:
         home = Path(folder) / "home"
@@ -97,7 +99,7 @@ def main() -> None:
 
 @contextmanager
 def service(home: Path, key: str) -> Iterator[str]:
-    """The service over a home in a process of its own, once it is ready; gives its address."""
+    """Run the service on a home in its own process; yields its address once it is ready."""
     command = [
         sys.executable,
         "-m",
@@ -122,7 +124,7 @@ def service(home: Path, key: str) -> Iterator[str]:
 
 
 def run(url: str, key: str, people: Sequence[str], args: argparse.Namespace) -> Seen:
-    """All clients until the time is over."""
+    """Run all clients until the time is over."""
     if not args.processes:
         return group(url, key, people, args.seconds, args.think, 0)
     seen = Seen()
@@ -137,7 +139,7 @@ def run(url: str, key: str, people: Sequence[str], args: argparse.Namespace) -> 
 
 
 def group(url: str, key: str, people: Sequence[str], seconds: float, think: float, seed: int) -> Seen:
-    """Some clients in one event loop."""
+    """Run some clients in one event loop."""
 
     async def all_of_them() -> Seen:
         seen, limits = Seen(), httpx.Limits(max_connections=None, max_keepalive_connections=None)
@@ -158,7 +160,7 @@ def group(url: str, key: str, people: Sequence[str], seconds: float, think: floa
 async def person(
     client: httpx.AsyncClient, user: str, end: float, think: float, rng: random.Random, seen: Seen
 ) -> None:
-    """One person: a list, a while of reading, and now and then a word about it."""
+    """One simulated user: asks for a list, waits, and sometimes sends feedback."""
 
     async def ask(operation: str, body: dict[str, Any]) -> dict[str, Any] | None:
         start = time.perf_counter()
@@ -175,7 +177,7 @@ async def person(
         if think:
             await asyncio.sleep(rng.expovariate(1 / think))
 
-    await read()  # people do not all come in the same instant
+    await read()  # staggered, so that the clients do not all start in the same instant
     while time.perf_counter() < end:
         answer = await ask("recommend", {"user": user, "k": 5, "llm": False})
         await read()
@@ -187,7 +189,7 @@ async def person(
 
 
 def lost(url: str, key: str, seen: Seen) -> int:
-    """How many events were confirmed and are not in the ledger."""
+    """The number of confirmed events that are not in the ledger."""
     missing = 0
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE) as client:
         for user, ids in seen.confirmed.items():
@@ -198,7 +200,7 @@ def lost(url: str, key: str, seen: Seen) -> int:
 
 
 def told(args: argparse.Namespace, seen: Seen, elapsed: float, missing: int, memory: float) -> dict[str, str]:
-    """The figures as they are printed."""
+    """The figures for the printed table."""
     requests = sum(map(len, seen.seconds.values()))
     row = {
         "clients": str(args.clients),

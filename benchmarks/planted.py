@@ -1,7 +1,9 @@
-"""Conversations with planted personal data and traps: python -m benchmarks.planted [--seed N] [--show N]
+"""Generated conversations with planted personal data and traps, and the accuracy of masking on them.
 
-What customers type stands in planted.toml; here are the values, in the forms in which people write them. Printed is
-how much of what was planted is masked, by kind, and how many ordinary sentences are left alone.
+    python -m benchmarks.planted [--seed N] [--show N]
+
+The customers' sentences are in planted.toml; this file generates the values, in the forms that people write. Prints the
+share of planted values that is masked, by kind, and the share of ordinary sentences that is left unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _GENERIC = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """A conversation that waits for an answer, and the (kind, raw value) pairs that stand in the customer's turns."""
+    """A waiting conversation, and the (kind, raw value) pairs in the customer's turns."""
 
     conversation: DeskConversation
     values: tuple[tuple[str, str], ...]
@@ -41,7 +43,7 @@ class Planted:
 
 
 def planted(seed: int = 0, n: int = 300) -> list[Planted]:
-    """`n` conversations, two thirds English and the rest Chinese; the same ones for the same seed."""
+    """`n` conversations, two thirds English and the rest Chinese; reproducible by the seed."""
     rng = random.Random(seed)
     traps: list[Trap] = [trap for trap, share in _SHARES.items() for _ in range(round(n * share))]
     traps += ["none"] * (n - len(traps))
@@ -51,7 +53,7 @@ def planted(seed: int = 0, n: int = 300) -> list[Planted]:
 
 
 def ordinary(seed: int = 0, n: int = 500) -> list[str]:
-    """`n` different sentences of customers in which nothing is personal, two thirds English and the rest Chinese."""
+    """`n` different sentences of customers without personal data, two thirds English and the rest Chinese."""
     rng = random.Random(seed)
     found = dict[str, None]()
     while len(found) < n:
@@ -61,9 +63,9 @@ def ordinary(seed: int = 0, n: int = 500) -> list[str]:
 
 
 def survives(raw: str, kind: str, shown: str) -> bool:
-    """Whether something of a value is left in a text: of a name a word, of anything else four characters.
+    """Whether a part of a value is left in a text: of a name one word, of anything else four characters.
 
-    Separators do not count, words that belong to nobody ("street") neither; what is shorter must be left whole.
+    Separators and words that identify nobody ("street") are ignored; a shorter value must be left as a whole.
     """
     shown = unicodedata.normalize("NFKC", CHIP.sub("\n", shown))
     raw = unicodedata.normalize("NFKC", raw)
@@ -84,7 +86,7 @@ def survives(raw: str, kind: str, shown: str) -> bool:
 
 
 class _Writer:
-    """Writes conversations of one language; every wording of a kind comes up before one comes up again."""
+    """Writes conversations in one language; all wordings of a kind are used before one is repeated."""
 
     def __init__(self, rng: random.Random, language: str) -> None:
         self._rng = rng
@@ -92,7 +94,7 @@ class _Writer:
         self._left: dict[tuple[str, ...], list[str]] = {}
 
     def conversation(self, id: str, trap: Trap) -> Planted:
-        """A request, a few pieces of personal data, told or asked for, and the trap at the end."""
+        """A request, a few pieces of personal data (volunteered or asked for), and the trap at the end."""
         rng = self._rng
         values = list[tuple[str, str]]()
         turns = list[DeskTurn]()
@@ -162,13 +164,13 @@ def _digits(rng: random.Random, count: int) -> str:
 
 
 def _form(rng: random.Random, *forms: str) -> str:
-    """One of the forms, "_" in it a digit, "^" a digit from 2 to 9, "@" a capital letter."""
+    """One of the forms; in it "_" is a digit, "^" a digit from 2 to 9, "@" a capital letter."""
     kinds = {"_": string.digits, "^": "23456789", "@": "ABCDEFGHJKLMNPQRSTUVWXYZ"}
     return "".join(rng.choice(kinds.get(char, char)) for char in rng.choice(forms))
 
 
 def _wide(rng: random.Random, text: str, language: str) -> str:
-    """In one Chinese text of seven, the full-width characters of an input method."""
+    """The text; in one of seven Chinese texts with the full-width characters of an input method."""
     if language == "en" or rng.random() > 0.15:
         return text
     return "".join(chr(ord(char) + 0xFEE0) if "0" <= char <= "9" else char for char in text)
@@ -387,11 +389,11 @@ _VALUES: dict[str, Callable[[random.Random, str], str]] = {
 }
 
 
-# --- Measured
+# --- Measurement
 
 
 def left_over(found: Planted) -> tuple[list[tuple[str, str]], str]:
-    """The values of which something survives in what a vault makes of the customer's turns, and these turns."""
+    """The values of which a part is left in the customer's turns after masking, and these masked turns."""
     vault, asked, shown = Vault(), "", list[str]()
     for turn in found.conversation.turns:
         if turn.role == "agent":
@@ -431,10 +433,10 @@ def _report(found: Sequence[Planted], plain: Sequence[str], show: int) -> None:
 
 
 def main() -> None:
-    """Print how much is masked of what was planted, and how much of what was not."""
+    """Print how much planted data is masked, and how many ordinary sentences are changed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", type=int, default=0, help="print so many values that were missed")
+    parser.add_argument("--show", type=int, default=0, help="number of missed values to print")
     options = parser.parse_args()
     _report(planted(options.seed), ordinary(options.seed), options.show)
 

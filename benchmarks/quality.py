@@ -1,9 +1,11 @@
-"""Ranking against published numbers and our aims: `python -m benchmarks.quality [--data DIR] [--only NAME] [--unseen]`.
+"""Ranking quality on public data sets, next to published results and this project's aims.
+
+    python -m benchmarks.quality [--data DIR] [--only NAME] [--unseen]
 
 DIR holds the folders amazon-games, citeulike-a and movielens-like in the exchange format (default: $WHYFEED_DATA, else
-../shared/data). Tests are cut from them as `whyfeed evaluate` cuts them: the last liked post of each user (a random one
-where there is no order), or the file of later likes; up to 6,000 users are asked. Everything follows from the seed.
-With `--unseen` it is posts that nobody has seen that are asked about. Buckets' intervals hold for all of them together.
+../shared/data). Test rows are split off as in `whyfeed evaluate`: the last liked post of each user (a random one if
+there is no order), or the file of later likes, for up to 6,000 users. Everything is determined by the seed. With
+`--unseen` the test posts are removed from training. The intervals of the buckets hold simultaneously.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("WHYFEED_DATA", "../shared/data"))
     parser.add_argument("--data", type=Path, default=default, metavar="DIR")
-    parser.add_argument("--only", default="", help="one of the folders")
-    parser.add_argument("--unseen", action="store_true", help="posts that nobody has seen")
-    parser.add_argument("--rankers", default=",".join((*BASELINES, *OURS)), help="separated by commas")
-    parser.add_argument("--no-llm", action="store_true", help="without the language model that reads posts")
-    parser.add_argument("--encoder", default="", help="the language model that reads posts, as in `whyfeed evaluate`")
+    parser.add_argument("--only", default="", help="name of the only folder to measure")
+    parser.add_argument("--unseen", action="store_true", help="test on unseen posts")
+    parser.add_argument("--rankers", default=",".join((*BASELINES, *OURS)), help="rankers, separated by commas")
+    parser.add_argument("--no-llm", action="store_true", help="leave out the language model that encodes posts")
+    parser.add_argument("--encoder", default="", help="language model that encodes posts, as in `whyfeed evaluate`")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rankers = [name for name in args.rankers.split(",") if not (args.no_llm and name == "whyfeed")]
@@ -70,7 +72,7 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]], aims: Mapping[str, tuple[str, float] | None]) -> str:
-    """Each ranker's metrics with their intervals, then what was published and what we aim at, where there is such."""
+    """Each ranker's metrics with their intervals, then published results and aims, where there are any."""
     lines = ["| ranker | " + " | ".join(aims) + " |", "|---|" + "---|" * len(aims)]
     for row in rows:
         cells = [

@@ -1,12 +1,13 @@
-"""What ranking 50 posts for one reader costs: the core alone, and with the language model on every runtime here.
+"""Cost of ranking 50 posts for one user: the core alone, and with the language model on each available runtime.
 
     python -m benchmarks.ranker_speed [--candidates 50] [--full 10] [--rounds 3] [--url URL --model NAME]
 
-Readers and posts are the demo's. The judge's prompt is a prefix that only the reader fills, then one post; either the
-prefix is read once and shared, or every post gets a full prompt of its own, read cold (`--full` of them are timed, by
-chance, and counted up to all). The floor is what the model multiplies and adds for these tokens over what this machine
-multiplies and adds in a large product of float32 matrices, measured in the same run on the same threads. `--url` adds
-a server with an OpenAI interface, such as vLLM. Needs `make develop` and the weights (`whyfeed models pull`).
+Users and posts are the demo's. The judge's prompt is a prefix that depends only on the user, and then one post. Either
+the prefix is computed once and shared, or every post gets a full prompt without any cache (a random `--full` of them
+are timed, and extrapolated to all). The floor is a lower bound: the multiply-adds of the model for these tokens,
+divided by the rate at which this machine multiplies large float32 matrices, measured in the same run with the same
+threads. `--url` adds a server with an OpenAI-compatible interface, such as vLLM. Needs `make develop` and the weights
+(`whyfeed models pull`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Asked:
-    """One reader and the posts to be ranked: the prefix, what follows it in each prompt, and both as token ids."""
+    """One user and the posts to be ranked: the prefix, the rest of each prompt, and both as token ids."""
 
     prefix: str
     posts: list[str]
@@ -58,17 +59,17 @@ class Asked:
 
     @property
     def shared(self) -> int:
-        """Tokens when the prefix is read once."""
+        """Tokens when the prefix is computed once."""
         return len(self.prefix_ids) + sum(map(len, self.post_ids))
 
     @property
     def full(self) -> float:
-        """Tokens of one full prompt, on average."""
+        """Mean tokens of one full prompt."""
         return len(self.prefix_ids) + sum(map(len, self.post_ids)) / len(self.post_ids)
 
 
 class Machine:
-    """Multiply-adds of the model for some tokens, and seconds that this machine needs for as many."""
+    """Multiply-adds of the model for some tokens, and the seconds that this machine needs for them."""
 
     def __init__(self, path: Path) -> None:
         about = {key.removeprefix("llama."): value for key, value in GgufFile(path).fields.items()}
@@ -83,14 +84,14 @@ class Machine:
             self.speed = 2048**3 / min(_seconds(lambda: one @ other) for _ in range(7))  # multiply-adds a second
 
     def seconds(self, lengths: Sequence[int], past: int = 0) -> float:
-        """Of texts of these lengths, each behind `past` tokens that are known; one answer over the vocabulary each."""
+        """Seconds for texts of these lengths, each after `past` cached tokens and with one output layer pass."""
         attended = sum(length * (past + (length + 1) / 2) for length in lengths)
         work = self.of_token * sum(lengths) + 2 * self.width * self.blocks * attended
         return float((work + self.width * self.words * len(lengths)) / self.speed)
 
 
 class Numpy:
-    """The judge in numpy: the encoder's model with all of its layers, all posts behind the prefix in one pass."""
+    """The judge in numpy: the encoder's model with all layers, with all posts behind the prefix in one pass."""
 
     def __init__(self, path: Path, blocks: int, labels: tuple[int, int]) -> None:
         self._model, self._blocks = CausalModel(path, blocks), blocks
@@ -100,9 +101,9 @@ class Numpy:
         self._readout = (rows[0] - rows[1]) * file.tensor("output_norm.weight").astype(np.float32)
 
     def __call__(self, before: list[int], after: Sequence[list[int]]) -> Floats:
-        """(posts,) P(yes); with no `before`, `after` are full prompts."""
+        """(posts,) P(yes); with an empty `before`, `after` are full prompts."""
         known = self._model.remember(before) if before else None
-        # Posts of one length lie together, as the model reads them.
+        # Sorted by length, as the model batches them.
         order = sorted(range(len(after)), key=lambda place: len(after[place]))
         (states,) = self._model.hidden([after[place] for place in order], (self._blocks,), known)
         last = states[np.cumsum([len(after[place]) for place in order]) - 1]
@@ -116,10 +117,10 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=50)
-    parser.add_argument("--full", type=int, default=10, help="full prompts that are timed")
-    parser.add_argument("--rounds", type=int, default=3, help="of the shared prefix; the median counts")
-    parser.add_argument("--url", help="of a server with an OpenAI interface, with the same model")
-    parser.add_argument("--model", help="its name there")
+    parser.add_argument("--full", type=int, default=10, help="number of timed full prompts")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs with the shared prefix (median)")
+    parser.add_argument("--url", help="URL of an OpenAI-compatible server with the same model")
+    parser.add_argument("--model", help="name of the model on that server")
     args = parser.parse_args()
 
     path = weights.check(weights.find("ranker"))
@@ -158,7 +159,7 @@ def main() -> None:
             machine.seconds([len(asked.prefix_ids) + length for length in lengths]),
         )
         reference = found if reference is None else reference
-        # Before an engine's prompts stands a number, so that nothing is read twice: they are not the same prompts.
+        # An engine's prompts start with a number, to defeat its cache, so they differ from the reference's prompts.
         apart = f"{np.abs(found - reference).max():12.1e}" if name.startswith(("torch", "numpy")) else f"{'-':>12}"
         print(f"{name:34}{1000 * once:10.0f}{asked.shared:8}{once / floors[0]:9.1f}{1000 * alone:10.0f}"
               f"{asked.full * len(asked.posts):8.0f}{alone / floors[1]:9.1f}{alone / once:15.1f}"
@@ -171,7 +172,7 @@ Runtime = tuple[Callable[[Asked], Any], Callable[[Asked, int], Any], Callable[[]
 
 
 def _runtimes(path: Path, model: Any, prompts: Prompts, machine: Machine, args: argparse.Namespace) -> Any:
-    """Name, and how to judge behind a shared prefix, one full prompt, and to end it; one is open at a time."""
+    """Yields, one at a time: name, scoring behind a shared prefix, scoring one full prompt, and closing."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -189,7 +190,7 @@ def _runtimes(path: Path, model: Any, prompts: Prompts, machine: Machine, args: 
 
     def by_engine(engine: Engine) -> Runtime:
         calls = iter(range(1_000_000))
-        # A number in front of everything: nothing that was read before can be used again.
+        # A number at the start of each prompt, so that no cached prefix can be reused.
         fresh = lambda asked: f"<|im_start|>system\n{next(calls)}<|im_end|>\n{asked.prefix}"  # noqa: E731
         engine.judge(JudgeRequest("warm", ["up"]))
         return (
@@ -215,7 +216,7 @@ def _runtimes(path: Path, model: Any, prompts: Prompts, machine: Machine, args: 
 
 
 def _asked(agent: Agent, prompts: Prompts, count: int) -> Asked:
-    """The member with the longest history, and the posts that they would be asked about."""
+    """The user with the longest history, and candidate posts for them."""
     community = Community.load(agent.store, agent.embedder)
     user = agent.members(limit=1)[0].id
     reader = read(user, agent.events(user, 10_000)[::-1], community, agent.embedder)
@@ -231,7 +232,7 @@ class _NoEngine:
 
 
 def _core(agent: Agent, count: int) -> None:
-    """Print what the core needs: at work in a home, and that of `evaluate`, over the whole catalogue."""
+    """Print the time of the core in a home, and of that of `evaluate` over the whole catalogue."""
     community = Community.load(agent.store, agent.embedder)
     ranker, rng = Ranker.load(agent.home), np.random.default_rng(0)
     times = []

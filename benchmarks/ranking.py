@@ -1,10 +1,10 @@
-"""The fitted ranking model beside simple baselines, on a home's own ledger, replayed in time.
+"""The fitted ranking model and simple baselines on a home's own ledger, split by time.
 
     python -m benchmarks.ranking [--home DIR] [--negatives fresh|any]
 
-Readers of the last two of eight windows, statistics of the time before; per reader nDCG@10 of the
-posts that they acted on among sampled others, with 95 % bootstrap intervals over users. `--negatives
-any` draws them whatever their age, which rewards "new" (see finetune/ranking/examples.py).
+Tested on the last two of eight time windows, with statistics of the time before. Per user nDCG@10 of the posts that
+they acted on among sampled negatives, with 95 % bootstrap intervals over users. `--negatives any` samples negatives of
+any age, which favours new posts (see finetune/ranking/examples.py).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _random(test: list[examples.Group], rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
-    """nDCG@10 of a random order, averaged over 20."""
+    """nDCG@10 of a random order, averaged over 20 repetitions."""
     discounts = 1 / np.log2(np.arange(2, 12))
     values = []
     for group in test:

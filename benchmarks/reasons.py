@@ -1,11 +1,11 @@
-"""Check every reason of a home's lists: does its evidence exist, and whose is it?
+"""Check the reasons in a home's lists: whether their evidence exists, and whether it belongs to the user.
 
     python -m benchmarks.reasons [--users 50] [--k 5] [--language en] [--no-llm] [--show 20]
 
-For users with at least three events: validates the contract's shape, that no list shows what its
-user has acted on, that every claim's evidence exists and belongs to this user or this post, and
-that a reason names at least one thing of the user's own history. Prints how many came from the
-LLM, an extract, a template, how many were ready with the list, and some of them to read.
+For users with at least three events: validates the JSON schema, that no list shows a post that its user has acted on,
+that the evidence of every claim exists and belongs to this user or this post, and that a reason names at least one of
+the user's own events. Prints how many reasons came from the LLM, an extract or a template, how many were ready with the
+list, and a sample to read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCHEMA = Path(__file__).parent.parent / "tests" / "schemas" / "recommend.json"
 
 
 def main() -> None:
-    """Ask, check, count, show."""
+    """Open the home and print the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--home", type=Path)
     parser.add_argument("--users", type=int, default=50)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def report(agent: Agent, args: argparse.Namespace) -> int:
-    """Print the report; 1 when something is wrong."""
+    """Print the report; returns 1 when there are faults."""
     rng = random.Random(args.seed)
     members = [member.id for member in agent.members(limit=100_000) if member.events >= 3]
     users = rng.sample(members, min(args.users, len(members)))
@@ -87,7 +87,7 @@ def report(agent: Agent, args: argparse.Namespace) -> int:
 
 
 def check(agent: Agent, item: dict[str, Any], own: dict[str, Any], acted: set[str]) -> list[str]:
-    """What is wrong with one item."""
+    """The faults of one item."""
     id = item["post"]["id"]
     post = agent.post(id)
     faults = [f"shown although the user acted on {id}"] if id in acted else []

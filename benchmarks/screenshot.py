@@ -1,7 +1,9 @@
-"""Pictures of the real page: `python -m benchmarks.screenshot OUT_DIR [--home DIR]`.
+"""Screenshots of the page in all widths, colour schemes and languages.
 
-Starts whyfeed on a home, drives headless Chromium through Playwright, asks, and saves the page at
-1280 and 390 px, light and dark, English and Chinese. README's picture is `read-1280-light-en.png`.
+    python -m benchmarks.screenshot OUT_DIR [--home DIR]
+
+Starts whyfeed on a home, controls headless Chromium through Playwright, asks for posts, and saves the page at 1280 and
+390 px, light and dark, English and Chinese. README's picture is `read-1280-light-en.png`.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ QUESTION = {"en": "What should I read?", "zh": "我该读什么?"}
 
 
 def take(browser: Browser, url: str, out: Path, *, wait: float = 120, member: int = 0) -> list[Path]:
-    """All pictures, one set for each width, colour and language."""
+    """Take all screenshots: one set for each width, colour scheme and language."""
     made: list[Path] = []
 
     def shoot(page: Page, name: str) -> None:
-        page.wait_for_timeout(350)  # a drawer or a fold has come to rest
+        page.wait_for_timeout(350)  # until animations have ended
         made.append(out / f"{name}.png")
         page.screenshot(path=made[-1])
 
@@ -79,9 +81,9 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="folder for the pictures")
-    parser.add_argument("--home", type=Path, help="home of whyfeed (default: WHYFEED_HOME, else the usual one)")
-    parser.add_argument("--member", type=int, default=0, help="place of the reader in the list of members")
-    parser.add_argument("--wait", type=float, default=120, help="seconds that one answer may take")
+    parser.add_argument("--home", type=Path, help="whyfeed home (default: WHYFEED_HOME, else the default home)")
+    parser.add_argument("--member", type=int, default=0, help="index of the user in the list of members")
+    parser.add_argument("--wait", type=float, default=120, help="timeout of one answer in seconds")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     from whyfeed import Agent

@@ -1,17 +1,16 @@
-"""What our client costs beside a minimal one, on vLLM and on the embedded engine, and whether all give one number.
+"""Overhead of whyfeed's client over a minimal one, on vLLM and the embedded engine, and agreement of their scores.
 
     python -m benchmarks.serving [--url URL] [--candidates 50] [--reasons 32] [--rounds 3] [--pairs 200]
 
-Without `--url` a vLLM is started as `whyfeed serve-llm` does, from `.venv-vllm` (`make vllm`). The minimal client sends
-the bytes that are needed and parses the answer, nothing else: for a ranking one request with the token ids made before,
-for reasons plain chat completions from as many threads; in this process the calls of llama.cpp's server object. Both
-take turns, each with readers and posts that nobody asked for before, so that no cache answers. A pair is what both
-needed for the same kind of work one right after the other; the overhead is the median of their ratios, less 1, with a
-bootstrap interval (95 %) of that median beside it. Seconds on the wall are noisy where others use the machine, seconds
-of the processor much less: "processor" is what this process computed more with our client than with the minimal one, as
-a share of the minimal client's seconds on the wall (behind a server that is the client alone, else the model too).
-Posts and readers are the demo's; the model is the small base in float32 (vLLM) and in F16 (embedded). P is compared
-with transformers in float32.
+Without `--url` a vLLM server is started as in `whyfeed serve-llm`, from `.venv-vllm` (`make vllm`). The minimal client
+sends the necessary bytes and parses the answer, nothing else: for a ranking one request with token ids made beforehand,
+for reasons plain chat completions with the same number of threads; for the embedded engine it calls llama.cpp's server
+object in this process. Both clients alternate, each with new users and posts, so that no cache answers. A pair is the
+time of both for the same kind of work, one right after the other. The overhead is the median of their ratios, minus 1,
+with a 95 % bootstrap interval of the median. Wall-clock seconds are noisy on a shared machine, CPU seconds much less:
+"processor" is the additional CPU time of this process with whyfeed's client, as a share of the minimal client's
+wall-clock time (with a server this is the client alone, else it includes the model). Posts and users are the demo's;
+the model is the small base in float32 (vLLM) and in F16 (embedded). P(engage) is compared with transformers in float32.
 """
 
 from __future__ import annotations
@@ -47,14 +46,14 @@ from whyfeed.finetune.llm.served import served_model
 from whyfeed.retrieval.post import Post
 
 BASE = "smollm2-135m-instruct-f16"
-Work = Callable[[int], Any]  # by the number of the reader
+Work = Callable[[int], Any]  # argument: the number of the user
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="")
-    parser.add_argument("--python", default="", help="the Python that has vLLM")
+    parser.add_argument("--python", default="", help="Python interpreter with vLLM")
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--reasons", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
@@ -64,31 +63,31 @@ def main() -> None:
     world = World(posts, args.candidates, args.reasons)
     with started(args.url, args.python) as url:
         engine = OpenAIEngine(url)
-        engine.models()  # names the model that the server serves
+        engine.models()  # finds the name of the model on the server
         bare = Bare(url, engine.name)
         print(f"{'':32}{'ours, s':>8}{'minimal, s':>11}{'overhead [95 %]':>26}{'processor':>12}")
         before = metrics(url)
-        ranked = world.ranked(engine), world.ranked_barely(bare)
+        ranked = world.ranked(engine), world.ranked_minimal(bare)
         row(f"vLLM: {args.candidates} candidates", *ranked, args.rounds, lambda number: world.tokenised(bare, number))
         after = metrics(url)
-        row(f"vLLM: {args.reasons} reasons at once", world.written(engine), world.written_barely(bare), args.rounds)
+        row(f"vLLM: {args.reasons} reasons at once", world.written(engine), world.written_minimal(bare), args.rounds)
         asked, hit = (after[name] - before[name] for name in ("queries", "hits"))
         print(f"tokens of the rankings' prompts that vLLM took from its prefix cache: {hit / asked:.1%}")
         pairs = world.pairs(args.pairs)
         served = world.judged(engine, pairs)
     local = EmbeddedEngine(weights.check(weights.find(BASE)), n_ctx=4096)
     local.load()
-    server = local._server  # llama.cpp's own object: what a minimal client has
+    server = local._server  # llama.cpp's own object, used by the minimal client
     row(
         f"embedded: {args.candidates} candidates",
         world.ranked(local),
-        world.ranked_natively(local, server),
+        world.ranked_llamacpp(local, server),
         args.rounds,
     )
     row(
         f"embedded: {args.reasons // 4} reasons",
         world.written(local, 4),
-        world.written_natively(server, 4),
+        world.written_llamacpp(server, 4),
         args.rounds,
     )
     here = world.judged(local, pairs)
@@ -100,9 +99,9 @@ def main() -> None:
 
 
 def row(name: str, ours: Work, minimal: Work, rounds: int, prepare: Work = lambda _: None) -> None:
-    """Both in turns, the first of each pair alternating; a first pair warms up and does not count.
+    """Time both in turns, alternating which of a pair is first; an untimed pair warms up.
 
-    `prepare` is what the minimal client does before its time is taken.
+    `prepare` is work of the minimal client before its time is taken.
     """
     wall, cpu = np.empty((rounds + 1, 2)), np.empty((rounds + 1, 2))
     for number in range(rounds + 1):
@@ -125,18 +124,18 @@ def row(name: str, ours: Work, minimal: Work, rounds: int, prepare: Work = lambd
 
 
 class World:
-    """Readers, posts and prompts, all different and about equally long."""
+    """Users, posts and prompts, all different and of similar length."""
 
     def __init__(self, posts: Sequence[Post], candidates: int, reasons: int) -> None:
         self._posts, self._candidates, self._reasons = list(posts), candidates, reasons
 
     def reader(self, number: int) -> tuple[str, str]:
-        """What stands before and after a post for this reader."""
+        """The prompt before and after the post, for this user."""
         acts = [f"like: {post_line(self._posts[(37 * number + place) % len(self._posts)])}" for place in range(12)]
         return around(acts)
 
     def lines(self, number: int) -> list[str]:
-        """The posts to be ranked."""
+        """The lines of the posts to be ranked."""
         after = self.reader(number)[1]
         return [
             post_line(self._posts[(53 * number + 3 * place) % len(self._posts)]) + after
@@ -144,7 +143,7 @@ class World:
         ]
 
     def messages(self, number: int, every: int = 1) -> list[list[dict[str, str]]]:
-        """Conversations that ask for the clause of a post each."""
+        """Conversations that ask for the clause of one post each."""
         found = []
         for place in range(self._reasons // every):
             post = self._posts[(61 * number + 7 * place + 11) % len(self._posts)]
@@ -157,18 +156,18 @@ class World:
         return found
 
     def pairs(self, count: int) -> list[tuple[int, list[str]]]:
-        """Readers with some posts each, `count` pairs together."""
+        """Users with some posts each, `count` pairs in total."""
         each = min(20, count)
         return [(1000 + number, self.lines(1000 + number)[:each]) for number in range(count // each)]
 
-    # ---- ours
+    # ---- whyfeed's client
 
     def ranked(self, engine: Engine) -> Work:
-        """Candidates of a reader by an engine of ours."""
+        """Score a user's candidates with one of whyfeed's engines."""
         return lambda number: engine.judge(JudgeRequest(self.reader(number)[0], self.lines(number)))
 
     def written(self, engine: Engine, every: int = 1) -> Work:
-        """Clauses at once by an engine of ours."""
+        """Write clauses concurrently with one of whyfeed's engines."""
 
         def work(number: int) -> None:
             with ThreadPoolExecutor(self._reasons) as pool:
@@ -182,24 +181,24 @@ class World:
         return work
 
     def judged(self, engine: Engine, pairs: Sequence[tuple[int, list[str]]]) -> np.ndarray[Any, Any]:
-        """P of each pair."""
+        """P(engage) of each pair."""
         return np.array(
             [p for reader, lines in pairs for p in engine.judge(JudgeRequest(self.reader(reader)[0], lines))]
         )
 
-    # ---- the same barely
+    # ---- the minimal client
 
-    def ranked_barely(self, bare: Bare) -> Work:
-        """Candidates by the minimal client."""
+    def ranked_minimal(self, bare: Bare) -> Work:
+        """Score candidates with the minimal client."""
         return lambda number: bare.score(self.reader(number)[0], self.lines(number))
 
     def tokenised(self, bare: Bare, number: int) -> None:
-        """Have the minimal client know all token ids of a reader's ranking."""
+        """Tokenise a user's ranking prompt for the minimal client in advance."""
         for text in (self.reader(number)[0], *self.lines(number), "Yes", "No"):
             bare.ids(text)
 
-    def written_barely(self, bare: Bare) -> Work:
-        """Clauses at once by the minimal client."""
+    def written_minimal(self, bare: Bare) -> Work:
+        """Write clauses concurrently with the minimal client."""
 
         def work(number: int) -> None:
             with ThreadPoolExecutor(self._reasons) as pool:
@@ -207,8 +206,8 @@ class World:
 
         return work
 
-    def ranked_natively(self, engine: EmbeddedEngine, server: Any) -> Work:
-        """The rule of exact scores: the prefix cold once, cut back to before every post."""
+    def ranked_llamacpp(self, engine: EmbeddedEngine, server: Any) -> Work:
+        """Exact scores with llama.cpp's own object: one prefix, and the cache cut back to it for each post."""
 
         def work(number: int) -> list[float]:
             prefix = engine._tokens(self.reader(number)[0], opening=True)
@@ -227,8 +226,8 @@ class World:
 
         return work
 
-    def written_natively(self, server: Any, every: int) -> Work:
-        """Clauses one after the other by llama.cpp's own object."""
+    def written_llamacpp(self, server: Any, every: int) -> Work:
+        """Write clauses one after the other with llama.cpp's own object."""
 
         def work(number: int) -> None:
             for messages in self.messages(number, every):
@@ -240,14 +239,14 @@ class World:
 
 
 class Bare:
-    """A client that sends what is needed and nothing else."""
+    """A minimal client that sends only what is necessary."""
 
     def __init__(self, url: str, model: str) -> None:
         self._url, self._model = url, model
         self.ids = cache(self._tokenised)
 
     def score(self, prefix: str, lines: Sequence[str]) -> Any:
-        """One request with the ids of everything, which are made here where they were not made before."""
+        """One request with all token ids; tokenises only what was not tokenised before."""
         body = {
             "model": self._model, "query": self.ids(prefix), "items": [self.ids(line) for line in lines],
             "label_token_ids": [self.ids("Yes")[0], self.ids("No")[0]], "apply_softmax": True, "item_first": False,
@@ -276,7 +275,7 @@ class Bare:
 
 
 def metrics(url: str) -> dict[str, float]:
-    """Tokens asked of vLLM's prefix cache and found in it so far."""
+    """Tokens queried in vLLM's prefix cache, and tokens found in it, so far."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return {
@@ -286,7 +285,7 @@ def metrics(url: str) -> dict[str, float]:
 
 
 def in_transformers(world: World, pairs: Sequence[tuple[int, list[str]]]) -> np.ndarray[Any, Any]:
-    """P of the pairs from full prompts, one by one, in float32."""
+    """P(engage) of the pairs from full prompts, one by one, in float32."""
     import torch
 
     from whyfeed.finetune import training
@@ -306,7 +305,7 @@ def in_transformers(world: World, pairs: Sequence[tuple[int, list[str]]]) -> np.
 
 @contextmanager
 def started(url: str, python: str) -> Iterator[str]:
-    """A server that runs, or one of our own for as long as it is needed."""
+    """A running server at `url`, else a temporary one."""
     if url:
         yield url.rstrip("/").removesuffix("/v1")
         return

@@ -1,4 +1,4 @@
-"""A made-up community of any size in the exchange format, for timing; its words mean nothing."""
+"""A synthetic community of any size in the exchange format, for timing; its words have no meaning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DAY = 86_400.0
 
 
 def write_community(folder: Path, posts: int, users: int, events: int, seed: int = 0) -> None:
-    """Write posts, users, events and reply edges; each user has three topics, popularity is skewed."""
+    """Write posts, users, events and reply edges. Each user has three topics; popularity is skewed."""
     rng = random.Random(seed)
     syllables = [a + b for a in "bcdfglmnprstv" for b in ("a", "e", "i", "o", "u", "an", "er", "il")]
     vocabulary = [["".join(rng.choices(syllables, k=3)) for _ in range(12)] for _ in range(TOPICS)]
@@ -36,7 +36,7 @@ def write_community(folder: Path, posts: int, users: int, events: int, seed: int
     tastes = [rng.sample(range(TOPICS), 3) for _ in range(users)]
     with (folder / "interactions.jsonl").open("w") as file:
         for _ in range(events):
-            # A few users are far more active than the rest, and a few posts far more popular.
+            # A few users are far more active than the others, and a few posts far more popular.
             user = (
                 min(int(rng.paretovariate(1.1)) - 1 + rng.randrange(users), users - 1)
                 if rng.random() < 0.7

@@ -1,17 +1,19 @@
-"""Where does a language model that reads each post earn its place? One table, paired, and a plot.
+"""Where a language model that encodes posts improves the ranking: a table of paired differences, and a plot.
 
     python -m benchmarks.where [--data DIR] [--on amazon-games] [--other citeulike-a] [--plot docs/where.png]
 
-The next-item transformer is trained once with sentence vectors alone and once with what the language model read beside
-them, on the histories of `--on` without each user's last like and without a tenth of all posts. Then it is asked:
+The next-item transformer is trained twice, with sentence vectors alone and with sentence vectors and the language
+model's vectors, on the histories of `--on` without each user's last like and without a tenth of all posts. It is then
+tested on:
 
-- known posts, long histories and only their last 1, 2, 4 likes: the last like among 50 random others;
-- unseen posts: a like of a post of that tenth among 50 others of the tenth; neither ids nor likes of them are known;
-- another community: the last like of the users of `--other` among 50 others, all by their texts alone.
+- known posts, with all likes of a history and with only its last 1, 2 or 4: the last like among 50 random others;
+- unseen posts: a like of a post of the removed tenth among 50 others of it; their ids and likes are unknown;
+- another community: the last like of the users of `--other` among 50 others, by their texts alone.
 
-Requests in words are asked on the demo: one sentence of a post, taken out of it, is the request, and the post is to be
-found among all (inverse cloze, Lee et al. 2019, arXiv 1906.00300): by words (BM25), sentence vectors, the readings, and
-by the judge's P(yes) on the ten best. Differences are paired over users; intervals are bootstrap, 95 %.
+Requests in words are tested on the demo: one sentence is cut out of a post and used as the request, and the post must
+be found among all (inverse cloze task, Lee et al. 2019, arXiv 1906.00300) by words (BM25), sentence vectors, the
+language model's vectors, and the judge's P(yes) on the ten best. Differences are paired over users; intervals are 95 %
+bootstraps.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass
 class Read:
-    """Posts of a folder: histories, sentence vectors, raw readings."""
+    """Posts of a folder: histories, sentence vectors, and the language model's vectors."""
 
     histories: Histories
     vectors: Vectors
@@ -56,7 +58,7 @@ class Read:
 
     @classmethod
     def of(cls, folder: Path, embedder: Embedder, encoder: PostEncoder) -> Read:
-        """Read everything once."""
+        """Load the folder and encode its posts."""
         histories = read_histories(folder)
         tools = Resources(embedder, histories.texts)
         states = [encoder.encode(histories.texts[at : at + 256]) for at in range(0, len(histories.texts), 256)]
@@ -64,14 +66,14 @@ class Read:
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measure, print and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("WHYFEED_DATA", "../shared/data")))
     parser.add_argument("--on", default="amazon-games")
     parser.add_argument("--other", default="citeulike-a")
     parser.add_argument("--users", type=int, default=3000)
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--judged", type=int, default=60, help="requests whose ten best the judge reads")
+    parser.add_argument("--judged", type=int, default=60, help="requests whose ten best posts the judge scores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -83,11 +85,11 @@ def main() -> None:
         _plot(args.plot, rows)
 
 
-# ---- what comes next
+# ---- next items
 
 
 def next_items(args: argparse.Namespace, embedder: Embedder, encoder: PostEncoder) -> dict[str, dict[str, Values]]:
-    """nDCG@10 of each user, by situation and by what ranks."""
+    """nDCG@10 of each user, by situation and ranker."""
     one = Read.of(args.data / args.on, embedder, encoder)
     inner, test = leave_one_out(one.histories, args.seed, args.users)
     rng = np.random.default_rng(args.seed)
@@ -151,7 +153,7 @@ def next_items(args: argparse.Namespace, embedder: Embedder, encoder: PostEncode
 
 
 def _lists(histories: Histories, users: Rows, target: Rows, pool: Rows, seed: int) -> Rows:
-    """(n, 1 + OTHERS): the right post first, then others of the pool that the user never had."""
+    """(n, 1 + OTHERS): the correct post first, then others of the pool that the user never acted on."""
     keys = user_keys(histories, "where", seed)
     found = np.empty((len(users), 1 + OTHERS), dtype=np.int64)
     for row, (user, right) in enumerate(zip(users.tolist(), target.tolist(), strict=True)):
@@ -176,7 +178,7 @@ def _asked(model: NextItem, text: Vectors, place: Rows, histories: list[Rows], l
 
 
 def requests(embedder: Embedder, count: int, judged: int, seed: int) -> dict[str, dict[str, Values]]:
-    """nDCG@10 of each request, by what ranks."""
+    """nDCG@10 of each request, by ranker."""
     import bm25s
 
     texts = list(read_histories(FOLDER).texts)
@@ -241,7 +243,7 @@ def _gain_of(values: Any, hit: Any) -> float:
     return float(1 / np.log2((values > values[hit]).sum() + 2)) if hit.any() else 0.0
 
 
-# ---- what is said
+# ---- output
 
 
 def _say(what: str, scores: dict[str, Floats], seed: int) -> dict[str, Values]:

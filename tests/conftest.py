@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.world import NOW, World, make_world
 from whyfeed.agent.recommend.ranker import Ranker
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.embedder import HashEmbedder
 from whyfeed.retrieval.community.reader import Reader, read
@@ -162,9 +162,9 @@ def community(store: Store, embedder: HashEmbedder) -> Community:
 
 
 @pytest.fixture
-def view(store: Store, embedder: HashEmbedder, community: Community) -> View:
+def view(store: Store, embedder: HashEmbedder, community: Community) -> Snapshot:
     """The world as a request sees it, ranked by the hand-set weights."""
-    return View(store, embedder, community, Topics(store, community, embedder), Ranker())
+    return Snapshot(store, embedder, community, Topics(store, community, embedder), Ranker())
 
 
 @pytest.fixture

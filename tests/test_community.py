@@ -17,7 +17,7 @@ from tests.conftest import arrays, of_reader
 from tests.world import DAY, NOW, START, TOPICS, WORDS, World, make_world
 from whyfeed.agent.recommend.pipeline import Ranking, Task, run
 from whyfeed.agent.recommend.ranker import Ranker
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Request
 from whyfeed.retrieval.arrays import Floats, Rows, Vectors, unit
 from whyfeed.retrieval.community import signals
@@ -48,13 +48,13 @@ def act(user: str, post: str, kind: str = "like", time: float | None = NOW) -> E
     return Event("", user, post, kind, time)
 
 
-def view_of(store: Store, **options: Any) -> View:
+def view_of(store: Store, **options: Any) -> Snapshot:
     embedder = HashEmbedder(64)
     community = Community.load(store, embedder, **options)
-    return View(store, embedder, community, Topics(store, community, embedder), Ranker())
+    return Snapshot(store, embedder, community, Topics(store, community, embedder), Ranker())
 
 
-def ranked(view: View, user: str, k: int = 5, **task: Any) -> Ranking:
+def ranked(view: Snapshot, user: str, k: int = 5, **task: Any) -> Ranking:
     return run(view, view.reader(user), Task(Request(), k, now=NOW, **task))
 
 
@@ -180,7 +180,7 @@ def test_text_neighbours_are_the_nearest_others_by_cosine() -> None:
 # ---- readers
 
 
-def test_who_reads_one_topic_has_interests_in_it_alone(view: View, world: World) -> None:
+def test_who_reads_one_topic_has_interests_in_it_alone(view: Snapshot, world: World) -> None:
     for user, taste in world.tastes.items():
         reader = view.reader(user)
         topics = {world.topic_of.get(view.community.ids[row]) for group in reader.groups for row in group.rows}
@@ -188,7 +188,7 @@ def test_who_reads_one_topic_has_interests_in_it_alone(view: View, world: World)
         assert sum(group.weight for group in reader.groups) == pytest.approx(1.0 if taste else 0.0)
 
 
-def test_two_tastes_are_two_groups_and_each_is_of_one_topic(view: View, world: World) -> None:
+def test_two_tastes_are_two_groups_and_each_is_of_one_topic(view: Snapshot, world: World) -> None:
     for user, taste in world.tastes.items():
         if len(taste) != 2:
             continue
@@ -198,7 +198,7 @@ def test_two_tastes_are_two_groups_and_each_is_of_one_topic(view: View, world: W
         assert float(groups[0].vector @ groups[1].vector) < 0.5
 
 
-def test_the_planted_taste_ranks_first(view: View, world: World) -> None:
+def test_the_planted_taste_ranks_first(view: Snapshot, world: World) -> None:
     for user, taste in world.tastes.items():
         chosen = [candidate.post for candidate in ranked(view, user).chosen]
         assert len(chosen) == 5
@@ -208,14 +208,14 @@ def test_the_planted_taste_ranks_first(view: View, world: World) -> None:
             assert not known & set(chosen)
 
 
-def test_both_tastes_are_served(view: View, world: World) -> None:
+def test_both_tastes_are_served(view: Snapshot, world: World) -> None:
     for user, taste in world.tastes.items():
         if len(taste) == 2:
             chosen = [candidate.post for candidate in ranked(view, user, 10).chosen]
             assert {world.topic_of.get(post) for post in chosen} == set(taste)
 
 
-def test_who_has_no_past_gets_what_is_popular_or_new(view: View) -> None:
+def test_who_has_no_past_gets_what_is_popular_or_new(view: Snapshot) -> None:
     ranking = ranked(view, "newcomer")
     assert len(ranking.chosen) == 5
     assert not len(ranking.reader.rows)
@@ -223,7 +223,7 @@ def test_who_has_no_past_gets_what_is_popular_or_new(view: View) -> None:
     assert {"fresh", "popular"} & {name for candidate in ranking.chosen for name in candidate.sources}
 
 
-def test_a_named_interest_is_enough_to_start_with(store: Store, view: View, world: World) -> None:
+def test_a_named_interest_is_enough_to_start_with(store: Store, view: Snapshot, world: World) -> None:
     store.append(Event("", "newcomer", "", "interest", NOW, None, "keel mast rudder"))
     reader = view.reader("newcomer")
     assert [group.topic for group in reader.groups] == ["keel mast rudder"]
@@ -232,7 +232,7 @@ def test_a_named_interest_is_enough_to_start_with(store: Store, view: View, worl
     assert [world.topic_of.get(post) for post in chosen[:3]] == ["sailing"] * 3
 
 
-def test_the_hidden_post_and_its_near_twin_stay_away(view: View) -> None:
+def test_the_hidden_post_and_its_near_twin_stay_away(view: Snapshot) -> None:
     ranking = ranked(view, "u7", 50)
     chosen = {candidate.post for candidate in ranking.chosen}
     assert not {"sailing-twin-a", "sailing-twin-b"} & chosen
@@ -242,7 +242,7 @@ def test_the_hidden_post_and_its_near_twin_stay_away(view: View) -> None:
     assert {"sailing-twin-a", "sailing-twin-b"} & {candidate.post for candidate in others.chosen}
 
 
-def test_what_is_liked_after_it_was_hidden_is_hidden_no_more(store: Store, view: View) -> None:
+def test_what_is_liked_after_it_was_hidden_is_hidden_no_more(store: Store, view: Snapshot) -> None:
     store.append(act("u7", "sailing-twin-a", "like"))
     assert view.reader("u7").hidden == ()
     assert view.community.row_of["sailing-twin-a"] in view.reader("u7").rows
@@ -252,7 +252,7 @@ def test_what_is_liked_after_it_was_hidden_is_hidden_no_more(store: Store, view:
 
 
 @pytest.mark.parametrize("topic", ["spinnaker", "Spinnakers", "rudder"])
-def test_a_rule_keeps_its_topic_away_until_it_is_switched_off(store: Store, view: View, topic: str) -> None:
+def test_a_rule_keeps_its_topic_away_until_it_is_switched_off(store: Store, view: Snapshot, topic: str) -> None:
     def about(ranking: Ranking) -> set[str]:
         word = topic.lower().rstrip("s")
         posts = store.posts([candidate.post for candidate in ranking.chosen])
@@ -270,7 +270,7 @@ def test_a_rule_keeps_its_topic_away_until_it_is_switched_off(store: Store, view
     assert about(ranked(view, "u2", 50)) or view.reader("u2").rules == ()
 
 
-def test_a_later_rule_on_a_topic_replaces_the_earlier(store: Store, view: View) -> None:
+def test_a_later_rule_on_a_topic_replaces_the_earlier(store: Store, view: Snapshot) -> None:
     store.append(Event("", "u1", "", "exclude", NOW, None, "Rudder"))
     store.append(Event("", "u1", "", "include", NOW + 1, None, '{"topic": "rudder", "horizon": "week"}'))
     (rule,) = view.reader("u1").rules
@@ -280,13 +280,13 @@ def test_a_later_rule_on_a_topic_replaces_the_earlier(store: Store, view: View) 
 @pytest.mark.parametrize(
     "text", ["", "{", "{broken", '{"topic": null}', '{"topic": {"a": [1]}}', "{" * 3000, "null", "[]"]
 )
-def test_no_text_of_a_rule_makes_a_reader_unreadable(store: Store, view: View, text: str) -> None:
+def test_no_text_of_a_rule_makes_a_reader_unreadable(store: Store, view: Snapshot, text: str) -> None:
     for kind in ("exclude", "include", "rule-off", "rule-on", "interest"):
         store.append(Event("", "u1", "", kind, NOW, None, text))
     assert len(ranked(view, "u1").chosen) == 5
 
 
-def test_later_acts_weigh_more(view: View) -> None:
+def test_later_acts_weigh_more(view: Snapshot) -> None:
     reader = view.reader("u0")
     assert list(reader.weights) == sorted(reader.weights) or {event.weight for event in reader.events} != {1.0}
     last = reader.events[-1].post
@@ -294,7 +294,7 @@ def test_later_acts_weigh_more(view: View) -> None:
     assert float(np.linalg.norm(reader.recent)) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_without_a_post_is_never_having_acted_on_it(store: Store, view: View) -> None:
+def test_without_a_post_is_never_having_acted_on_it(store: Store, view: Snapshot) -> None:
     rng = random.Random(7)
     for step in range(40):
         kind = rng.choice(["like", "hide", "comment", "view", "dislike", "odd"])
@@ -325,14 +325,14 @@ def test_acts_on_posts_that_are_gone_are_no_part_of_the_reader(store: Store) -> 
 # ---- signals
 
 
-def measured(view: View, user: str, rows: Sequence[int] | Rows) -> Floats:
+def measured(view: Snapshot, user: str, rows: Sequence[int] | Rows) -> Floats:
     reader = view.reader(user)
     spread = signals.spread(reader, view.community, signals.reach(reader, view.community))
     every = np.asarray(rows, dtype=np.int64)
     return signals.measure(signals.SignalContext(every, reader, view.community, spread[every], {3: 0.5}, {4: 0.25}))
 
 
-def test_signals_are_in_their_ranges_and_mean_what_they_say(view: View, world: World) -> None:
+def test_signals_are_in_their_ranges_and_mean_what_they_say(view: Snapshot, world: World) -> None:
     community = view.community
     ranges = {signal.name: signal.range for signal in signals.TABLE}
     for user in ("u0", "u1", "u7", "u20", "newcomer"):
@@ -352,7 +352,7 @@ def test_signals_are_in_their_ranges_and_mean_what_they_say(view: View, world: W
     assert not measured(view, "u1", np.arange(len(community)))[:, signals.MEASURED.index("disliked")].any()
 
 
-def test_people_whom_a_reader_replies_to_count(store: Store, view: View) -> None:
+def test_people_whom_a_reader_replies_to_count(store: Store, view: Snapshot) -> None:
     author = view.community.authors[view.community.row_of["clocks-0"]]
     other = view.community.row_of["clocks-5"]
     assert view.community.authors[other] == author
@@ -371,7 +371,7 @@ def test_people_whom_a_reader_replies_to_count(store: Store, view: View) -> None
 def test_what_one_post_gets_does_not_depend_on_the_others_to_the_bit(store: Store, user: str, dimension: int) -> None:
     embedder = HashEmbedder(dimension)
     community = Community.load(store, embedder)
-    view = View(store, embedder, community, Topics(store, community, embedder), Ranker())
+    view = Snapshot(store, embedder, community, Topics(store, community, embedder), Ranker())
     together = measured(view, user, np.arange(len(community)))
     for row in range(len(community)):
         assert measured(view, user, [row]).tobytes() == together[row : row + 1].tobytes()
@@ -382,7 +382,7 @@ def test_what_one_post_gets_does_not_depend_on_the_others_to_the_bit(store: Stor
 # ---- time
 
 
-def test_freshness_is_relative_to_the_newest_post_of_the_community(view: View) -> None:
+def test_freshness_is_relative_to_the_newest_post_of_the_community(view: Snapshot) -> None:
     community = view.community
     code = community.community_names.index("sailing")
     rows = community.rows_in([code])
@@ -634,7 +634,7 @@ def brought(each: source.Source, reader: Reader, community: Community, limit: in
     return [community.ids[row] for row, _ in each.find(reader, limit)]
 
 
-def test_the_fresh_source_brings_the_newest_of_the_readers_communities(view: View) -> None:
+def test_the_fresh_source_brings_the_newest_of_the_readers_communities(view: Snapshot) -> None:
     found = brought(source.FreshSource(view.community), view.reader("u1"), view.community, 4)
     rows = view.community.rows_in([view.community.community_names.index("sailing")])
     newest = sorted(rows, key=lambda row: -view.community.created[row])[:4]
@@ -642,7 +642,7 @@ def test_the_fresh_source_brings_the_newest_of_the_readers_communities(view: Vie
     assert len(brought(source.FreshSource(view.community), view.reader("newcomer"), view.community, 40)) == 40
 
 
-def test_the_popular_source_brings_what_most_have_read(view: View, world: World) -> None:
+def test_the_popular_source_brings_what_most_have_read(view: Snapshot, world: World) -> None:
     found = brought(source.PopularSource(view.community), view.reader("u1"), view.community, 5)
     popularity = view.community.popularity(np.arange(len(view.community)))
     values = [float(popularity[view.community.row_of[id]]) for id in found]
@@ -651,7 +651,7 @@ def test_the_popular_source_brings_what_most_have_read(view: View, world: World)
     assert {world.topic_of[id] for id in found} == {"sailing"}
 
 
-def test_the_people_source_brings_posts_of_the_strongest_tie_first(view: View) -> None:
+def test_the_people_source_brings_posts_of_the_strongest_tie_first(view: Snapshot) -> None:
     reader = view.reader("u1")
     found = list(source.PeopleSource(view.community).find(reader, 6))
     weights = [weight for _, weight in found]
@@ -661,7 +661,7 @@ def test_the_people_source_brings_posts_of_the_strongest_tie_first(view: View) -
     assert reader.people[view.community.authors[found[0][0]]] == reader.people[strongest]
 
 
-def test_the_cooccurrence_source_brings_what_fellow_readers_read(view: View, world: World) -> None:
+def test_the_cooccurrence_source_brings_what_fellow_readers_read(view: Snapshot, world: World) -> None:
     reader = view.reader("u0")
     spread = signals.spread(reader, view.community, signals.reach(reader, view.community))
     unread = [id for id in brought(source.CooccurrenceSource(spread), reader, view.community) if
@@ -671,7 +671,7 @@ def test_the_cooccurrence_source_brings_what_fellow_readers_read(view: View, wor
     assert brought(nothing, reader, view.community) == []
 
 
-def test_the_explore_source_is_repeatable_and_different_for_everyone(view: View) -> None:
+def test_the_explore_source_is_repeatable_and_different_for_everyone(view: Snapshot) -> None:
     def draw(user: str, seed: str) -> list[str]:
         return brought(source.ExploreSource(view.community, seed), view.reader(user), view.community, 5)
 
@@ -681,7 +681,7 @@ def test_the_explore_source_is_repeatable_and_different_for_everyone(view: View)
     assert draw("newcomer", "monday") != draw("u0", "monday")
 
 
-def test_the_interest_source_brings_the_nearest_unseen(view: View, world: World) -> None:
+def test_the_interest_source_brings_the_nearest_unseen(view: Snapshot, world: World) -> None:
     reader = view.reader("u20")
     found = list(source.InterestSource(view.community, view.topics).find(reader, 20))
     rows = {row for row, _ in found}
@@ -689,7 +689,7 @@ def test_the_interest_source_brings_the_nearest_unseen(view: View, world: World)
     assert {world.topic_of.get(view.community.ids[row]) for row in rows} >= set(world.tastes["u20"])
 
 
-def test_gather_keeps_each_once_with_everyone_who_brought_it(view: View) -> None:
+def test_gather_keeps_each_once_with_everyone_who_brought_it(view: Snapshot) -> None:
     class Fixed:
         def __init__(self, name: str, found: list[tuple[int, float]]) -> None:
             self.name, self._found = name, found
@@ -727,7 +727,7 @@ def test_one_post_alone_is_recommended(empty_store: Store) -> None:
 # ---- topics
 
 
-def test_a_topic_reaches_its_tag_in_other_forms(view: View) -> None:
+def test_a_topic_reaches_its_tag_in_other_forms(view: Snapshot) -> None:
     tagged = {row for row, tags in enumerate(view.community.tags) if "spinnaker" in tags}
     for topic in ("spinnaker", "Spinnakers", "SPINNAKER"):
         assert view.topics.tags(topic)[0] == ("spinnaker", 1.0)
@@ -737,7 +737,7 @@ def test_a_topic_reaches_its_tag_in_other_forms(view: View) -> None:
         assert all(0 < surely <= 1.0001 for surely in found.values())
 
 
-def test_a_topic_reaches_titles(view: View) -> None:
+def test_a_topic_reaches_titles(view: Snapshot) -> None:
     found = {view.community.ids[row] for row in view.topics.match("sextant")}
     assert "odd-product" in found
     assert {view.community.ids[row] for row in view.topics.match("钟表")} >= {"clocks-zh-0", "clocks-zh-1"}
@@ -748,7 +748,7 @@ def test_a_topic_reaches_titles(view: View) -> None:
 @pytest.mark.parametrize(
     ("query", "topic"), [("halyard mast keel", "sailing"), ("pendulum gear", "clocks"), ("番茄浇水", "gardening")]
 )
-def test_a_search_brings_the_topic_best_first(view: View, world: World, query: str, topic: str) -> None:
+def test_a_search_brings_the_topic_best_first(view: Snapshot, world: World, query: str, topic: str) -> None:
     found = view.topics.search(query, 10)
     values = list(found.values())
     assert values == sorted(values, reverse=True)
@@ -760,12 +760,12 @@ def test_a_search_brings_the_topic_best_first(view: View, world: World, query: s
 
 @given(st.text(max_size=40))
 @settings(max_examples=60)
-def test_no_topic_whatsoever_breaks_matching(view: View, text: str) -> None:
+def test_no_topic_whatsoever_breaks_matching(view: Snapshot, text: str) -> None:
     for found in (view.topics.match(text), view.topics.search(text, 5)):
         assert all(0 <= row < len(view.community) and np.isfinite(value) for row, value in found.items())
 
 
-def test_members_and_sequences(view: View, world: World) -> None:
+def test_members_and_sequences(view: Snapshot, world: World) -> None:
     community = view.community
     acts = {
         user: sum(row["user"] == user and row["kind"] != "hide" for row in world.interactions) for user in world.tastes

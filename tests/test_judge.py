@@ -15,7 +15,7 @@ from whyfeed.agent.llm.scripted import ScriptedEngine
 from whyfeed.agent.recommend.judge import Judge
 from whyfeed.agent.recommend.pipeline import Task, run
 from whyfeed.agent.recommend.ranker import HAND_SET, Ranker
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.registry import Registry
 from whyfeed.agent.request import Request
 from whyfeed.agent.settings import Settings
@@ -28,7 +28,7 @@ def _length(prefix: str, candidate: str) -> float:
     return (len(prefix + candidate) % 97 + 0.5) / 98
 
 
-def test_the_prefix_holds_the_reader_and_no_post_to_be_judged(view: View, world: World) -> None:
+def test_the_prefix_holds_the_reader_and_no_post_to_be_judged(view: Snapshot, world: World) -> None:
     reader = view.reader("u0")
     posts = view.store.posts([event.post for event in reader.events])
     before, after = Judge(ScriptedEngine(), view.store).prefix(reader, posts)
@@ -39,7 +39,7 @@ def test_the_prefix_holds_the_reader_and_no_post_to_be_judged(view: View, world:
     assert after.startswith("<|im_end|>")
 
 
-def test_scores_are_kept_until_the_post_or_the_reader_changes(view: View, world: World) -> None:
+def test_scores_are_kept_until_the_post_or_the_reader_changes(view: Snapshot, world: World) -> None:
     engine = ScriptedEngine(judgement=_length)
     judge = Judge(engine, view.store)
     reader = view.reader("u0")
@@ -50,7 +50,7 @@ def test_scores_are_kept_until_the_post_or_the_reader_changes(view: View, world:
     assert sum(len(asked.candidates) for asked in engine.judged) == len(wanted)
 
 
-def test_posts_that_are_judged_alike_stand_in_the_order_of_the_other_signals(view: View) -> None:
+def test_posts_that_are_judged_alike_stand_in_the_order_of_the_other_signals(view: Snapshot) -> None:
     """In reduced precision many P are the same number."""
     task = Task(Request(), 5, now=NOW)
     plain = run(view, view.reader("u0"), task, None)
@@ -61,7 +61,7 @@ def test_posts_that_are_judged_alike_stand_in_the_order_of_the_other_signals(vie
     assert {each.signals["llm"] for each in judged.chosen} == {0.25}
 
 
-def test_a_trained_judge_says_what_its_card_makes_of_a_logit(view: View, world: World, home: Path) -> None:
+def test_a_trained_judge_says_what_its_card_makes_of_a_logit(view: Snapshot, world: World, home: Path) -> None:
     reader = view.reader("u0")
     wanted = list(view.store.posts(list(world.topic_of)[:6]).values())
     raw = Judge(ScriptedEngine(judgement=_length), view.store).score(reader, wanted, {})
@@ -80,7 +80,7 @@ def test_a_trained_judge_says_what_its_card_makes_of_a_logit(view: View, world: 
     assert Models(Settings(home=home, ranker="other.gguf")).calibration() == (1.0, 0.0)
 
 
-def test_a_title_cannot_end_its_message(view: View, world: World) -> None:
+def test_a_title_cannot_end_its_message(view: Snapshot, world: World) -> None:
     engine = ScriptedEngine(judgement=_length)
     reader = view.reader("u0")
     post = view.store.post("sailing-0")

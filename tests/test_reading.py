@@ -13,7 +13,7 @@ import pytest
 from tests.test_next_posts import by_hand
 from tests.world import DAY, START, write_rows
 from whyfeed.agent.recommend.ranker import HAND_SET, Ranker
-from whyfeed.agent.recommend.snapshot import Views
+from whyfeed.agent.recommend.snapshot import Snapshots
 from whyfeed.finetune.ranking.fit import fit
 from whyfeed.retrieval.arrays import Condenser, Vectors
 from whyfeed.retrieval.community.embedder import HashEmbedder
@@ -89,14 +89,14 @@ def store(tmp_path: Path) -> Any:
 def test_each_post_is_read_once_when_it_arrives(store: Store, tmp_path: Path) -> None:
     reads_colours(store, 20)
     encoder = Reading()
-    views = Views(store, HashEmbedder(16), "IDMap2,Flat", lambda: encoder)
+    views = Snapshots(store, HashEmbedder(16), "IDMap2,Flat", lambda: encoder)
     assert views.current().ranker.origin == "fitted by hand"
     assert len(encoder.read) == 20
     write_rows(tmp_path / "more" / "posts.jsonl", [coloured(20, random.Random(1))])
     import_folder(store, tmp_path / "more")
     community = views.current().community
     assert len(encoder.read) == 21
-    Views(store, HashEmbedder(16), "IDMap2,Flat", lambda: encoder).current()
+    Snapshots(store, HashEmbedder(16), "IDMap2,Flat", lambda: encoder).current()
     assert len(encoder.read) == 21
     assert community.next_posts is not None
     assert community.next_posts.score(np.array([0, 1])).shape == (21,)
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_stands_by_its_sentences_and_the_trace_says_so(store
     encoder = None if why == "off" else Reading(broken=True)
     if encoder is not None and "another" in why:
         encoder.name = "others"
-    view = Views(store, HashEmbedder(16), "IDMap2,Flat", lambda: encoder).current()
+    view = Snapshots(store, HashEmbedder(16), "IDMap2,Flat", lambda: encoder).current()
     assert view.ranker.origin.startswith("fitted by hand; 20 posts not read by colours (")
     assert why in view.ranker.origin
     posts = view.community.next_posts
@@ -153,7 +153,7 @@ def test_where_only_the_reading_tells_what_comes_next_it_is_chosen_and_goes_live
     assert outcome.live, outcome.why
     assert outcome.card["reads"] == "colours"
     assert len(encoder.read) == 600
-    view = Views(store, HashEmbedder(16), "IDMap2,Flat", lambda: encoder).current()
+    view = Snapshots(store, HashEmbedder(16), "IDMap2,Flat", lambda: encoder).current()
     assert view.ranker.next_item is not None
     assert view.ranker.next_item.encoder == "colours"
     assert view.ranker.weights["next"] > 0

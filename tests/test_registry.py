@@ -31,7 +31,7 @@ from whyfeed import Agent
 from whyfeed.agent.desk.ranker import ReplyRanker
 from whyfeed.agent.doctor import examine
 from whyfeed.agent.recommend.ranker import HAND_SET, Ranker
-from whyfeed.agent.recommend.snapshot import Views
+from whyfeed.agent.recommend.snapshot import Snapshots
 from whyfeed.agent.registry import CARD, KEPT, POINTER, Registry
 from whyfeed.retrieval.community.embedder import HashEmbedder
 from whyfeed.retrieval.errors import DataError, HomeError
@@ -343,7 +343,7 @@ def test_a_home_of_before_goes_on_and_its_model_is_version_0(tmp_path: Path) -> 
 def test_views_notice_what_another_process_made_live(tmp_path: Path, embedder: HashEmbedder) -> None:
     store = Store(tmp_path)
     try:
-        views = Views(store, embedder, "IDMap2,Flat")
+        views = Snapshots(store, embedder, "IDMap2,Flat")
         view = views.current()
         assert view.ranker == Ranker()
         fitted(5.0).save(tmp_path, {})

@@ -166,7 +166,7 @@ def test_damaged_files_count_as_none(tmp_path_factory: pytest.TempPathFactory, t
 
 
 def test_the_network_learns_the_desk_and_survives_a_file(bench: Bench, tmp_path: Path) -> None:
-    steps = replies.agent_answers(list(bench.desk.all()))
+    steps = replies.operator_answers(list(bench.desk.all()))
     lessons = replies.ReplyExamples.of(bench.book, steps, bench.saved)
     held = {step.conversation for step in steps if step.conversation.endswith("7")}
     with world.one_core():
@@ -191,7 +191,7 @@ def test_the_network_learns_the_desk_and_survives_a_file(bench: Bench, tmp_path:
 
 
 def test_the_same_lessons_give_the_same_network(bench: Bench) -> None:
-    steps = replies.agent_answers(list(bench.desk.all())[:40])
+    steps = replies.operator_answers(list(bench.desk.all())[:40])
     lessons = replies.ReplyExamples.of(bench.book, steps, bench.saved)
     with world.one_core():
         one, same, other = (
@@ -202,7 +202,7 @@ def test_the_same_lessons_give_the_same_network(bench: Bench) -> None:
 
 
 def test_too_few_answers_teach_no_network(bench: Bench) -> None:
-    lessons = replies.ReplyExamples.of(bench.book, replies.agent_answers(list(bench.desk.all())[:10]), bench.saved)
+    lessons = replies.ReplyExamples.of(bench.book, replies.operator_answers(list(bench.desk.all())[:10]), bench.saved)
     assert lessons.train(None, None, 0) is None
 
 
@@ -267,7 +267,7 @@ def planted(folder: Path, *, there: bool) -> tuple[dict[str, float], list[str]]:
     desk.conversations += [row] if there else []
     with opened(desk.write(folder), EMBED) as bench:
         bench.book.refresh()
-        (step,) = replies.agent_answers([DeskConversation.from_row(row)])
+        (step,) = replies.operator_answers([DeskConversation.from_row(row)])
         (choice,) = replies.build_choices(bench.book, None, [step], bench.saved, {}, 0)
         neighbours = bench.book.like(situation(step.turns), "planted")
     values = dict(zip(SIGNALS, choice.values[choice.chosen][0].tolist(), strict=True))

@@ -15,7 +15,7 @@ from tests.world import NOW
 from whyfeed.agent.recommend.filters import FILTERS, Filter, FilterContext, Limits, keep_allowed
 from whyfeed.agent.recommend.pipeline import Task, run
 from whyfeed.agent.recommend.selection import DUPLICATE_COSINE, PER_AUTHOR, choose
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Request
 from whyfeed.agent.trace import StageRecord, Trace
 from whyfeed.retrieval.arrays import Vectors, unit
@@ -262,7 +262,7 @@ def test_one_entry_and_one_function_are_a_filter(shelf: Make) -> None:
 
 @pytest.mark.parametrize("user", ["u1", "u7", "u20", "newcomer"])
 @pytest.mark.parametrize("request_", [Request(), Request("search", query="rudder mast"), Request(kinds=("product",))])
-def test_every_candidate_is_shown_or_its_removal_is_in_the_trace(view: View, user: str, request_: Request) -> None:
+def test_every_candidate_is_shown_or_its_removal_is_in_the_trace(view: Snapshot, user: str, request_: Request) -> None:
     ranking = run(view, view.reader(user), Task(request_, 5))
     stages = {stage.name: stage for stage in ranking.trace.stages}
     chosen = {candidate.post for candidate in ranking.chosen}

@@ -11,7 +11,7 @@ import pytest
 from tests.ranking_world import event, read
 from tests.world import Row, World
 from whyfeed.agent.recommend.judge import post_line
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.finetune.evaluation.protocol import ClickTest
 from whyfeed.finetune.llm.judge_examples import MOST, from_clicks, from_home, held_clicks, read_posts
 from whyfeed.retrieval.errors import DataError
@@ -61,7 +61,7 @@ def test_held_out_rows_stand_behind_the_frozen_history_with_their_means(tmp_path
             assert (label, mean) == (number % 2, pytest.approx(number / 100))
 
 
-def test_the_ledger_gives_acts_and_posts_that_were_passed_over(view: View, world: World) -> None:
+def test_the_ledger_gives_acts_and_posts_that_were_passed_over(view: Snapshot, world: World) -> None:
     groups = from_home(view.store, view.embedder)
     events = [event for _, event in view.store.events() if event.time is not None]
     title = {post.id: post_line(post) for post in view.store.posts([row["id"] for row in world.posts]).values()}
@@ -80,7 +80,7 @@ def test_the_ledger_gives_acts_and_posts_that_were_passed_over(view: View, world
             assert line not in before
 
 
-def test_a_ledger_without_a_past_says_so(tmp_path: Path, view: View) -> None:
+def test_a_ledger_without_a_past_says_so(tmp_path: Path, view: Snapshot) -> None:
     from whyfeed.retrieval.store.store import Store
 
     store = Store(tmp_path / "other")

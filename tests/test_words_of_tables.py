@@ -7,7 +7,7 @@ import pytest
 
 from whyfeed.agent.phrases import say, signal_word, source_word
 from whyfeed.agent.recommend.filters import FILTERS
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Language
 from whyfeed.retrieval.community.signals import SIGNALS, TABLE
 from whyfeed.retrieval.community.sources import SOURCES, SourceContext
@@ -16,7 +16,7 @@ LATER = ("duplicate", "author", "outranked")  # what is taken out when the list 
 
 
 @pytest.fixture
-def sources(view: View) -> list[str]:
+def sources(view: Snapshot) -> list[str]:
     nothing = np.zeros(len(view.community), dtype=np.float32)
     given = SourceContext(view.store, view.community, view.topics, nothing)
     return [make(given).name for make in SOURCES]

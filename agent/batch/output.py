@@ -205,7 +205,7 @@ def _users(runtime: Runtime, wanted: Wanted) -> tuple[list[str], dict[str, list[
         if unknown := [user for user in chosen if user not in known]:
             skipped["unknown user"] = unknown
         return [user for user in chosen if user in known], skipped
-    active = dict(runtime.recommender.view().community.active_users())
+    active = dict(runtime.recommender.snapshot().community.active_users())
     few = sorted(user for user in known if active.get(user, 0) < wanted.min_events)
     if few:
         skipped[f"fewer than {wanted.min_events} events"] = few

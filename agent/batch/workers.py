@@ -67,7 +67,7 @@ class Workers(Protocol):
 def prepare(runtime: Runtime, user: str, wanted: Wanted, now: float) -> list[Prepared] | None:
     """The posts chosen for one user, each with the reader's half of its reason; None for an unknown user."""
     request = Request(k=wanted.k, language=wanted.language)
-    view = runtime.recommender.view()
+    view = runtime.recommender.snapshot()
     try:
         ranking = runtime.recommender.rank(view, user, Task(request, wanted.k, now=now), llm_rank=False)
     except UnknownUser:

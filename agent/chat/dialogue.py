@@ -20,7 +20,7 @@ from whyfeed.agent.reasons.extracts import central_sentences
 from whyfeed.agent.recommend.pipeline import RELEVANT, Ranking, Task
 from whyfeed.agent.recommend.profile import describe
 from whyfeed.agent.recommend.rules import in_force
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Horizon, Request
 from whyfeed.agent.trace import Status, Trace
 from whyfeed.agent.understanding.understander import Context
@@ -131,9 +131,9 @@ class Dialogue:
             yield from self._say(request, say(f"chat.{'thanks' if thanks else request.intent}", request.language))
 
     @property
-    def _view(self) -> View:
+    def _view(self) -> Snapshot:
         """The home as of now, with what this turn has written."""
-        return self._recommender.view()
+        return self._recommender.snapshot()
 
     # ---- lists ----
 
@@ -189,7 +189,7 @@ class Dialogue:
         yield answer
 
     def _headline(
-        self, request: Request, ranking: Ranking, view: View, like: Sequence[str], any_items: bool
+        self, request: Request, ranking: Ranking, view: Snapshot, like: Sequence[str], any_items: bool
     ) -> str:  # fmt: skip
         language = request.language
         if not any_items:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from whyfeed.agent.arguments import Arguments, Kind, Nobody, Words
+from whyfeed.agent.arguments import Arguments, Kind, NoArguments, Words
 from whyfeed.agent.request import Horizon, Intent, Request
 from whyfeed.agent.understanding.references import Context
 from whyfeed.retrieval.language import Language
@@ -80,8 +80,8 @@ TURNS: Mapping[str, tuple[type[Arguments], str]] = {
     "why_not": (Absent, "Explain why a post is not in the list."),
     "compare": (Pointed, "Compare two posts of the list."),
     "summarise": (Pointed, "Say what posts of the list say."),
-    "profile": (Nobody, "Tell the reader what is believed about them."),
-    "undo": (Nobody, "Take back what the reader did last."),
+    "profile": (NoArguments, "Tell the reader what is believed about them."),
+    "undo": (NoArguments, "Take back what the reader did last."),
     "forget": (Forgotten, "Delete what the reader did with posts, or with everything about a topic."),
     "people": (About, "Name people who write about what the reader likes."),
     "groups": (About, "Name communities that fit the reader."),

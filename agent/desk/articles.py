@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whyfeed.agent.answer import Item
 from whyfeed.agent.recommend.pipeline import Task, run
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Request
 from whyfeed.agent.runtime import Runtime
 from whyfeed.retrieval.community.reader import Reader, read
@@ -26,7 +26,7 @@ class Articles:
 
     def articles(self, asked: str) -> list[tuple[Post, float]]:
         """Help articles that may answer, with their relevance in [0, 1], the best first."""
-        view = self._runtime.recommender.view()
+        view = self._runtime.recommender.snapshot()
         if "article" not in view.community.kinds:
             return []
         request = Request("search", query=asked, kinds=("article",), k=ARTICLES)
@@ -37,7 +37,7 @@ class Articles:
 
     def helpful(self, asked: str, customer: str, language: str) -> tuple[Item, ...]:
         """Posts that are close to what the customer asks, each with its reason."""
-        view = self._runtime.recommender.view()
+        view = self._runtime.recommender.snapshot()
         if not len(view.community):
             return ()
         try:
@@ -50,5 +50,5 @@ class Articles:
         return self._runtime.explainer.items(view, ranking, request, write=False) if ranking.chosen else ()
 
 
-def _nobody(view: View) -> Reader:
+def _nobody(view: Snapshot) -> Reader:
     return read(_NOBODY, (), view.community, view.embedder)

@@ -1,1 +1,1 @@
-"""The sentences that say why a post is shown, and the checks that every claim passes."""
+"""The reasons why posts are shown: their texts, and the checks that every claim must pass."""

@@ -1,9 +1,9 @@
-"""Is a clause true to its post? Checks by words and vectors, and where in the post it is borne out.
+"""Checks whether a clause is true to its post, by words and vectors, and finds the supporting sentences.
 
-The faults are those that a small writer really makes (read on the demo's posts): it copies a worked
-example, answers what the post only asks, brings in names and numbers of its own, leaves English
-words in a Chinese sentence, runs on, or obeys the post. A check can only refuse; a clause that
-passes is supported by the words of the post, which is less than proven.
+The faults are those that a small writer makes on the demo's posts: it copies a worked example, answers what the post
+only asks, adds names and numbers of its own, leaves English words in a Chinese sentence, runs on, or follows
+instructions in the post. A check can only reject; a clause that passes is supported by the words of the post, which
+does not prove it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from whyfeed.retrieval.words import STOPWORDS, content_words
 OPENERS = {"en": "this post ", "zh": "这篇帖子"}
 WORDS = (4, 28)  # of an English clause
 HAN = (6, 46)  # characters of a Chinese clause after the opener
-# Cosine of a clause with its post (title, or title and start of the text), within and across languages. By eye on
-# demo posts: true Chinese clauses go down to .4 and wrong ones up to .6, so this only finds what is far off.
+# Cosine of a clause with its post (title, or title and start of the text), within and across languages. Judged by hand
+# on demo posts: correct Chinese clauses go down to .4 and wrong ones up to .6, so this only finds gross errors.
 COSINE, COSINE_ACROSS = 0.30, 0.42
-# Of two clauses about one post. On 85 Chinese clauses read by eye, less than this was found for 9 of 17 wrong ones
-# and 9 of 55 true ones.
+# Cosine of two clauses about one post. Of 85 Chinese clauses judged by hand, 9 of 17 wrong ones and 9 of 55 correct
+# ones were below this.
 COSINE_AGREE = 0.72
-UNKNOWN = 0.25  # share of an English clause's content words that need not be in the post
+UNKNOWN = 0.25  # share of an English clause's content words that may be missing from the post
 
 _LATIN = re.compile(r"(?:(?<![0-9])[0-9]++)?[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ0-9+#'’-]*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -39,10 +39,10 @@ _MARKUP = re.compile(r"[<>{}\\`*|_^~\[\]=]|://|www\.|(?<!\w)#|\$\$")
 # Where a formula was left out: "vectors are written as instead of as".
 _GAP = re.compile(r"\b(?:as|of|with|by|than|into)\s+(?:instead of|rather than|and not)\b|\b(?:the|an?)$")
 _PERSON = {
-    "en": re.compile(r"\b(?:I|I'm|I've|me|my|our|us|you|your|yours|you're)\b"),  # "whether we can" is anybody
+    "en": re.compile(r"\b(?:I|I'm|I've|me|my|our|us|you|your|yours|you're)\b"),  # "whether we can" is impersonal
     "zh": re.compile(r"[你您]|我(?!国)|咱"),
 }
-# A paragraph that speaks to a model instead of to readers. The writer does not see it, nobody quotes it.
+# A paragraph addressed to a model instead of to people. It is neither shown to the writer nor quoted.
 _INSTRUCTION = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,60}\b(?:instructions?|prompts?|rules|above|everything)\b"
     r"|\bsystem prompt\b|\bas an? (?:AI|language model)\b|\byou are (?:now )?an? (?:AI|assistant|language model)\b"
@@ -50,7 +50,7 @@ _INSTRUCTION = re.compile(
     r"|(?:忽略|无视|忘记|不要理会)[^。\n]{0,20}(?:指令|指示|要求|提示|规则|以上|之前)|系统提示",
     re.IGNORECASE,
 )
-# One of these is in every ASCII line that the pattern finds; looking for them takes a tenth of its time.
+# Every ASCII line that the pattern matches has one of these; searching for them first takes a tenth of the time.
 _INSTRUCTION_HINTS = (
     "ignore", "disregard", "forget", "override", "system prompt", "as a ai", "as an ai", "language model", "you are",
     "reply", "respond", "output", "write", "print", "repeat",
@@ -67,7 +67,7 @@ _VERBS = (
     "(?:explains?|tells?|provides?|shows?|suggests?|recommends?|answers?|states?|says?|claims?|gives?|offers?"
     "|clarifies|confirms?|concludes?|argues?|lists?)"
 )
-_TELLS = {  # a post that asks does none of this
+_TELLS = {  # a post that asks a question does none of this
     "en": re.compile(rf"^this post (?:{_VERBS}|compares?|finds?)\b"),
     "zh": re.compile(r"^这篇帖子(?:解释|介绍|提供|建议|指出|说明|推荐|回答|认为|发现|列出|证明|总结)了?"),
 }
@@ -79,7 +79,7 @@ _QUESTION = {
     "en": re.compile(r"(?:what|how|why|who|when|where|which|whether|if)\b"),
     "zh": re.compile(r".*(?:什么|如何|怎么|怎样|为何|哪|是否)"),
 }
-# Words for what a post does, which need not be in it.
+# Words for what a post does, which need not occur in it.
 _REPORTING = frozenset(
     """post ask wonder want look seek search tell explain describe discuss compare list show mention question request
     report say state give offer suggest recommend find share consider explore argue claim introduce present present
@@ -98,7 +98,7 @@ _NUMERALS = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a clause: a code (empty: nothing), and the words that it is about."""
+    """What is wrong with a clause: a code (empty: nothing), and the words concerned."""
 
     code: str
     words: tuple[str, ...] = ()
@@ -108,15 +108,15 @@ class Fault:
 
 
 def plain(text: str) -> str:
-    """A text as the writer may see it: one line, without links, formulae, chat markers and orders to a model."""
+    """A text as the writer may see it: one line, without links, formulae, chat markers and instructions to a model."""
     text = "\n".join("" if _instructs(line) else line for line in _SPECIAL.sub(" ", text).split("\n"))
     return " ".join(formula.replace(_URL.sub(" ", text), _left_out).split())
 
 
 def tidy(text: str, post: Post, language: str) -> str:
-    """A clause as it is kept: no full stop, no quotes around it, one space between Chinese and Latin words.
+    """A clause as it is stored: no full stop, no enclosing quotes, one space between Chinese and Latin words.
 
-    Where the post asks, a small writer likes to say that it answers too; that much is mended here.
+    Where the post asks a question, a small writer often claims that it also answers it; this is corrected here.
     """
     text = formula.replace(" ".join(text.split()), _left_out)
     if re.fullmatch(r"([\"'`“]).*[\"'`”]", text):
@@ -127,7 +127,7 @@ def tidy(text: str, post: Post, language: str) -> str:
         text = re.sub(r"(?<=[A-Za-z0-9])\s*(?=[\u4e00-\u9fff])", " ", text).replace("这篇帖子 ", "这篇帖子")
     else:
         text = re.sub(r"^This\b", "this", text)
-    # One sentence is asked for; what comes after it is more of the same.
+    # One sentence is asked for; the ones after it are dropped.
     text = (
         re.sub(r"(?<=[a-z0-9)”]{2})[.?!]\s+[A-Z].*", "", text) if language == "en" else re.sub(r"[。？！].*", "", text)
     )
@@ -142,12 +142,12 @@ def tidy(text: str, post: Post, language: str) -> str:
 
 
 def asks(post: Post) -> bool:
-    """Is the post a question: by a question mark anywhere, or by how people ask without one?"""
+    """Is the post a question, by a question mark anywhere or by typical wording without one?"""
     return bool(_ASKING.search(f"{post.title}\n{post.text}"))
 
 
 def is_whole_question(title: str) -> bool:
-    """Does the title alone say what the post asks?"""
+    """Does the title alone state the post's question?"""
     return title.rstrip("\"'”’) ").endswith(("?", "？")) and len(content_words(title)) >= 3
 
 
@@ -160,7 +160,7 @@ def across(clause: str, post: Post) -> bool:
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """(start, end) of every sentence, in order, without those of lines that speak to a model."""
+    """(start, end) of every sentence in order, without lines addressed to a model."""
     return [
         (line.start() + start, line.start() + end)
         for line in re.finditer(r"[^\n]+", text)
@@ -172,10 +172,10 @@ def sentences(text: str) -> list[tuple[int, int]]:
 def find_fault(
     clause: str, post: Post, language: str, complete: bool, examples: str, embedder: Embedder | None = None
 ) -> Fault:
-    """The first thing that is wrong with a clause, or a Fault that is false.
+    """The first fault of a clause, or a Fault that is false.
 
-    `complete` says that the writer ended by itself, `examples` is the text with the worked examples
-    that must not leak, `embedder` a cross-lingual one.
+    `complete`: the writer ended by itself. `examples`: the text with the worked examples, which must not leak into the
+    clause. `embedder`: a cross-lingual one.
     """
     opener = OPENERS[language]
     body = clause[len(opener) :].strip()
@@ -207,7 +207,7 @@ def find_fault(
 
 
 def agree(one: str, other: str, embedder: Embedder | None) -> bool:
-    """Do two clauses say the same? What they say that a post does (asks, lists) counts for nothing."""
+    """Do two clauses say the same? Words for what a post does (asks, lists) are ignored."""
     if one == other:
         return True
     if embedder is None:
@@ -217,7 +217,7 @@ def agree(one: str, other: str, embedder: Embedder | None) -> bool:
 
 
 def supporting_spans(clause: str, post: Post, embedder: Embedder | None = None) -> tuple[tuple[str, int, int], ...]:
-    """The one or two sentences of the post (field, start, end) that bear the clause out best."""
+    """The one or two sentences of the post (field, start, end) that support the clause best."""
     places = [("title", 0, len(post.title))] if post.title else []
     places += [("text", start, end) for start, end in sentences(post.text)[:20]]
     if not places:
@@ -240,7 +240,7 @@ def supporting_spans(clause: str, post: Post, embedder: Embedder | None = None) 
 
 
 def _instructs(line: str) -> bool:
-    """Does a line speak to a model instead of to readers?"""
+    """Is a line addressed to a model instead of to people?"""
     if line.isascii():
         lowered = line.lower()
         if not any(hint in lowered for hint in _INSTRUCTION_HINTS):
@@ -249,7 +249,7 @@ def _instructs(line: str) -> bool:
 
 
 def _left_out(tex: str) -> str:
-    """What the writer sees of a formula, which it could not tell about."""
+    """The replacement of a formula in the writer's input, since the writer cannot describe formulae."""
     return " … "
 
 
@@ -276,13 +276,13 @@ _REPORTING_STEMS = frozenset(stem(word) for word in _REPORTING)
 
 @lru_cache(maxsize=8)
 def _example_words(examples: str) -> tuple[frozenset[str], ...]:
-    """Stems of each worked example's answer."""
+    """Stems of the words of each worked example's answer."""
     answers = [part.split("<<<", 1)[0] for part in examples.split("<<<assistant>>>")[1:]]
     return tuple(frozenset(stems(answer) - _REPORTING_STEMS) for answer in answers if answer.strip())
 
 
 def _leaked(body: str, source: str, examples: str) -> tuple[str, ...]:
-    """Words of the worked examples that the post does not have, when two come from one example."""
+    """Words of the worked examples that the post lacks, if two come from one example."""
     mine, theirs = stems(body), stems(source)
     for example in _example_words(examples):
         common = (mine & example) - theirs
@@ -292,7 +292,7 @@ def _leaked(body: str, source: str, examples: str) -> tuple[str, ...]:
 
 
 def _unknown(body: str, source: str, post: Post, language: str) -> tuple[str, ...]:
-    """Numbers, names, and words (beyond a few ordinary ones) that the post does not have."""
+    """Numbers, names, and (beyond a few ordinary ones) words that the post lacks."""
     numbers = set(_NUMBER.findall(source))
     spoken = source.casefold()
     missing = [number for number in _NUMBER.findall(body) if number not in numbers]
@@ -311,7 +311,7 @@ def _unknown(body: str, source: str, post: Post, language: str) -> tuple[str, ..
         if word.casefold() in spoken or all(stem(part) in known for part in parts) or word.casefold() in _NUMERALS:
             continue
         strange.append(word)
-    # "Three carpets in Lyon": a capital or a digit inside is a name, and names are never made up.
+    # "Three carpets in Lyon": a word with a capital or a digit is a name, and unknown names are never accepted.
     missing += [word for word in strange if re.search(r"[A-Z0-9]", word)]
     if len(strange) > max(1.0, UNKNOWN * len(content)):
         missing += strange
@@ -321,7 +321,7 @@ def _unknown(body: str, source: str, post: Post, language: str) -> tuple[str, ..
 
 
 def _is_name(word: str, post: Post) -> bool:
-    """May a Latin word stay as it is in a Chinese clause? Names and abbreviations, not ordinary words."""
+    """May a Latin word stay in a Chinese clause? Names and abbreviations may, ordinary words may not."""
     pattern = rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])"
     source = f"{post.title}\n{post.text}"
     if not re.search(pattern, source, re.IGNORECASE):
@@ -330,7 +330,7 @@ def _is_name(word: str, post: Post) -> bool:
         return True
     if word.islower() or re.search(pattern.replace(re.escape(word), re.escape(word.lower())), source):
         return False
-    # Capitalised where neither a sentence nor a title in Title Case makes it so.
+    # Capitalised although neither a sentence start nor a title in Title Case explains it.
     return bool(re.search(rf"[a-z,] {re.escape(word)}(?![A-Za-z])", post.text)) or (
         not re.search(r"[A-Z]\w+ (?:\w{1,3} )?[A-Z]\w+ (?:\w{1,3} )?[A-Z]", post.title)
         and bool(re.search(rf"[a-z,] {re.escape(word)}(?![A-Za-z])", post.title))

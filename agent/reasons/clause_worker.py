@@ -12,15 +12,15 @@ from whyfeed.retrieval.post import Post
 
 
 class ClauseWorker:
-    """Writes clauses in the background, in the order in which they were asked for.
+    """Writes clauses in the background, in the order of the requests.
 
-    While a request uses the writer (`foreground`) it stands still: two at once would both be slow.
+    It pauses while a request uses the writer (`foreground`), because two uses at once would both be slow.
     """
 
     def __init__(self, book: ClauseBook) -> None:
         self._book = book
         self._queue: deque[tuple[Post, str]] = deque()
-        self._pending: set[tuple[str, str]] = set()  # post and language of what is queued or being written
+        self._pending: set[tuple[str, str]] = set()  # (post, language) of what is queued or being written
         self._change = threading.Condition()
         self._foreground = 0
         self._stopping = False
@@ -28,7 +28,7 @@ class ClauseWorker:
         self._thread: threading.Thread | None = None
 
     def ahead(self, posts: Sequence[Post], language: str) -> None:
-        """Write the clauses of these posts when there is time."""
+        """Queue the clauses of these posts."""
         with self._change:
             for post in posts:
                 if (post.id, language) not in self._pending and not self._stopping:
@@ -41,7 +41,7 @@ class ClauseWorker:
 
     @contextmanager
     def foreground(self) -> Iterator[None]:
-        """While this is open the background leaves the writer alone; what it was writing starts over later."""
+        """Pause the background work while this is open; a clause that was being written is started again later."""
         with self._change:
             self._foreground += 1
             self._cancel.set()
@@ -53,7 +53,7 @@ class ClauseWorker:
                 self._change.notify_all()
 
     def stop(self) -> None:
-        """End the thread and wait for it; what is not written yet is dropped."""
+        """Stop the thread and wait for it; queued clauses are dropped."""
         with self._change:
             self._stopping = True
             self._cancel.set()
@@ -74,7 +74,7 @@ class ClauseWorker:
                 self._cancel.clear()
             try:
                 written = self._book.write(post, language, self._cancel).source == "llm"
-            except Exception:  # the store or an engine in trouble: a request that needs the clause will report it
+            except Exception:  # a failure of the store or an engine: a request that needs the clause will report it
                 written = False
             with self._change:
                 if self._cancel.is_set() and not written and not self._stopping:

@@ -1,8 +1,8 @@
-"""The half of a reason that is about the post: "this post asks why stouts foam over ice cream".
+"""The clause of a reason, its half about the post: "this post asks why stouts foam over ice cream".
 
-It does not depend on the reader, so it is written once a post and language, checked once against
-the post, and kept: a million readers cost no more of the language model than the posts they read.
-What the checks refuse twice becomes an extract: the post's own best sentence, quoted.
+A clause does not depend on the user. It is written once per post and language, checked once against the post, and
+stored; the use of the language model grows with the posts that are shown, not with the users. When two tries fail their
+checks, an extract is used: the post's best sentence, quoted.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from whyfeed.retrieval.words import content_words, words
 if TYPE_CHECKING:
     from whyfeed.agent.llm.engine import Engine
 
-KIND = "clause"  # under which clauses are kept
+KIND = "clause"  # the kind under which clauses are stored
 READ = 800  # characters of a text that the writer reads: 200 tokens, 3 s on two cores
-KEY, LESS = 260, 200  # of the sentences that matter most, and of the start of the text, when it reads only these
-TOKENS = {"en": 44, "zh": 52}  # 20 words, 30 characters, and room to see that it is too long
+KEY, LESS = 260, 200  # characters of the key sentences, and of the text's start, where the writer gets less
+TOKENS = {"en": 44, "zh": 52}  # 20 words, 30 characters, and room to detect a clause that is too long
 QUOTE = {"en": 140, "zh": 70}  # characters of an extract
 Span = tuple[str, int, int]  # field of the post ("title" or "text"), start, end
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A clause about a post, without a full stop. `spans` are the places of the post that bear it out."""
+    """A clause about a post, without a full stop. `spans` are the places in the post that support it."""
 
     post: str
     language: str
@@ -62,23 +62,23 @@ class Clause:
 
 
 class Shelf(Protocol):
-    """Where clauses are kept; `retrieval.store.store.Store` is one."""
+    """Where clauses are stored; `retrieval.store.store.Store` implements it."""
 
     def kept(self, kind: str, key: str) -> dict[str, Any] | None:
-        """What was kept under that key."""
+        """The document stored under that key, None when there is none."""
         ...
 
     def keep(self, kind: str, key: str, document: dict[str, Any]) -> None:
-        """Keep a document under a key, in place of what was there."""
+        """Store a document under a key; it replaces an earlier one."""
         ...
 
 
 class ClauseBook:
-    """Every clause of a home: kept ones at once, others written, checked and kept.
+    """All clauses of a home: stored ones are returned at once, others are written, checked and stored.
 
-    `writer` is asked each time, because a model may be there only later. `embedder` must be
-    cross-lingual for clauses in another language than the post's: without it those cannot be
-    checked, and become extracts. Safe to use from several threads.
+    `writer` is called at each use, because a model may become available later. `embedder` must be cross-lingual for
+    clauses in another language than the post's: without it these cannot be checked, and become extracts. Safe to use
+    from several threads.
     """
 
     def __init__(self, shelf: Shelf, writer: Callable[[], Engine | None], embedder: Embedder | None = None) -> None:
@@ -87,37 +87,36 @@ class ClauseBook:
         self._embedder = embedder
 
     def version(self, language: str) -> str:
-        """The prompt that clauses in this language are written with."""
+        """The version of the prompt for clauses in this language."""
         return prompts.load("clause", language).version
 
     def writer_name(self) -> str | None:
-        """The model that would write, None while there is none."""
+        """The model that would write; None when there is none."""
         engine = self._writer()
         return None if engine is None else engine.name
 
     def ready(self, post: Post, language: str) -> Clause | None:
-        """The clause that is kept, if any. Never writes, and never waits for a model."""
+        """The stored clause, if any. Never writes, and never waits for a model."""
         document = self._shelf.kept(KIND, self._key(post, language))
         return None if document is None else _from_document(post, language, document)
 
     def current(self, post: Post, language: str) -> Clause | None:
-        """The clause that is kept, unless the writer of now is another than the one that made it."""
+        """The stored clause, unless it was made by another writer than the current one."""
         document = self._shelf.kept(KIND, self._key(post, language))
         if document is None or ((writer := self.writer_name()) is not None and document["by"] != writer):
             return None
         return _from_document(post, language, document)
 
     def write(self, post: Post, language: str, cancel: threading.Event | None = None) -> Clause:
-        """The clause that this writer made and that is kept, else a new one.
+        """The stored clause if this writer made it, else a new one.
 
-        Without a writer, or when it fails or is cancelled, this is an extract that is not kept, so
-        that a later call has its chance; when the writer's words fail their checks twice, the
-        extract is kept.
+        Without a writer, or when it fails or is cancelled, the result is an extract that is not stored, so that a later
+        call can try again. When the writer's text fails its checks twice, the extract is stored.
         """
         if (kept := self.current(post, language)) is not None:
             return kept
         engine = self._writer()
-        # With nothing but a title there is nothing to tell that the card does not show already.
+        # A post without a text: the card already shows its title, and there is nothing else to say.
         if engine is None or not plain(post.text):
             return self.extract(post, language)
         try:
@@ -131,7 +130,7 @@ class ClauseBook:
         return clause
 
     def extract(self, post: Post, language: str) -> Clause:
-        """The post's own best sentence, quoted; its title when it has no text."""
+        """The post's best sentence, quoted; its title when it has no text."""
         called = noun(post.kind, language)
         found = next(iter(_ranked_sentences(post)), None)
         if found is None and not post.title.strip():
@@ -151,20 +150,20 @@ class ClauseBook:
         return f"{post.id}|{digest}|{self.version(language)}"
 
     def _write(self, engine: Engine, post: Post, language: str, cancel: threading.Event | None) -> Clause | None:
-        """A checked clause, the extract when all tries fail, None when cancelled."""
+        """A checked clause; the extract when all tries fail; None when cancelled."""
         prompt = prompts.load("clause", language)
         topic = post.tags[0].replace("-", " ") if post.tags else post.community or "?"
         terms = _terms_of(post) if language == "zh" else []
         key = _key_sentences(post)
         foreign = across(OPENERS[language], post)
         if foreign:
-            # To summarise and to translate at once is more than a small writer can: it gets what matters only,
-            # first the title where that asks a whole question.
+            # A small writer cannot summarise and translate at once: it gets only the most important part, first the
+            # title if that states a whole question.
             texts = ["", key] if is_whole_question(post.title) else [key, ""]
             texts.append(shorten(plain(post.text), LESS))
         else:
             texts = [shorten(plain(post.text), READ), key]
-        fault, sound = Fault(""), dict[str, str]()  # what was read -> what was written, where the checks let it through
+        fault, sound = Fault(""), dict[str, str]()  # input -> output, for outputs that passed the checks
         for text in texts:
             if text in sound:
                 continue
@@ -185,7 +184,7 @@ class ClauseBook:
                 fault = Fault("terms", lost)
             if fault:
                 continue
-            # What a translator makes up differs with what it has read: two readings must come to the same.
+            # Errors of a translating writer vary with its input: outputs for two inputs must agree.
             twin = next((other for other in sound.values() if agree(attempt, other, self._embedder)), None)
             sound[text] = attempt
             if foreign and twin is None:
@@ -210,13 +209,13 @@ def shorten(text: str, limit: int) -> str:
 
 @cache
 def _terms() -> dict[str, str]:
-    """English terms with their Chinese names: a small writer does not know the words of every field."""
+    """English terms with their Chinese names, for the prompt: a small writer does not know the terms of every field."""
     terms: dict[str, str] = json.loads(Path(__file__).with_name("terms.json").read_text(encoding="utf-8"))
     return terms
 
 
 def _terms_of(post: Post) -> list[tuple[str, str]]:
-    """The terms in the title, longer ones first; one that only the text has would be forced upon the clause."""
+    """The terms in the title, longer ones first. Not those of the text alone: the writer would force them in."""
     spoken = f" {' '.join(words(post.title))} "
     found = []
     for term, meaning in sorted(_terms().items(), key=lambda item: -len(item[0])):
@@ -228,7 +227,7 @@ def _terms_of(post: Post) -> list[tuple[str, str]]:
 
 
 def _ranked_sentences(post: Post) -> tuple[Span, ...]:
-    """Sentences of the text, first those that say most of what title and tags announce; early ones before late."""
+    """Sentences of the text, first those that share most words with title and tags; earlier ones first on a tie."""
     return _ranked(post.title, post.text, post.tags)
 
 
@@ -248,7 +247,7 @@ def _ranked(title: str, text: str, tags: tuple[str, ...]) -> tuple[Span, ...]:
 
 
 def _key_sentences(post: Post) -> str:
-    """The two sentences of the text that matter most, in their order, as the writer may see them."""
+    """The two most important sentences of the text, in their order, as the writer may see them."""
     chosen = sorted(_ranked_sentences(post)[:2])
     return shorten(" ".join(plain(post.text[start:end]) for _, start, end in chosen), KEY)
 

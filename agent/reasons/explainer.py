@@ -1,4 +1,4 @@
-"""The explain stage: from chosen candidates to items whose reasons can be checked."""
+"""The explain stage: turns chosen candidates into items with checkable reasons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whyfeed.agent.reasons.clauses import Clause, ClauseBook
 from whyfeed.agent.reasons.reader_half import Facts, explain
 from whyfeed.agent.recommend.attribution import Attribution
 from whyfeed.agent.recommend.pipeline import Ranking
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Request
 from whyfeed.agent.trace import Status
 from whyfeed.retrieval.community.candidate import Candidate
@@ -24,7 +24,7 @@ from whyfeed.retrieval.post import Post
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A chosen post with the reader's half of its reason; what it lacks is the post's half."""
+    """A chosen post with the half of its reason about the user; the clause is still missing."""
 
     facts: Facts
     rank: int
@@ -34,11 +34,11 @@ class Prepared:
 
     @property
     def post(self) -> Post:
-        """The post that was chosen."""
+        """The chosen post."""
         return self.facts.post
 
     def item(self, clause: Clause, language: str) -> Item:
-        """The item with its whole reason."""
+        """The item with its complete reason."""
         return Item(
             post=self.facts.post,
             rank=self.rank,
@@ -52,15 +52,15 @@ class Prepared:
 
 
 class Explainer:
-    """Joins the reader's half of a reason, made here and now, with the post's half, which is kept."""
+    """Joins the half of a reason about the user, made per request, with the stored clause."""
 
     def __init__(self, book: ClauseBook, worker: ClauseWorker, writer_state: Callable[[], RoleState]) -> None:
         self.book = book
         self._worker = worker
         self._writer_state = writer_state
 
-    def prepare(self, view: View, ranking: Ranking, request: Request) -> list[Prepared]:
-        """The reader's half for every post that was chosen, from the acts that each rests on."""
+    def prepare(self, view: Snapshot, ranking: Ranking, request: Request) -> list[Prepared]:
+        """The half about the user for every chosen post, from the events that raised its score."""
         posts = view.store.posts([candidate.post for candidate in ranking.chosen])
         attribution = Attribution(ranking, view)
         for candidate in ranking.chosen:
@@ -78,10 +78,10 @@ class Explainer:
             for rank, candidate in enumerate(ranking.chosen, 1)
         ]
 
-    def items(self, view: View, ranking: Ranking, request: Request, *, write: bool) -> tuple[Item, ...]:
-        """Items with reasons. Clauses that are not kept yet are written now (`write`), or quoted for the time being.
+    def items(self, view: Snapshot, ranking: Ranking, request: Request, *, write: bool) -> tuple[Item, ...]:
+        """Items with reasons. With `write` missing clauses are written now; otherwise a quote takes their place.
 
-        The trace notes how many were ready, so that waiting can be told from working.
+        The trace records how many clauses were already stored.
         """
         with ranking.trace.stage("explain", len(ranking.chosen)) as record:
             items, ready = [], 0
@@ -105,17 +105,17 @@ class Explainer:
         return tuple(items)
 
     def waiting(self, items: Sequence[Item], language: str) -> tuple[str, ...]:
-        """The posts whose clause the writer could still make better than the quote that stands there."""
+        """Ids of the posts whose reason holds a quote that the writer could still replace by a clause."""
         if self.book.writer_name() is None:
             return ()
         return tuple(item.post.id for item in items if self.book.ready(item.post, language) is None)
 
     def written(
-        self, view: View, ranking: Ranking, request: Request, items: Sequence[Item], cancel: threading.Event
+        self, view: Snapshot, ranking: Ranking, request: Request, items: Sequence[Item], cancel: threading.Event
     ) -> Iterator[Item]:
-        """Write the clauses that are missing, one after the other, and yield each item with its final reason.
+        """Write the missing clauses one after the other, and yield each item with its final reason.
 
-        What a `cancel` leaves unwritten stays quoted; the trace says how much that is, and why.
+        After a `cancel` the remaining posts keep their quotes; the trace says how many and why.
         """
         missing = {item.post.id for item in items if self.book.ready(item.post, request.language) is None}
         if not missing:
@@ -138,16 +138,16 @@ class Explainer:
                 record.end(Status.FALLBACK, f"{len(missing) - record.left} of {len(missing)} quoted, {why}")
 
     def ahead(self, posts: Sequence[Post], language: str) -> None:
-        """Have clauses made in the background, for posts that will soon be shown."""
+        """Have the clauses of posts that will soon be shown written in the background."""
         self._worker.ahead(posts, language)
 
     def clause(self, post: Post, language: str) -> Clause:
-        """The half about a post as it is kept, else a quote of it."""
+        """The stored clause of a post, else a quote of it."""
         return self.book.ready(post, language) or self.book.extract(post, language)
 
 
 def _facts(
-    view: View,
+    view: Snapshot,
     ranking: Ranking,
     request: Request,
     candidate: Candidate,

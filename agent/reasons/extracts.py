@@ -1,4 +1,4 @@
-"""A summary that cannot be untrue: the sentences of a post that stand nearest to its centre."""
+"""Extractive summaries: the sentences of a post that are nearest to its centroid."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.language import sentences
 from whyfeed.retrieval.post import Post
 
-_READ = 60  # sentences of a post that are looked at
+_READ = 60  # sentences of a post that are considered
 _LONGEST = 240
 
 
 def central_sentences(post: Post, embedder: Embedder, most: int = 3) -> list[str]:
-    """At most `most` sentences in their own order, by cosine with the mean of all and with the title.
+    """At most `most` sentences in their own order, by cosine with the mean of all sentences and with the title.
 
     The centroid method of extractive summarisation (Radev et al. 2004), on sentence vectors.
     """

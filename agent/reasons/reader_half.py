@@ -1,8 +1,8 @@
-"""The half of a reason that is about the reader, made by code from their own acts, and the joining of both.
+"""The half of a reason about the user, built by code from their own events, and the joining with the clause.
 
-A language model invents acts ("you saved" for what was commented on); code cannot. The wording
-varies by many hand-written forms, chosen by a hash, so that a list does not read like a form letter
-and the same card always says the same.
+A language model invents events ("you saved" for a post that was commented on); code does not. The wording is one of
+many hand-written variants, chosen by a hash: a list does not read like a form letter, and the same card always has the
+same text.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.words import content_words
 
-Own = tuple[Because, Event, Post]  # an act of the reader's with the post that it was on
+Own = tuple[Because, Event, Post]  # one of the user's own events with its post
 Words = tuple[str, ...]
-Part = tuple[str, tuple[Evidence, ...]]  # words and what they rest on; nothing for words that claim nothing
+Part = tuple[str, tuple[Evidence, ...]]  # words and their evidence; no evidence for words that claim nothing
 
 LONGEST = 320  # characters of a reason
-CLAUSE = 190  # of its half about the post
-JOINED = 0.7  # share of the weightiest past post that a second one needs to be named too
-WHOLE = 48  # characters of a title that two of them may have side by side
-SIGNAL = 0.5  # of a signal that is strong enough to be spoken of
+CLAUSE = 190  # characters of its clause
+JOINED = 0.7  # a second past post is named when its share is at least this part of the largest
+WHOLE = 48  # characters of a title of which two may be named side by side
+SIGNAL = 0.5  # least value of a signal that is mentioned
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that may be said about this reader and this post.
+    """Everything that may be said about this user and this post.
 
-    because: the reader's own acts that raised the score, each checked by leaving it out, best first;
-    interests: topics that the reader named, with the events, relevant ones first; query: what was
-    asked for in words; person: the public handle of the post's author, when the reader has replied
-    to them; signals and sources: those of the candidate.
+    because: the user's own events that raised the score, each checked by leaving it out, best first; interests: topics
+    that the user named, with the events, relevant ones first; query: the request in words; person: the public name of
+    the post's author, when the user has replied to them; signals and sources: those of the candidate.
     """
 
     post: Post
@@ -54,7 +53,7 @@ class Facts:
     sources: tuple[str, ...] = ()
 
 
-# The order in which acts on one post are named: what took more doing says more.
+# The order in which events on one post are named: the more effort, the earlier.
 _ORDER = (
     "ask", "answer", "buy", "rate", "save", "comment", "reply", "share", "like", "listen", "read", "open", "click",
     "view",
@@ -62,10 +61,10 @@ _ORDER = (
 
 
 def explain(facts: Facts, clause: Clause | None, language: str) -> Reason:
-    """A reason of at most 320 characters whose every claim has evidence.
+    """A reason of at most 320 characters in which every claim has evidence.
 
-    `language` is "en" or "zh". Without a clause (or with one that nothing in the post bears out) the
-    half about the reader stands alone, and the source is "template".
+    `language` is "en" or "zh". Without a clause, or with one without supporting spans, the half about the user stands
+    alone and the source is "template".
     """
     told = clause if clause is not None and clause.spans else None
     parts: list[Part] = []
@@ -81,7 +80,7 @@ def explain(facts: Facts, clause: Clause | None, language: str) -> Reason:
 
 
 def _drafts(facts: Facts, clause: Clause | None, language: str) -> Iterator[list[Part]]:
-    """Drafts of a reason, each shorter than the one before."""
+    """Variants of a reason, each shorter than the one before."""
     said = _clause_part(facts.post, clause)
     own = _own_posts(facts.because)
     if not own:
@@ -93,7 +92,7 @@ def _drafts(facts: Facts, clause: Clause | None, language: str) -> Iterator[list
     for many, limit in ((joined, 70), (False, 70), (False, 40), (False, 20)):
         named = own[:2] if many else own[:1]
         key = f"{named[0][1].id}|{facts.post.id}"
-        # Behind two titles, "also on" would not say which of them is meant.
+        # After two titles, "also on" would be ambiguous.
         shared = _shared(facts, named[0], language, key) if not many and limit > 20 else ("", ())
         parts = {"act": _act_part(named, facts.post, limit, language, key), "shared": shared, "clause": said}
         ways = forms("reason.join" if said[0] else "reason.alone", language)
@@ -125,13 +124,13 @@ def _without_history(facts: Facts, said: Part, language: str, limit: int) -> lis
 
 
 def _form(text: str, key: str, language: str, said: Part) -> str:
-    """One of the forms; without a clause the first, which ends with the clause, cut short of it."""
+    """One of the variants; without a clause the first, whose clause is at the end and is cut off."""
     ways = forms(text, language)
     return _pick(ways, key) if said[0] else re.sub(r"[^\w\s{}]\s?\{clause\}", "", ways[0])
 
 
 def _fill(form: str, parts: Mapping[str, Part], head: tuple[Evidence, ...] = ()) -> list[Part]:
-    """The form with its places filled. `head` is the evidence of the form's own words."""
+    """The variant with its placeholders filled. `head` is the evidence for the variant's own words."""
     filled: list[Part] = []
     for piece in re.split(r"(\{\w+\})", form):
         if not piece:
@@ -144,7 +143,7 @@ def _fill(form: str, parts: Mapping[str, Part], head: tuple[Evidence, ...] = ())
             if words:
                 filled.append((words, evidence))
         else:
-            # “… exist?”. would end twice.
+            # “… exist?”. would have two end marks.
             if filled and piece[0] in ".。" and re.search(r"[?？!！…。.]”$", filled[-1][0]):
                 piece = piece[1:]
             if piece:
@@ -153,7 +152,7 @@ def _fill(form: str, parts: Mapping[str, Part], head: tuple[Evidence, ...] = ())
 
 
 def _own_posts(because: Sequence[tuple[Because, Event, Post | None]]) -> list[Own]:
-    """The weightiest act on each past post that can be named, best post first."""
+    """The most telling event on each past post that can be named, best post first."""
     by_post: dict[str, list[Own]] = {}
     for found, event, past in because:
         if past is not None and _line(past.label):
@@ -180,7 +179,7 @@ def _act_part(named: Sequence[Own], post: Post, limit: int, language: str, key: 
 
 
 def _act(event: Event, past: Post, title: str, key: str, language: str) -> str:
-    """What the reader did with a past post; `title` stands for that post, or for two of them."""
+    """The words for what the user did with a past post; `title` names that post, or two of them."""
     if event.kind == "rate" and event.value is not None:
         return say("reason.rated", language, title=title, value=f"{event.value:g}")
     kind = "post" if event.kind == "ask" and not past.title.rstrip("\"'”’ )").endswith(("?", "？")) else event.kind
@@ -189,7 +188,7 @@ def _act(event: Event, past: Post, title: str, key: str, language: str) -> str:
 
 
 def _year(event: Event, post: Post) -> int | None:
-    """The year of an act, where it lies so far before the post that the reader may wonder."""
+    """The year of an event that lies more than two years before the post; None for others."""
     if event.time is None or post.created_at is None or not 3e7 < event.time < post.created_at - 2 * 365 * 86_400:
         return None
     try:
@@ -199,7 +198,7 @@ def _year(event: Event, post: Post) -> int | None:
 
 
 def _shared(facts: Facts, own: Own, language: str, key: str) -> Part:
-    """What both posts have in common: their author, when the reader has replied to them, else a topic."""
+    """What both posts have in common: their author, when the user has replied to them, else a topic."""
     found, event, past = own
     act = Evidence("event", id=event.id, post=event.post)
     if found.via == "people" and facts.person and facts.post.author and facts.post.author == past.author:
@@ -216,20 +215,20 @@ def _shared(facts: Facts, own: Own, language: str, key: str) -> Part:
 
 
 def _topic(past: Post, post: Post) -> tuple[str, Evidence] | None:
-    """A tag of both posts (rather one that the past title lacks), or a word of both titles, and its place in `post`."""
+    """A tag of both posts (preferably not in the past title) or a word of both titles, with its place in `post`."""
     theirs = {tag.casefold() for tag in past.tags}
     common = [tag for tag in post.tags if tag.casefold() in theirs and not _is_everywhere(tag, post.community)]
     common.sort(key=lambda tag: tag.replace("-", " ").casefold() in past.title.casefold())
     for tag in common:
         words = _line(tag.replace("-", " "))
-        # A text may be about "quantum gates", not about "quantum gate".
+        # People write about "quantum gates", not about "quantum gate".
         spoken = words if not words.isascii() or re.search(r"[^s]s$|ing$", words) else f"{words}s"
         for name, text in (("title", post.title), ("text", post.text)):
             if match := re.search(rf"(?<!\w){re.escape(spoken)}(?!\w)", text, re.IGNORECASE):
                 return spoken, Evidence("span", post=post.id, field=name, start=match.start(), end=match.end())
         start = len(", ".join((*post.tags[: post.tags.index(tag)], "")))
         return words, Evidence("span", post=post.id, field="tags", start=start, end=start + len(tag))
-    # A word of both titles is a topic when it is a tag too ("state" is none for "quantum-state"), or nobody gave tags.
+    # A word of both titles is a topic when it is also a tag ("state" is not, "quantum-state" is), or without any tags.
     tags = [content_words(tag) for tag in post.tags + past.tags]
     topical = {tag[0] for tag in tags if len(tag) == 1}
     for word in sorted(set(content_words(past.title)) & set(content_words(post.title)), key=lambda w: (-len(w), w)):
@@ -242,7 +241,7 @@ def _topic(past: Post, post: Post) -> tuple[str, Evidence] | None:
 
 
 def _is_everywhere(topic: str, community: str) -> bool:
-    """Does a topic only say which community this is ("quantum computer" in quantumcomputing)? Absurd ones go too."""
+    """Does a topic only name the community ("quantum computer" in quantumcomputing)? Also true for unusable topics."""
     letters = re.sub(r"[\W_]+", "", topic).casefold()
     whole = re.sub(r"[\W_]+", "", community).casefold()
     return not letters or len(topic) > 30 or (bool(whole) and whole.startswith(letters[: max(4, len(letters) - 2)]))
@@ -266,7 +265,7 @@ def _line(text: str) -> str:
 
 
 def _pick(forms: Sequence[str], key: str) -> str:
-    """One of the forms, always the same for a key."""
+    """One of the variants, always the same for a key."""
     return forms[
         int.from_bytes(hashlib.blake2b(key.encode(errors="replace"), digest_size=4).digest(), "big") % len(forms)
     ]

@@ -1,4 +1,4 @@
-"""Which of a user's own events raised a post's score: each is left out, and counts by how much the score falls."""
+"""Attribution by leave-one-out: which of a user's own events raised a post's score, and by how much."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Mapping
 import numpy as np
 
 from whyfeed.agent.recommend.pipeline import Ranking
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.retrieval.community import signals
 from whyfeed.retrieval.community.candidate import Because, Candidate
 from whyfeed.retrieval.community.reader import Reader
 
 
 class Attribution:
-    """Finds out what each of the reader's own acts did for a candidate, by really leaving it out."""
+    """Measures what each of the user's own events contributed to a candidate, by scoring without the event."""
 
-    def __init__(self, ranking: Ranking, view: View) -> None:
+    def __init__(self, ranking: Ranking, view: Snapshot) -> None:
         self._ranking = ranking
         self._view = view
         self._vectors = view.community.vectors(ranking.reader.rows)
         self._without: dict[int, Reader] = {}
 
     def because(self, candidate: Candidate, most: int = 2) -> tuple[Because, ...]:
-        """The reader's own events without which this candidate would score lower, the weightiest first.
+        """The user's own events without which this candidate would score lower, the largest effect first.
 
-        Likely ones are found by their share in the linear signals; each is then left out, and counts
-        by how much the score falls. All acts on one post are one piece of history: they are left out
-        together, and come as several events with the same share.
+        Likely events are found by their share in the linear signals. Each is then left out, and its effect is the drop
+        of the score. All events on one post are left out together and are returned as several events with the same
+        share.
         """
         reader, community = self._ranking.reader, self._view.community
         if not len(reader.rows):
@@ -58,12 +58,13 @@ class Attribution:
         )
 
     def _score(self, candidate: Candidate, row: int, shares: Mapping[int, float]) -> float:
-        """The candidate's score had the reader never acted on `row`; what was asked stays as it was."""
+        """The candidate's score if the user had never acted on `row`; the request itself stays as it was."""
         community, ranker = self._view.community, self._view.ranker
         if row not in self._without:
             self._without[row] = self._ranking.reader.without(row, community)
         left = self._without[row]
-        # A history at its full length lets one older post in, with a weight below .05: it counts as nothing.
+        # When the history is at its full length, leaving one post out lets an older one in, with a weight below .05:
+        # ignored.
         weighted = [shares.get(own, 0.0) * weight for own, weight in zip(left.rows.tolist(), left.weights, strict=True)]
         history = sum(weighted)
         spread = np.array([history / max(float(left.weights.sum()), 1e-9)], dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Filters: what must not be shown to a reader, in the order in which it is looked for.
+"""Filters: which posts must not be shown to a user, in the order in which they are applied.
 
-A new filter is one function and one entry in `FILTERS`, and its words `why_not.NAME` in both languages. Every removal
-stands in the trace under the filter's code. What is taken out later, because it repeats or there is no place for it,
-is in `agent/recommend/selection.py`.
+A new filter needs one function, one entry in `FILTERS`, and its texts `why_not.NAME` in both languages. Every removal
+is recorded in the trace under the filter's code. Removals of near-duplicates and for lack of space come later, in
+`agent/recommend/selection.py`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from whyfeed.retrieval.community.candidate import Candidate
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.reader import Reader
 
-TWIN_COSINE = 0.83  # of a hidden post and its near twin; on the demo such pairs ask the same question
+TWIN_COSINE = 0.83  # of a hidden post and its near-duplicate; on the demo such pairs ask the same question
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What this request leaves out. `excluded` maps a row to the rule that excludes it."""
+    """What this request excludes. `excluded` maps a row to the rule that excludes it."""
 
     kinds: tuple[str, ...] = ()
     excluded: Mapping[int, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class FilterContext:
-    """The candidates' rows (n,), and what decides whether they may be shown."""
+    """The candidates' rows (n,), and the data that filters decide by."""
 
     rows: Rows
     reader: Reader
@@ -44,9 +44,9 @@ class FilterContext:
 class Filter:
     """One entry of the list.
 
-    `reject` gives the rows that may not be shown; rows of other posts may be among them. `change` is what would let
-    such a post in: to undo an act, to switch a rule off, to like something near it, or nothing. The code of a removal
-    is the name, or NAME:DETAIL where `detail` says more about a row.
+    `reject` returns the rows that must not be shown; it may include rows that are not candidates. `change` is what
+    would let such a post in: undoing an event, switching a rule off, liking something similar, or nothing. The code of
+    a removal is the name, or NAME:DETAIL where `detail` gives more about a row.
     """
 
     name: str
@@ -99,7 +99,7 @@ def keep_allowed(
     record: StageRecord,
     filters: Sequence[Filter] = FILTERS,
 ) -> list[Candidate]:
-    """The candidates that may be shown at all; of each removal the trace notes the first filter that rejects it."""
+    """The candidates that may be shown. For each removal the trace records the first filter that rejects the post."""
     by: dict[int, Filter] = {}
     for each in filters:
         for row in each.reject(given):

@@ -1,7 +1,7 @@
-"""P(engage | reader, post) by a causal LLM: the yes/no logit behind a prefix that only the reader fills.
+"""P(engage | user, post) by a causal LLM, from the yes/no logits after a prompt of user prefix and post.
 
-The prompt is [system][reader] ‖ [post], so that the prefix is computed once a reader, and a post's
-text can move nothing but its own score. Untuned, the number is noise and weighs nothing.
+The prompt is [system][user] ‖ [post]: the prefix is computed once per user, and the text of a post affects only its own
+score. An untrained judge is not informative and gets weight zero.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from whyfeed.retrieval.community.reader import Reader
 from whyfeed.retrieval.post import Post
 from whyfeed.retrieval.store.store import Store
 
-HISTORY = 12  # acts that the prefix names
-_MARK = "\u241f"  # stands for the post while the prompt is rendered, then splits it
+HISTORY = 12  # events in the prefix
+_MARK = "\u241f"  # stands for the post while the prompt is rendered; the prompt is then split at it
 _BREAKS = re.compile(r"[\u241f\n\r]")
 
 
 class Judge:
-    """Scores posts for a reader with an engine; scores are kept until the post or the reader changes.
+    """Scores posts for a user with an engine. Scores are cached until the post or the user's prefix changes.
 
-    `calibration` is a trained judge's own: slope and intercept of what its logit becomes.
+    `calibration` is that of a trained judge: slope and intercept applied to its logit.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Judge:
         self.version = self._prompt.version
 
     def prefix(self, reader: Reader, posts: Mapping[str, Post]) -> tuple[str, str]:
-        """What comes before and after the post."""
+        """The prompt before and after the post."""
         acts = [
             (word_of(event.kind, event.weight), posts[event.post])
             for event in reader.events
@@ -49,11 +49,11 @@ class Judge:
         return around(history_lines(acts, [topic for _, topic in reader.named]), self._prompt)
 
     def warm(self, reader: Reader, posts: Mapping[str, Post]) -> None:
-        """Have the prefix of this reader computed before the first post is judged."""
+        """Compute the prefix of this user before the first post is scored."""
         self._engine.warm(self.prefix(reader, posts)[0])
 
     def score(self, reader: Reader, wanted: Sequence[Post], posts: Mapping[str, Post]) -> list[float]:
-        """P(yes) of each wanted post; `posts` must hold those of the reader's history. May raise ModelError."""
+        """P(yes) of each wanted post; `posts` must hold the posts of the user's history. May raise ModelError."""
         before, after = self.prefix(reader, posts)
         who = hashlib.sha256(f"{self.version}|{self.name}|{before}{after}".encode()).hexdigest()[:16]
         lines = [post_line(post) for post in wanted]
@@ -75,11 +75,11 @@ class Judge:
         return 1 / (1 + math.exp(-(self._slope * math.log(score / (1 - score)) + self._intercept)))
 
 
-# ---- the prompt: what the judge is trained on is what it is asked
+# ---- the prompt, shared by training and scoring
 
 
 def around(history: Sequence[str], prompt: prompts.Prompt | None = None) -> tuple[str, str]:
-    """What comes before and after the post's line, in ChatML, the format of the default base and of Qwen."""
+    """The prompt before and after the post's line, in ChatML, the format of the default base model and of Qwen."""
     messages = (prompt or prompts.load("judge", "en")).render(history=history, post=_MARK)
     text = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
     before, after = f"{text}<|im_start|>assistant\n".split(_MARK)
@@ -87,7 +87,7 @@ def around(history: Sequence[str], prompt: prompts.Prompt | None = None) -> tupl
 
 
 def history_lines(acts: Iterable[tuple[str, Post]], interests: Iterable[str] = ()) -> list[str]:
-    """One line for each of the latest acts (word and post), the latest act on a post counts; then named interests."""
+    """One line (word and post) for each of the latest events, one event per post; then the named interests."""
     last: dict[str, str] = {}
     for word, post in acts:
         last.pop(post.id, None)
@@ -96,16 +96,16 @@ def history_lines(acts: Iterable[tuple[str, Post]], interests: Iterable[str] = (
 
 
 def word_of(kind: str, weight: float) -> str:
-    """What an act is called in the history; a rating by what it says, for "rate" alone says nothing."""
+    """The word for an event in the history; a rating becomes like or dislike, since "rate" alone does not say which."""
     return kind if kind != "rate" else "like" if weight > 0 else "dislike"
 
 
 def post_line(post: Post) -> str:
-    """Title and tags: 20 to 25 tokens, which is what two cores can score 20 times in a turn."""
+    """Title and tags: 20 to 25 tokens, so that two cores can score 20 posts in a turn."""
     tags = f" ({', '.join(post.tags[:5])})" if post.tags else ""
     return _clean(post.label)[:200] + _clean(tags)[:100]
 
 
 def _clean(text: str) -> str:
-    """Words of others on one line, without what could end a message or move the border of the prefix."""
+    """Foreign text on one line, without anything that could end a message or shift the end of the prefix."""
     return defuse(_BREAKS.sub(" ", text))

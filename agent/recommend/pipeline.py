@@ -1,6 +1,6 @@
-"""The way of one request: retrieve, rank, judge, select. Each stage leaves its record in the trace.
+"""The ranking pipeline of one request: retrieve, rank, judge, select. Each stage writes its record to the trace.
 
-Explaining comes after, because the list is worth showing before the reasons are written.
+Reasons are written afterwards, because the list can be shown before they are ready.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from whyfeed.agent.recommend.filters import FilterContext, Limits, keep_allowed
 from whyfeed.agent.recommend.judge import Judge
 from whyfeed.agent.recommend.rules import in_force
 from whyfeed.agent.recommend.selection import choose
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Request
 from whyfeed.agent.trace import StageRecord, Status, Trace
 from whyfeed.retrieval.arrays import Floats, Rows
@@ -26,26 +26,26 @@ from whyfeed.retrieval.community.reader import Reader, SteeringRule
 from whyfeed.retrieval.errors import ModelError
 
 QUERY_LIMIT = 200
-RELEVANT = 0.35  # of a post that answers a query; below it whyfeed says that it found nothing closer
-UNRELATED = 0.55  # of the best match's relevance: what is below is not about the query
+RELEVANT = 0.35  # relevance of a post that answers a query; below it whyfeed says that it found nothing closer
+UNRELATED = 0.55  # share of the best match's relevance: posts below it are not about the query
 
 
 @dataclass(slots=True)
 class Ranking:
-    """The outcome of one request before its reasons: what was chosen, and everything it came from."""
+    """The result of one request before its reasons: the chosen posts and everything they were computed from."""
 
     reader: Reader
     chosen: list[Candidate]
     scored: list[Candidate]
     trace: Trace
-    reach: Any  # what each post of the reader's history reaches by co-occurrence
-    relevance: float | None = None  # of the best match, when something was asked for in words
+    reach: Any  # per row of the user's history: the posts it reaches by co-occurrence
+    relevance: float | None = None  # of the best match, when the request has a query
     rules: tuple[SteeringRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to recommend to whom. `like` are rows whose neighbours are wanted; `shown` rows are left out."""
+    """What to recommend to whom. `like`: rows whose neighbours are wanted; `shown`: rows to leave out."""
 
     request: Request
     k: int = 5
@@ -56,8 +56,8 @@ class Task:
     seed: str = ""
 
 
-def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> Ranking:
-    """Run one request for one reader; the trace says what every stage did."""
+def run(view: Snapshot, reader: Reader, task: Task, judge: Judge | None = None) -> Ranking:
+    """Run one request for one user; the trace records every stage."""
     community, request = view.community, task.request
     trace = Trace(request=request.to_json())
     trace.models = {"embedder": view.embedder.name, "ranker": view.ranker.origin}
@@ -110,8 +110,8 @@ def run(view: View, reader: Reader, task: Task, judge: Judge | None = None) -> R
 # ---- inside ----
 
 
-def _asked(view: View, request: Request, like: Sequence[int]) -> dict[int, float] | None:
-    """Relevance by row of what was asked for in words or by example; None when nothing was."""
+def _asked(view: Snapshot, request: Request, like: Sequence[int]) -> dict[int, float] | None:
+    """Relevance by row to the query or the example posts; None when the request has neither."""
     if request.query:
         return view.topics.search(request.query, QUERY_LIMIT)
     if like:
@@ -133,8 +133,8 @@ def _unrelated(rows: Rows, query: dict[int, float] | None) -> frozenset[int]:
     return frozenset(int(row) for row in rows if query.get(int(row), 0.0) < bar)
 
 
-def _excluded(view: View, rules: Sequence[SteeringRule], request: Request) -> dict[int, str]:
-    """Rows that a rule in force leaves out, with the rule's id; "request" where this message alone says so."""
+def _excluded(view: Snapshot, rules: Sequence[SteeringRule], request: Request) -> dict[int, str]:
+    """Rows excluded by a rule in force, with the rule's id; "request" where only this message excludes them."""
     topics = [(rule.topic, rule.id) for rule in rules if rule.kind == "exclude"]
     topics += [(topic, "request") for topic in request.exclude]
     excluded: dict[int, str] = {}
@@ -144,8 +144,8 @@ def _excluded(view: View, rules: Sequence[SteeringRule], request: Request) -> di
     return excluded
 
 
-def _included(view: View, rules: Sequence[SteeringRule], request: Request) -> dict[int, float]:
-    """Rows that a rule in force, or this message, asks for more of, with how surely they are about it."""
+def _included(view: Snapshot, rules: Sequence[SteeringRule], request: Request) -> dict[int, float]:
+    """Rows that a rule in force, or this message, asks for more of, with how certainly they are about it (0..1)."""
     topics = [rule.topic for rule in rules if rule.kind == "include"]
     included: dict[int, float] = {}
     for topic in dict.fromkeys((*topics, *request.include)):
@@ -155,7 +155,7 @@ def _included(view: View, rules: Sequence[SteeringRule], request: Request) -> di
 
 
 def _score(
-    view: View,
+    view: Snapshot,
     reader: Reader,
     candidates: Sequence[Candidate],
     spread: Floats,
@@ -174,10 +174,10 @@ def _score(
 
 
 def _judge(
-    view: View, reader: Reader, candidates: list[Candidate], judge: Judge, record: StageRecord, trace: Trace
+    view: Snapshot, reader: Reader, candidates: list[Candidate], judge: Judge, record: StageRecord, trace: Trace
 ) -> None:
     best = sorted(candidates, key=lambda candidate: (-candidate.score, candidate.post))[: judge.most]
-    # Scored in the order of their ids: what one post says can move neither this order nor another's score.
+    # Scored in the order of their ids: the text of a post can change neither this order nor another's score.
     best.sort(key=lambda candidate: candidate.post)
     posts = view.store.posts([candidate.post for candidate in best] + [event.post for event in reader.events])
     try:

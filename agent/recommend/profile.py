@@ -1,4 +1,4 @@
-"""What whyfeed believes about a user, in words that the user can check and correct."""
+"""The profile of a user: what whyfeed has inferred, in words that the user can check and correct."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections import defaultdict
 
 from whyfeed.agent.answer import Interest, Profile, Rule
 from whyfeed.agent.recommend.rules import in_force
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.retrieval.community.reader import InterestGroup, Reader
 from whyfeed.retrieval.words import content_words
 
 SHOWN_POSTS = 5
-_COMMON = 0.25  # of a community's posts: a tag on more than that says nothing about a person
+_COMMON = 0.25  # of a community's posts: a more frequent tag says nothing about one user
 
 
-def describe(view: View, reader: Reader, now: float | None = None) -> Profile:
-    """The profile of one reader: interests with the posts they come from, rules, what is hidden."""
+def describe(view: Snapshot, reader: Reader, now: float | None = None) -> Profile:
+    """The profile of one user: interests with the posts they come from, rules, hidden posts."""
     community = view.community
     wanted = [community.ids[row] for group in reader.groups for row in group.rows[:SHOWN_POSTS]]
     hidden = [community.ids[row] for row in reader.hidden]
@@ -41,10 +41,10 @@ def describe(view: View, reader: Reader, now: float | None = None) -> Profile:
     )
 
 
-def label_of(group: InterestGroup, view: View, taken: set[str]) -> str:
-    """One or two tags (else words of titles) that tell this group from the rest, none of them `taken`.
+def label_of(group: InterestGroup, view: Snapshot, taken: set[str]) -> str:
+    """One or two tags (else words of titles) that distinguish this group from the others, none of them `taken`.
 
-    The words that are used are added to `taken`, so that two interests never carry the same name.
+    The words used are added to `taken`, so that no two interests get the same name.
     """
     if group.topic:
         return group.topic

@@ -1,7 +1,7 @@
-"""The ranking core: signals combined by a small linear model, one post at a time.
+"""The ranking core: a linear model over signals that scores each post on its own.
 
-A score is a sum of weight x (signal - centre) / scale, so it never depends on the other
-candidates, and what each signal contributed can be shown as it is.
+A score is a sum of weight x (signal - centre) / scale. It does not depend on the other candidates, and each signal's
+contribution can be shown directly.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from whyfeed.retrieval.community.signals import SIGNALS
 MODEL, MODEL_FILE = "ranker", "ranker.json"
 NEXT_FILE = "next.npz"
 
-# Until a home has enough events to fit from. In units of log-odds per unit of the raw signal, by
-# judgement; `benchmarks/` compares them with the fitted ones. A signal that is not named here weighs nothing.
+# Used until a home has enough events to fit weights. In log-odds per unit of the raw signal, set by hand; `benchmarks/`
+# compares them with fitted ones. Signals not listed here have weight zero.
 HAND_SET: Mapping[str, float] = dict.fromkeys(SIGNALS, 0.0) | {
     "interest": 1.5,
     "recent": 1.5,
     "cooccurrence": 2.0,
-    "next": 0.0,  # until a transformer was trained here
+    "next": 0.0,  # until a transformer has been trained here
     "tags": 1.5,
     "people": 1.0,
     "community": 1.5,
@@ -39,17 +39,17 @@ HAND_SET: Mapping[str, float] = dict.fromkeys(SIGNALS, 0.0) | {
     "include": 3.0,
     "llm": 0.0,
 }
-# What no ledger can teach keeps its hand-set weight: what is asked for or refused in words, and how
-# much being new counts (a ledger shows what was put before people, see `finetune.ranking.examples`).
+# Signals whose weights cannot be learned from a ledger stay hand-set: requests and rules in words, and recency (a
+# ledger reflects what was shown to users, see `finetune.ranking.examples`).
 NOT_FITTED = ("fresh", "disliked", "query", "include", "llm")
 
 
 @dataclass(frozen=True, slots=True)
 class Ranker:
-    """Weights per unit of each raw signal; `origin` says where they come from and goes into the trace.
+    """Weights per unit of each raw signal. `origin` says where they come from and is recorded in the trace.
 
-    `calibrated` tells whether sigmoid(score) is a probability: the model was fitted on examples
-    whose share of positives was corrected (see `finetune.ranking.fit`). The signal `next` comes from `next_item`.
+    `calibrated`: sigmoid(score) is a probability, because the model was fitted on examples whose share of positives was
+    corrected (see `finetune.ranking.fit`). The signal `next` is computed by `next_item`.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(HAND_SET))
@@ -59,9 +59,9 @@ class Ranker:
     next_item: NextItem | None = None
 
     def score(self, signals: Floats, names: Sequence[str]) -> Floats:
-        """Scores (n,) in log-odds of signals (n, len(names)); unknown names are a ValueError."""
+        """Scores (n,) in log-odds for signals (n, len(names)). Raises ValueError for unknown names."""
         vector = np.array([self.weights[name] for name in self._known(names)], dtype=np.float32)
-        # Summed row by row in float64: the score of a post is the same to the bit whatever stands beside it.
+        # Summed row by row in float64, so that a post's score is bit-identical whatever other rows are in the batch.
         products = signals.astype(np.float64) * vector
         return np.asarray([math.fsum(row) + self.bias for row in products.tolist()], dtype=np.float64).astype(
             np.float32
@@ -74,12 +74,12 @@ class Ranker:
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
 
     def contributions(self, signals: Mapping[str, float]) -> dict[str, float]:
-        """What each signal added to the score, the largest share first; without the bias."""
+        """What each signal added to the score, the largest first; without the bias."""
         parts = {name: self.weights.get(name, 0.0) * value for name, value in signals.items()}
         return dict(sorted(parts.items(), key=lambda item: -abs(item[1])))
 
     def save(self, home: Path, card: Mapping[str, object]) -> None:
-        """Keep the model with its card as a new version of a home, and make it live."""
+        """Store the model with its card as a new version of a home, and make it live."""
         document = {
             "weights": dict(self.weights), "bias": self.bias, "calibrated": self.calibrated, "origin": self.origin,
         }  # fmt: skip
@@ -90,7 +90,7 @@ class Ranker:
 
     @classmethod
     def load(cls, home: Path) -> Ranker:
-        """The live version of the model fitted on this home; hand-set weights where there is none, or a damaged one."""
+        """The live version of the model fitted on this home; hand-set weights when there is none or it is damaged."""
         registry = Registry(home)
         place = registry.live(MODEL)
         if place is None:

@@ -1,4 +1,4 @@
-"""Rules that a user states in words, as events of the ledger."""
+"""Steering rules: what a user wants more or less of, stored as events of the ledger."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _SECONDS = {"day": _DAY, "week": 7 * _DAY, "month": 30 * _DAY}
 
 
 def rule_text(topic: str, horizon: Horizon, conversation: str) -> str:
-    """The text of an include or exclude event; `conversation` binds the rule to one, "" to none."""
+    """The text of an include or exclude event; `conversation` limits the rule to that one, "" to none."""
     return json.dumps({"topic": topic, "horizon": horizon, "conversation": conversation}, ensure_ascii=False)
 
 
 def horizon_end(horizon: Horizon, now: float) -> float | None:
-    """When a rule of that horizon ends, in Unix seconds; None when time does not end it."""
+    """The end of a rule of that horizon, in Unix seconds; None when it has no end in time."""
     return now + _SECONDS[horizon] if horizon in _SECONDS else None
 
 
 def in_force(rules: Sequence[SteeringRule], conversation: str, now: float | None) -> tuple[SteeringRule, ...]:
-    """The rules that apply: switched on, not expired, and of this conversation where they are bound to one."""
+    """The rules that apply: switched on, not expired, and not limited to another conversation."""
     return tuple(
         rule
         for rule in rules

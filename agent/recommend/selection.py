@@ -1,6 +1,6 @@
-"""From scored candidates to the k that are shown: what would repeat, and what there is no place for.
+"""Selection of the k posts to show from the scored candidates: diversity, calibration, limits per author.
 
-What must not be shown at all has been taken out before, see `agent/recommend/filters.py`.
+Posts that must not be shown at all have been removed before; see `agent/recommend/filters.py`.
 
 | code | removes |
 |---|---|
@@ -23,9 +23,9 @@ from whyfeed.retrieval.community.reader import Reader
 
 DUPLICATE_COSINE = 0.92
 PER_AUTHOR = 2
-CALIBRATION = 6.0  # log-odds that a post loses per share of the list that its interest has too much
-INCLUDED = 0.4  # share of a list that topics which the reader wants more of get at least, if there are any
-DIVERSITY = 3.0  # log-odds that a post loses per unit of cosine above .55 with a better one (MMR)
+CALIBRATION = 6.0  # log-odds that a post loses per share of the list by which its interest is over-represented
+INCLUDED = 0.4  # least share of a list for topics of which the user wants more, if there are such posts
+DIVERSITY = 3.0  # log-odds that a post loses per unit of cosine above .55 with a better post (MMR)
 _DIVERSITY_FROM = 0.55
 
 
@@ -38,13 +38,12 @@ def choose(
     record: StageRecord,
     pool: int = 200,
 ) -> list[Candidate]:
-    """The k best that do not repeat each other and give each interest its share.
+    """The k best posts that do not repeat each other and represent each interest by its share.
 
-    Maximal marginal relevance (Carbonell and Goldstein 1998) against repetition; calibration (Steck
-    2018) so that somebody who cares for two things does not get five posts on one; a quota for what
-    the reader asked for more of. Ties are broken
-    by the post's id, never by the order in which candidates came. When the limit on authors would
-    leave fewer than k, it gives way.
+    Maximal marginal relevance (Carbonell and Goldstein 1998) against repetition; calibration (Steck 2018), so that a
+    user with two interests does not get five posts on one; a quota for topics of which the user wants more. Ties are
+    broken by the post's id, independent of the order of candidates. The limit per author is dropped when it would leave
+    fewer than k posts.
     """
     ranked = sorted(candidates, key=lambda candidate: (-candidate.score, candidate.post))
     best = ranked[:pool]
@@ -59,7 +58,7 @@ def choose(
     chosen: list[int] = []
     while len(chosen) < k:
         fresh = left & (nearest < DUPLICATE_COSINE)
-        # Better a third post of one author than an empty place; a duplicate helps nobody.
+        # A third post of one author is better than an empty place; a duplicate is not.
         allowed = fresh & ~crowded if (fresh & ~crowded).any() else fresh
         if not allowed.any():
             break
@@ -92,5 +91,5 @@ def _interests(vectors: Vectors, reader: Reader) -> tuple[Rows, Floats]:
         return np.zeros(len(vectors), dtype=np.int64), np.ones(1, dtype=np.float32)
     centres = np.stack([group.vector for group in reader.groups])
     weights = np.array([group.weight for group in reader.groups], dtype=np.float32)
-    # Small interests may have one post in five without being held to their exact share.
+    # Small interests may have one post in five, whatever their exact share.
     return np.vecdot(vectors[:, None], centres[None]).argmax(axis=1), np.maximum(weights, 0.2)

@@ -1,4 +1,4 @@
-"""A view of a home: community, topics and ranker that belong together, kept in step with the store."""
+"""A snapshot of a home: a consistent set of community, topics and ranker, kept up to date with the store."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from whyfeed.retrieval.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What one request looks at. It does not change under the request, except that events are added."""
+class Snapshot:
+    """The data that one request uses. It does not change during the request, except that events are added."""
 
     store: Store
     embedder: Embedder
@@ -31,7 +31,7 @@ class View:
     ranker: Ranker
 
     def reader(self, user: str) -> Reader:
-        """The user as of this view's moment; UnknownUser when there is no such user."""
+        """The user as of this snapshot's time. Raises UnknownUser."""
         self.store.user(user)
         until = self.community.as_of
         events = [event for _, event in self.store.events(user=user)]
@@ -40,10 +40,10 @@ class View:
         return read(user, events, self.community, self.embedder)
 
 
-class Views:
-    """Makes views, and makes a new one when another process has changed the store or made another ranker live.
+class Snapshots:
+    """Creates snapshots, and a new one when another process has changed the store or made another ranker live.
 
-    `encoder` opens the language model that reads posts, for rankers that were trained with its readings.
+    `encoder` opens the language model that encodes posts, for rankers that were trained with its vectors.
     """
 
     def __init__(
@@ -54,40 +54,40 @@ class Views:
         self._factory = factory
         self._encoder = encoder
         self._lock = threading.Lock()
-        self._view: View | None = None
+        self._snapshot: Snapshot | None = None
         self._generation = -1
         self._registry = Registry(store.home)
         self._stamp: object = None
 
-    def current(self, progress: Progress | None = None) -> View:
-        """The view as of now, with everything that is in the ledger."""
+    def current(self, progress: Progress | None = None) -> Snapshot:
+        """The snapshot as of now, with every event of the ledger."""
         with self._lock:
-            # The number is read before the data: a change in between is then taken in once more, never missed.
+            # The number is read before the data: a change in between leads to one more reload, never to a missed one.
             generation, stamp = self._store.generation(), self._registry.stamp(MODEL)
-            if self._view is None or generation != self._generation:
-                self._view = self._make(None, progress)
+            if self._snapshot is None or generation != self._generation:
+                self._snapshot = self._make(None, progress)
                 self._generation = generation
             else:
                 if stamp != self._stamp:
-                    ranker = self._ranker(self._view.community, progress)
-                    self._view = replace(self._view, ranker=ranker)
-                self._view.community.take_in(self._store)
+                    ranker = self._ranker(self._snapshot.community, progress)
+                    self._snapshot = replace(self._snapshot, ranker=ranker)
+                self._snapshot.community.take_in(self._store)
             self._stamp = stamp
-            return self._view
+            return self._snapshot
 
-    def as_of(self, time: float) -> View:
-        """The view as it was at a moment of the past."""
+    def as_of(self, time: float) -> Snapshot:
+        """The snapshot as of a moment in the past (Unix seconds)."""
         return self._make(time, None)
 
-    def _make(self, as_of: float | None, progress: Progress | None) -> View:
+    def _make(self, as_of: float | None, progress: Progress | None) -> Snapshot:
         community = Community.load(self._store, self._embedder, factory=self._factory, as_of=as_of, progress=progress)
         topics = Topics(self._store, community, self._embedder)
-        # A transformer that was trained on what came later has no place in a view of the past.
+        # A transformer may have been trained on later events, so snapshots of the past do without one.
         ranker = Ranker.load(self._store.home) if as_of is not None else self._ranker(community, progress)
-        return View(self._store, self._embedder, community, topics, ranker)
+        return Snapshot(self._store, self._embedder, community, topics, ranker)
 
     def _ranker(self, community: Community, progress: Progress | None) -> Ranker:
-        """The live ranker, and its transformer at work in the community; posts that it needs read are read now."""
+        """The live ranker, with its transformer applied to the community; posts it needs encoded are encoded now."""
         ranker = Ranker.load(self._store.home)
         model = ranker.next_item
         if model is None or not model.encoder:

@@ -1,4 +1,4 @@
-"""Why and why-not: views of a trace that was kept when the list was made."""
+"""Why and why-not explanations, from the trace that was stored when the list was made."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from whyfeed.agent.answer import Answer, Claim, Evidence, Explanation, Reason
 from whyfeed.agent.phrases import listed, say, share_of, signal_word, source_word
 from whyfeed.agent.recommend.filters import FILTERS
 from whyfeed.agent.recommend.pipeline import Ranking
-from whyfeed.agent.recommend.snapshot import View
+from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.retrieval.language import Language
 from whyfeed.retrieval.post import Post
 
-_TELLING = 0.01  # share of a score whose loss is worth a sentence
-_SCORED = 200  # candidates whose score the kept trace holds
+_TELLING = 0.01  # share of a score below which a signal is not mentioned
+_SCORED = 200  # candidates whose scores the stored trace holds
 _CHANGES = {each.name: each.change for each in FILTERS}
 
 
-def trace_document(view: View, ranking: Ranking, answer: Answer) -> dict[str, Any]:
-    """What is kept of a request so that why and why-not can be answered later, exactly."""
+def trace_document(view: Snapshot, ranking: Ranking, answer: Answer) -> dict[str, Any]:
+    """The document that is stored of a request, from which why and why-not are answered later, exactly."""
     scored = sorted(ranking.scored, key=lambda candidate: (-candidate.score, candidate.post))[:_SCORED]
     topics = {rule.id: rule.topic for rule in ranking.reader.rules} | {"request": ", ".join(answer.request.exclude)}
     return {
@@ -86,7 +86,7 @@ def explain_absence(user: str, post: Post, document: dict[str, Any], language: L
     elif code == "outranked":
         rank = list(scores).index(post.id) + 1 if score is not None else len(scores) + 1
         last = min((shown["score"] for shown in document["shown"]), default=0.0)
-        # A post may score more than the last one and yet repeat a better one: then diversity decided.
+        # A post may outscore the last one shown and still repeat a better one: then diversity decided.
         gap = f"{max(last - (score if score is not None else min(scores.values())), 0):.2f}"
         text = say("why_not.outranked", language, rank=rank, count=document["count"], gap=gap)
         change = say("change.like", language)
@@ -102,7 +102,7 @@ def explain_absence(user: str, post: Post, document: dict[str, Any], language: L
 
 
 def reason_from_json(document: dict[str, Any]) -> Reason:
-    """A reason from the JSON that it was written to."""
+    """A reason from its JSON document."""
     return Reason(
         document["text"],
         document["language"],

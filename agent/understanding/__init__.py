@@ -1,1 +1,1 @@
-"""From a message to a `Request`: rules, a trained classifier, topics and references."""
+"""Understanding a message: from its text to a `Request`, by rules, a trained classifier, topics and references."""

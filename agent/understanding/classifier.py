@@ -1,8 +1,9 @@
-"""A small classifier of intents on sentence vectors, for what the written rules do not recognise.
+"""An intent classifier on sentence vectors, for sentences that the written rules do not recognise.
 
-Kernel ridge regression onto one-hot intents (one-versus-all regularised least squares: Rifkin and
-Klautau 2004, "In defense of one-vs-all classification") with a Gaussian kernel, trained when first
-needed on agent/understanding/utterances.jsonl: about 1,400 sentences, three seconds. Topics there stand in [brackets].
+Kernel ridge regression onto one-hot intents (one-versus-all regularised least squares: Rifkin and Klautau 2004, "In
+defense of one-vs-all classification") with a Gaussian kernel. It is trained at first use on
+agent/understanding/utterances.jsonl: about 1,400 sentences, three seconds. Topics in these sentences are marked by
+[brackets].
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ INTENTS: tuple[Intent, ...] = get_args(Intent)
 TRAINING = Path(__file__).with_name("utterances.jsonl")
 _TOPIC = re.compile(r"\[([^\]]*)\]")
 
-# Chosen by leave-one-out on the training sentences (0.86 right in English, 0.89 in Chinese); words and
-# word pairs beside the vectors made it worse.
+# Chosen by leave-one-out on the training sentences (accuracy 0.86 in English, 0.89 in Chinese). Adding words and word
+# pairs to the vectors made it worse.
 GAMMA, RIDGE = 1.0, 0.05
-MIN_ACCURACY = 0.7  # leave-one-out; an embedder that stays below it (of one language, say) is not trusted
+MIN_ACCURACY = 0.7  # leave-one-out; below it the embedder (one of a single language, say) is not used
 UNSURE = 0.05  # best minus second best score: above it nine in ten are right, below it fewer than half
 
 
 class Utterance(NamedTuple):
-    """One training sentence: `text` without brackets, and the topics that stood in them."""
+    """One training sentence: `text` without brackets, and the topics that were in brackets."""
 
     text: str
     intent: Intent
@@ -45,7 +46,7 @@ class Utterance(NamedTuple):
 
 
 def load_utterances(path: Path = TRAINING) -> list[Utterance]:
-    """The sentences of a JSON Lines file with the fields text, intent, language."""
+    """The sentences of a JSON Lines file with the fields text, intent and language."""
     utterances = []
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -55,10 +56,10 @@ def load_utterances(path: Path = TRAINING) -> list[Utterance]:
 
 
 def frame_words(utterances: Iterable[Utterance]) -> tuple[frozenset[str], frozenset[str]]:
-    """What sentences to the system are made of, learned from the training sentences.
+    """Two sets of words learned from the training sentences, to tell topics from the words around them.
 
-    First the words that they use outside topics, with the stop words; then those of them that never
-    stand in a topic, and so can be trimmed from the ends of one.
+    The first holds all words outside topics, and the stop words. The second holds those of them that never occur in a
+    topic, and can therefore be trimmed from the ends of one.
     """
     frame, topical = set(STOPWORDS), set[str]()
     for utterance in utterances:
@@ -73,22 +74,22 @@ def frame_words(utterances: Iterable[Utterance]) -> tuple[frozenset[str], frozen
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What the classifier makes of a sentence. `margin` is by how much the best score beats the second (0..1)."""
+    """The classifier's result for one sentence. `margin` is the best score minus the second best (0..1)."""
 
     intent: Intent
     margin: float
 
     @property
     def sure(self) -> bool:
-        """The margin is wide enough to act on."""
+        """Whether the margin is wide enough to act on."""
         return self.margin >= UNSURE
 
 
 class IntentClassifier:
-    """Trains itself when first needed; safe to call from several threads."""
+    """Trains itself at first use. Safe to use from several threads."""
 
     def __init__(self, embedder: Embedder, utterances: Sequence[Utterance], file: Path | None = None) -> None:
-        """`file` keeps what was trained: reading 2,000 sentences takes some seconds, reading the file none."""
+        """`file` stores the trained classifier: training takes some seconds, reading the file almost none."""
         self._embedder = embedder
         self._utterances = utterances
         self._file = file
@@ -96,25 +97,25 @@ class IntentClassifier:
         self._vectors: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
         self._weights: npt.NDArray[np.float64] = np.zeros((0, len(INTENTS)))
         self._left_out: tuple[Guess, ...] = ()
-        self.accuracy = 0.0  # leave-one-out share of the training sentences, once trained
+        self.accuracy = 0.0  # leave-one-out accuracy on the training sentences, once trained
 
     def guess(self, text: str) -> Guess | None:
-        """The intent of one sentence; None when this embedder cannot tell intents apart."""
+        """The intent of one sentence; None when this embedder cannot separate intents."""
         self.prepare()
         return self.guesses([text])[0] if self.accuracy >= MIN_ACCURACY else None
 
     def guesses(self, texts: Sequence[str]) -> list[Guess]:
-        """The intents of several sentences; only the first 300 characters of each are read."""
+        """The intents of several sentences. Only the first 300 characters of each are used."""
         self.prepare()
         return [_guess(row) for row in _kernel(self._encode(texts), self._vectors) @ self._weights]
 
     def leave_one_out(self) -> list[Guess]:
-        """A guess for every training sentence by the model that is trained on all others, in closed form."""
+        """Leave-one-out predictions for all training sentences, in closed form."""
         self.prepare()
         return list(self._left_out)
 
     def prepare(self) -> None:
-        """Train, unless that has been done."""
+        """Train, unless it is already trained."""
         with self._lock:
             if self._left_out:
                 return
@@ -143,7 +144,7 @@ class IntentClassifier:
 
 
 def _kernel(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    return np.exp(-GAMMA * (2 - 2 * (left @ right.T).astype(np.float64)))  # rows have length 1
+    return np.exp(-GAMMA * (2 - 2 * (left @ right.T).astype(np.float64)))  # squared distances, since rows have length 1
 
 
 def _guess(scores: npt.NDArray[np.float64]) -> Guess:

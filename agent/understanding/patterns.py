@@ -1,8 +1,7 @@
-"""The written rules of `agent.understanding.understander`: patterns in order, the surest first.
+"""The written rules of `agent.understanding.understander`: ordered patterns, the most reliable first.
 
-In each, the first group that matches (`t`, or `u`, `v` ... in other forms of the same wish) is the
-part of the sentence in which a topic or a reference stands. The patterns are only ever matched
-against a few hundred characters.
+In each pattern the first group that matches (`t`, or `u`, `v` ... for other wordings of the same wish) is the part of
+the sentence that holds the topic or reference. Patterns are matched against at most a few hundred characters.
 """
 
 from __future__ import annotations

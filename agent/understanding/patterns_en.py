@@ -25,7 +25,7 @@ GENERIC = (
 
 QUESTION = r"(?:do|does|did|can|could|should|would|will|is|are|was|were|to|might|must|has|have)"
 
-# Orders to the system itself: data, whatever else they ask for.
+# Orders to the system itself (prompt injection): treated as data, whatever else they ask for.
 COMMAND = (
     r"\b(?:ignore|disregard|forget|override|bypass|overrule)\b.{0,30}\b(?:instructions?|prompts?|guidelines|"
     r"programming|system|(?:previous|prior|above|earlier|your|all) (?:rules|orders|commands|messages|context)"
@@ -49,7 +49,7 @@ SMALLTALK = (
     r"[\s,.!?~]*)+"
 )
 
-# Wishes that their own words give away.
+# Intents recognised by unambiguous wording.
 ASKED: tuple[tuple[Intent, str], ...] = (
     (
         "undo",
@@ -213,7 +213,7 @@ ASKED: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# These need a post to point at (compare: two); without one they fall through.
+# These need a post to refer to (compare: two); without one, later rules are tried.
 POINTED: tuple[tuple[Intent, str], ...] = (
     (
         "compare",

@@ -1,4 +1,4 @@
-"""English patterns of wishes and searches; the rest is in `agent.understanding.patterns_en`."""
+"""English patterns of wishes and searches; the other English patterns are in `agent.understanding.patterns_en`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from whyfeed.agent.request import Intent
 from whyfeed.agent.understanding.patterns_en import GENERIC, QUESTION
 from whyfeed.agent.understanding.topics import ABOUT, NOUN
 
-# Posts not shown yet.
+# Asks for posts that were not shown yet.
 OTHERS = (
     r"\b(?:others|something else|anything else|what else|something different|anything different|another (?:one|"
     r"batch|set|round|few)|next (?:batch|page|ones?|set|few)|(?:some|any|a few|\d+|two|three|four|five) more|"
@@ -15,7 +15,7 @@ OTHERS = (
     r"try again|none of these|not these|keep going|continue|next)\b"
 )
 
-# Plain wishes.
+# Plain wishes for recommendations.
 RECOMMEND: tuple[tuple[Intent, str], ...] = (
     (
         "recommend",
@@ -38,7 +38,7 @@ RECOMMEND: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# Searches; loose, for questions look like much else.
+# Searches. Loose patterns, tried late, because questions look like many other intents.
 SEARCH: tuple[tuple[Intent, str], ...] = (
     (
         "search",
@@ -98,7 +98,7 @@ SEARCH: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# What is none of our business.
+# Out of scope.
 OUT: tuple[tuple[Intent, str], ...] = (
     (
         "out_of_scope",
@@ -119,7 +119,7 @@ OUT: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# w is wanted, o is not.
+# Group w is wanted, group o is not.
 EXCHANGE = (
     r"^(?:I )?(?:prefer|would prefer|would take|would choose|favou?r|choose) (?P<w7>.+?) (?:over|to|above)"
     r" (?P<o7>.+)$|^(?:(?:more|show me|give me|rather|some) )?(?P<w>.+?),? (?:instead of|rather than) (?P<o>.+)"
@@ -127,26 +127,26 @@ EXCHANGE = (
     r"than) (?P<o3>.+?),? (?:more|show me|give me|I(?:'d| would) (?:like|prefer))? ?(?P<w3>.+)$"
 )
 
-# What follows is not wanted in a search.
+# The text after this is not wanted in a search.
 EXCEPT = (
     r",? +(?:but +(?:not|no|nothing about|without)|without|except(?: +for)?|excluding|other than|apart from|"
     r"minus|and not)(?: +(?:any|about|the))* +"
 )
 
-# A comparison even when the posts cannot be told.
+# A comparison, even when its posts cannot be determined.
 COMPARE = (
     r"\bwhich of (?:the|these|those) two\b|\bcompar(?:e|ing|ison)\b(?= (?:\d|these|those|them|the|this|it|"
     r"both|all)|$)"
 )
 
-# Says no to OTHERS.
+# Negates OTHERS.
 NOT_OTHERS = r"\blike\b|\bdon'?t\b|\bstop\b|\bnever\b|\bno\b"
 
-# Words after the topic of a why_not.
+# Words that follow the topic of a why_not question.
 WHY_NOT_TAIL = (
     r"(?: (?:recommended|shown|included|suggested|mentioned|listed|appear\w*|show(?:ing)? up|here|go(?:ne)"
     r"?|anymore|any more|from (?:me|my \w+|show\w+ up)|(?:in|on|to) (?:my|the|this) \w+))+\W*$"
 )
 
-# The likes of a post, not the post itself.
+# Posts like a given post, not the post itself.
 LIKE = r"\b(?:like|similar to) (?:the|this|that|number|post|#|\d|these|those)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whyfeed.agent.request import Intent
 
-# Orders to the system itself: data, whatever else they ask for.
+# Orders to the system itself (prompt injection): treated as data, whatever else they ask for.
 COMMAND = (
     r"(?:忽略|无视|忘记|忘掉|不要理会|别理|别管|不管|抛开|绕过|违反|不用遵守|别遵守).{0,15}(?:指令|提示词"
     r"?|设定|系统|指示|命令|(?:之前|以上|上面|前面|你|所有)的?(?:规则|要求|内容))|系统(?:提示|消息|指令)|"
@@ -21,7 +21,7 @@ SMALLTALK = (
     r"的?|对|算了|啊|呀|啦|了|你|您|们|大家)[\s，,。.！!？?～~]*)+"
 )
 
-# Wishes that their own words give away.
+# Intents recognised by unambiguous wording.
 ASKED: tuple[tuple[Intent, str], ...] = (
     (
         "undo",
@@ -130,7 +130,7 @@ ASKED: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# These need a post to point at (compare: two); without one they fall through.
+# These need a post to refer to (compare: two); without one, later rules are tried.
 POINTED: tuple[tuple[Intent, str], ...] = (
     (
         "compare",
@@ -261,14 +261,14 @@ STEER: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# Posts not shown yet.
+# Asks for posts that were not shown yet.
 OTHERS = (
     r"换(?:一?批|一?组|换|点|一些|几|个|别|一下)|再(?:来|推荐?|给我?)(?:一些|几|点|一批|[一二两三四五六七"
     r"八九十\d])|别的|另外?(?:一|几)?(?:批|组|些|篇)|其他(?:的)?|还有(?:吗|没|什么|别)|下一(?:批|页|组)|刷"
     r"新|这些都不|看腻了|不一样的|继续"
 )
 
-# Plain wishes.
+# Plain wishes for recommendations.
 RECOMMEND: tuple[tuple[Intent, str], ...] = (
     (
         "recommend",
@@ -282,7 +282,7 @@ RECOMMEND: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# Searches; loose, for questions look like much else.
+# Searches. Loose patterns, tried late, because questions look like many other intents.
 SEARCH: tuple[tuple[Intent, str], ...] = (
     (
         "search",
@@ -323,7 +323,7 @@ SEARCH: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# What is none of our business.
+# Out of scope.
 OUT: tuple[tuple[Intent, str], ...] = (
     (
         "out_of_scope",
@@ -335,24 +335,24 @@ OUT: tuple[tuple[Intent, str], ...] = (
     ),
 )
 
-# w is wanted, o is not.
+# Group w is wanted, group o is not.
 EXCHANGE = (
     r"^(?:比起|相比|相较于?)(?P<o8>.+?)[,，]?(?:来说)?(?:我)?(?:更|还是)(?:想看|喜欢|爱看|爱|想要|愿意看|"
     r"偏爱)(?P<w8>.+)$|^[把将]?(?P<o4>.+?)换成(?P<w4>.+)$|^(?:用)?(?P<w5>.+?)(?:代替|取代|替代)(?P<o5>.+)"
     r"$|^与其(?:看|推)?(?P<o6>.+?)[，,]?不如(?:看|推|来)?(?P<w6>.+)$"
 )
 
-# What follows is not wanted in a search.
+# The text after this is not wanted in a search.
 EXCEPT = r"[，,]?(?:但是?)?(?:不要|不含|不包括|除了)(?:讲|关于)?"
 
-# A comparison even when the posts cannot be told.
+# A comparison, even when its posts cannot be determined.
 COMPARE = r"[这那]两.{0,3}(?:不同|区别|差)|^(?:比较|对比|比一比)(?:一下)?"
 
-# Says no to OTHERS.
+# Negates OTHERS.
 NOT_OTHERS = r"[这那](?:样|种|类)的|像|类似|差不多|别(?!的)|不要再"
 
-# Words after the topic of a why_not.
+# Words that follow the topic of a why_not question.
 WHY_NOT_TAIL = r"(?:不?见|没有?|不)?(?:出现|推荐|显示|藏|看到)?(?:起来)?[了呢吗啊]*$"
 
-# The likes of a post, not the post itself.
+# Posts like a given post, not the post itself.
 LIKE = r"[这那](?:样|种|类)|像|类似"

@@ -1,4 +1,4 @@
-"""The posts that a text points at: "the second one", "#2", 最后一篇, "that", "the one about yeast"."""
+"""The posts that a text refers to: "the second one", "#2", 最后一篇, "that", "the one about yeast"."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from whyfeed.retrieval.words import content_words, words
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the conversation knows when the words arrive.
+    """The state of the conversation when a message arrives.
 
-    `shown` are the ids of the last list in order, `titles` their titles, `focus` the post last
-    spoken of, `language` that of the previous turn.
+    `shown`: ids of the last list in order; `titles`: their titles; `focus`: the post mentioned last; `language`: that
+    of the previous turn.
     """
 
     shown: tuple[str, ...] = ()
@@ -27,10 +27,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """The posts that a text points at.
+    """The posts that a text refers to.
 
-    `spoken`: it points at something, found or not; `exact`: by place or title, not only by "that";
-    `rest`: what else it says.
+    `spoken`: it contains a reference, resolved or not. `exact`: it refers by place or title, not only by "that".
+    `rest`: the remaining text.
     """
 
     posts: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class References:
 
     @property
     def only(self) -> bool:
-        """The text is a reference and nothing else."""
+        """Whether the text is a reference and nothing else."""
         return self.spoken and not self.rest
 
 
@@ -49,7 +49,7 @@ _THING = (
     r"choice)"
 )
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
-# Before these an ordinal is part of a name or a time: the second world war, the last supper, last week.
+# Before these words an ordinal is part of a name or a time: the second world war, the last supper, last week.
 _ALONE = (
     r"(?! (?:world|war|aid|class|lady|amendment|law|party|wave|supper|call|mile|principles?|week|night|month|year|time|"
     r"hand|century|edition|generation|order|degree|person|language|half|quarter|minute|place|thing|chance|stage|day|"
@@ -155,12 +155,11 @@ def _numbered(match: re.Match[str], shown: Sequence[str]) -> Sequence[str]:
 def find_references(
     text: str, context: Context, by_title: Callable[[str, Context], str | None] | None = None
 ) -> References:
-    """The shown posts that a text points at: "the second one", "#2", 最后一篇, "that", "the one about yeast".
+    """The shown posts that a text refers to: "the second one", "#2", 最后一篇, "that", "the one about yeast".
 
-    Ordinals, "number two" and "#2" count anywhere; bare numbers only when the whole text is
-    numbers ("1 and 3"); "that" and "it" only without any of those. `by_title` finds the post whose
-    title is meant; it answers None when no title fits and "" when the words do not name anything.
-    What points beyond the list is spoken but finds nothing.
+    Ordinals, "number two" and "#2" count anywhere; bare numbers only when the whole text is numbers ("1 and 3"); "that"
+    and "it" only without any of those. `by_title` finds the post whose title is meant; it returns None when no title
+    fits and "" when the words name nothing. A place beyond the end of the list is a reference (`spoken`) without posts.
     """
     found: list[str] = []
     rest, spoken = text, False
@@ -197,14 +196,14 @@ def find_references(
 
 
 def find_numbers(text: str, context: Context) -> tuple[str, ...]:
-    """The posts whose bare numbers stand in the text, for sentences that are surely about posts (compare, why)."""
+    """The posts at the bare numbers in a text; for sentences that are known to be about posts (compare, why)."""
     places = [int(word) for word in _BARE.findall(text)]
     posts = [context.shown[place - 1] for place in places if 0 < place <= len(context.shown)]
     return tuple(dict.fromkeys(posts))
 
 
 def title_by_words(topic: str, context: Context) -> str | None:
-    """The one shown post whose title has most of the topic's words; None when none or several do."""
+    """The shown post whose title has most of the topic's words; None when no title has any, or on a tie."""
     spoken = {stem(word) for word in content_words(topic) or words(topic)}
     counts = {
         post: len(spoken & {stem(word) for word in words(context.titles.get(post, ""))}) for post in context.shown

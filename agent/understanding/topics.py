@@ -1,8 +1,7 @@
-"""What is cut out of a sentence: its topics, horizon, count and kinds.
+"""Extraction of a sentence's parts: topics, horizon, count and kinds.
 
-Everything here is written rules over at most a few hundred characters; `agent.understanding.understander` says which
-sentence wants which part. A topic comes out clean: no "please", "posts about", 的帖子, quotes or
-trailing punctuation.
+All of it is written rules over at most a few hundred characters; `agent.understanding.understander` decides which part
+a sentence needs. A topic is returned without "please", "posts about", 的帖子, quotes or trailing punctuation.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _EMPTY = frozenset(
 
 
 def tidy_topic(text: str) -> str:
-    """A topic without the words around it; "" when nothing is left."""
+    """The topic without the words around it; "" when nothing is left."""
     topic = _strip(text)
     while topic:
         before = topic
@@ -89,7 +88,7 @@ def split_topics(text: str) -> tuple[str, ...]:
     """The topics of an enumeration, each tidied: "beer, wine or cider", 啤酒和葡萄酒."""
     topics: list[str] = []
     for part in _AND.split(text):
-        # 和 is also the first half of 和平 (peace): only where it is a word of its own does it join two topics.
+        # 和 is also the first half of 和平 (peace): it joins two topics only where it is a word of its own.
         pieces = re.split(r"\x00", _joiners(part)) if re.search(r"[和与跟或及]", part) else [part]
         topics.extend(tidy_topic(piece) for piece in pieces)
     return tuple(dict.fromkeys(topic for topic in topics if topic))
@@ -100,14 +99,14 @@ def _joiners(text: str) -> str:
 
 
 def cut_words(text: str) -> list[str]:
-    """The words of a Chinese text, one after the other."""
+    """The words of a Chinese text, in order."""
     import rjieba
 
     return list(rjieba.cut(text, True))
 
 
 def tokenise(text: str) -> list[tuple[str, int, int]]:
-    """Words with their places; Chinese runs are cut into words that do not overlap."""
+    """Words with their start and end offsets; Chinese runs are cut into words that do not overlap."""
     tokens = []
     for run in re.finditer(r"[^\W_]+", text):
         place = run.start()
@@ -164,10 +163,10 @@ _HORIZONS = tuple((horizon, re.compile(pattern, re.IGNORECASE)) for horizon, pat
 
 
 def cut_horizon(text: str) -> tuple[Horizon | None, str]:
-    """How long a steering sentence is to hold, and the sentence without that; None when it does not say.
+    """How long a steering rule should hold, and the sentence without that phrase; None when it is not stated.
 
-    A time that is not a horizon is rounded up to one ("for three days" is a week). "now" means this
-    one answer ("just this once"); "for now" is the conversation.
+    A time that is not a horizon is rounded up to one ("for three days" is a week). "now" means this one answer ("just
+    this once"); "for now" means this conversation.
     """
     for horizon, pattern in _HORIZONS:
         if match := pattern.search(text):
@@ -194,7 +193,7 @@ _COUNT = re.compile(
 
 
 def find_count(text: str) -> int | None:
-    """How many posts are asked for (1 to 50), None when it is not said."""
+    """The number of posts asked for (1 to 50), None when it is not stated."""
     match = _COUNT.search(text)
     if not match:
         return None
@@ -203,7 +202,7 @@ def find_count(text: str) -> int | None:
 
 
 def number(word: str) -> int:
-    """The value of a numeral in digits, English or Chinese (up to ten in words); 0 when it is none."""
+    """The value of a numeral in digits, English or Chinese (up to ten in words); 0 for anything else."""
     return int(word) if word.isascii() and word.isdigit() else _NUMBER.get(word.lower(), 0)
 
 
@@ -218,7 +217,7 @@ _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 
 def cut_kinds(text: str) -> tuple[tuple[str, ...], str]:
-    """The kinds of thing that a request names, and its topic without them; "posts" and 文章 name no kind."""
+    """The kinds of post that a request names, and the text without them; "posts" and 文章 name no kind."""
     kinds = []
     for kind, pattern in _KINDS:
         if pattern.search(text):

@@ -1,8 +1,8 @@
-"""From what a person writes to a `Request`: rules first, then a classifier, then the writer for hard topics.
+"""From the text of a message to a `Request`: rules first, then the classifier, then the writer for hard topics.
 
-Everything works without the writer; it is only asked to cut topics out of sentences that the rules
-do not know, and only what it copies from the sentence counts. What a text says about the system
-itself ("ignore your instructions and ...") is out of scope, whatever else it asks for.
+The writer is optional. It only extracts topics from sentences that the rules do not know, and only words that occur in
+the sentence are accepted. Instructions to the system itself ("ignore your instructions and ...") are out of scope,
+whatever else the text asks for.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "Understander"]
 
-MAX_TEXT = 2000  # characters read of a message
-LONG, LONG_HAN = 250, 100  # characters; what is longer is a text to search with, not a sentence to understand
-PATIENCE = 10.0  # seconds that the writer has to cut topics out of a sentence
-QUERY = 200  # characters of a long text that are searched with
+MAX_TEXT = 2000  # characters of a message that are read
+LONG, LONG_HAN = 250, 100  # characters; a longer text is used as a search query
+PATIENCE = 10.0  # seconds that the writer may take to extract topics
+QUERY = 200  # characters of a long text that become the query
 # Between "the one about X" and the title that is meant, when no word agrees: unrelated pairs stay below 0.2.
 TITLE_COSINE, TITLE_MARGIN = 0.28, 0.05
-# Margins by which the classifier overrules a rule, chosen on the training sentences with leave-one-out guesses.
+# Margins by which the classifier overrules a rule, chosen on leave-one-out predictions of the training sentences.
 OVERRULE, OVERRULE_LOOSE = 0.4, 0.1
 CERTAIN = 0.25  # margin by which the classifier overrules that a few bare words are a topic
-MAX_TITLES = 10  # titles compared by meaning: 3 ms each
+MAX_TITLES = 10  # titles compared by their vectors, 3 ms each
 _NOTHING = Context()
 _SCHEMA = {
     "type": "object",
@@ -102,19 +102,19 @@ _CLAUSE = re.compile(
 )
 _NUMBERED = re.compile(r"(?<![\w.#])\d{1,2}(?:\s*(?:,|and|or|和|跟|与|、)\s*\d{1,2})*\W*$", re.IGNORECASE)
 
-# Where a clause stops naming and starts saying something: "jazz | is everywhere".
+# Where a clause stops naming a topic and starts saying something about it: "jazz | is everywhere".
 _PREDICATE = re.compile(
     r"\s+(?:is|are|was|were|has|have|seems?|looks?|gets?|keeps?)\b|太|很|真|都|已经|老是|到处|实在|是|被"
 )
 
 
 class Understander:
-    """Understands one message at a time; keeps nothing of it, and is safe to call from several threads."""
+    """Understands one message at a time. Stateless, and safe to use from several threads."""
 
     def __init__(
         self, embedder: Embedder, writer: Callable[[], Engine | None] = lambda: None, file: Path | None = None
     ) -> None:
-        """`writer` is asked each time, since it may come later; `file` keeps the trained classifier."""
+        """`writer` is called at each use, since a model may load later; `file` stores the trained classifier."""
         self._embedder = embedder
         self._writer = writer
         utterances = load_utterances()
@@ -122,36 +122,36 @@ class Understander:
         self._frame, self._edges = frame_words(utterances)
 
     def understand(self, text: str, context: Context = _NOTHING) -> Request:
-        """What the text asks for. Never raises on any string; reads its first 2,000 characters.
+        """The request in a text. Never raises, whatever the string; reads its first 2,000 characters.
 
-        `query` is also the topic of why, why_not, forget, people and groups when there is one.
+        `query` also holds the topic of why, why_not, forget, people and groups, when there is one.
         """
-        text = _normal(text)
+        text = _normalised(text)
         request = self._trimmed(self._combined(text, context), text)
         return request.with_(language=detect_language(text, context.language))
 
     def prepare(self) -> None:
-        """Train the classifier now (some seconds) instead of with the first message that needs it."""
+        """Train the classifier now (some seconds) instead of at the first message that needs it."""
         self._classifier.prepare()
 
     def by_rules(self, text: str, context: Context = _NOTHING) -> Request | None:
-        """What the written rules alone say; None when none knows the sentence."""
-        text = _normal(text)
-        rule = self._plainly(text, context) or self._surely(text, context) or self._loosely(text)
+        """The result of the written rules alone; None when no rule matches."""
+        text = _normalised(text)
+        rule = self._obvious(text, context) or self._by_reliable_rules(text, context) or self._by_loose_rules(text)
         return rule and self._trimmed(rule, text)
 
     def by_classifier(self, text: str, context: Context = _NOTHING) -> Request:
-        """What the classifier alone says; a search or a plain wish when it is unsure."""
-        text = _normal(text)
+        """The result of the classifier alone; a search or a plain wish when it is unsure."""
+        text = _normalised(text)
         return self._trimmed(self._cut(text, context, self._guess(text)), text)
 
     def _combined(self, text: str, context: Context) -> Request:
-        """A rule stands unless the classifier is sure of something else, the surer the better the rule."""
-        if plain := self._plainly(text, context):
+        """Rules and classifier. The more reliable a rule, the larger the margin needed to overrule it."""
+        if plain := self._obvious(text, context):
             return plain
-        rule, bar = self._surely(text, context), OVERRULE
+        rule, bar = self._by_reliable_rules(text, context), OVERRULE
         if rule is None:
-            rule, bar = self._loosely(text), OVERRULE_LOOSE
+            rule, bar = self._by_loose_rules(text), OVERRULE_LOOSE
         guess = self._guess(text)
         if rule and (guess is None or guess.intent == rule.intent or guess.margin < bar):
             return rule
@@ -160,14 +160,14 @@ class Understander:
     def _guess(self, text: str) -> Guess | None:
         try:
             return self._classifier.guess(text)
-        except ModelError:  # the rules know most sentences, and any can be searched with
+        except ModelError:  # the rules cover most sentences, and any text can be a search
             return None
 
     def _cut(self, text: str, context: Context, guess: Guess | None) -> Request:
-        """The request of a guessed intent, with the parts that belong to it."""
-        content, topic = self._content(text), self._topic(text)
+        """The request for a classified intent, with the parts that belong to this intent."""
+        content, topic = self._content_words(text), self._topic(text)
         references = find_references(text, context, self._by_title)
-        # A few words that no sentence to the system uses are a topic, unless the guess is very sure.
+        # A few words that occur in no training sentence outside topics are a topic, unless the classifier is very sure.
         bare = len(words(text)) <= 6 and len(content) == len([word for word in words(text) if word not in "的of"])
         intent = guess.intent if guess and guess.sure else None
         if bare and not (guess and guess.margin >= CERTAIN):
@@ -177,7 +177,7 @@ class Understander:
         intent = intent or ("search" if content else "recommend")
         request = Request(intent, by="classifier")
         if intent == "search":
-            loose = first_match(SEARCH, _peel(text))
+            loose = first_match(SEARCH, _without_courtesies(text))
             query = tidy_topic(text) if bare else tidy_topic(loose[1]) if loose else topic
             kinds = cut_kinds(text)[0]
             return request.with_(query=query or tidy_topic(text) or text[:QUERY], kinds=kinds, k=find_count(text))
@@ -185,24 +185,24 @@ class Understander:
             return request.with_(kinds=cut_kinds(text)[0], k=find_count(text), others=bool(OTHERS.search(text)))
         if intent in ("smalltalk", "out_of_scope", "undo", "profile"):
             return request
-        if references.exact or (references.spoken and not self._content(references.rest)):
+        if references.exact or (references.spoken and not self._content_words(references.rest)):
             return request.with_(posts=references.posts)
         if intent in ("compare", "summarise", "why") and (posts := find_numbers(text, context)):
             return request.with_(posts=posts)
         if intent in ("people", "groups", "why_not", "forget", "why"):
-            return self._written(text, request.with_(query=topic or None), topic)
+            return self._with_writer_topics(text, request.with_(query=topic or None), topic)
         if intent in ("hide", "less_like", "more_like"):  # "hide" without a post means a topic
             horizon, text = cut_horizon(text)
             topic = self._topic(text)
             name = "include" if intent == "more_like" else "exclude"
             request = Request("less_like" if intent == "hide" else intent, horizon=horizon or "always", by="classifier")
-            return self._written(text, request.with_(**{name: split_topics(topic)}), topic)
+            return self._with_writer_topics(text, request.with_(**{name: split_topics(topic)}), topic)
         return request
 
     # --- rules ------------------------------------------------------------------------------------
 
-    def _plainly(self, text: str, context: Context) -> Request | None:
-        """What needs no understanding, and orders to the system itself: never overruled."""
+    def _obvious(self, text: str, context: Context) -> Request | None:
+        """Texts that need no classifier: empty, small talk, a bare reference, orders to the system. Never overruled."""
         if not re.search(r"\w", text):
             return Request("smalltalk" if text else "recommend")
         if COMMAND.search(text):
@@ -216,32 +216,32 @@ class Understander:
         references = find_references(text, context, self._by_title)
         return Request("summarise", posts=references.posts) if references.only else None
 
-    def _surely(self, text: str, context: Context) -> Request | None:
-        """Rules that are right nearly always when they match."""
-        bare = _peel(text)
+    def _by_reliable_rules(self, text: str, context: Context) -> Request | None:
+        """Rules that are nearly always right when they match."""
+        bare = _without_courtesies(text)
         references = find_references(bare, context, self._by_title)
         return (
-            self._asked(bare, references, context)
-            or self._others(text)
-            or self._pointed(bare, references, context)
-            or self._steered(text, context)
+            self._question(bare, references, context)
+            or self._other_posts(text)
+            or self._about_posts(bare, references, context)
+            or self._steering(text, context)
             or (Request("out_of_scope") if first_match(OUT, text) else None)
         )
 
-    def _named(self, text: str) -> Request | None:
-        """A clause that only names a topic, as the first in "beer, but nothing about hops"."""
+    def _bare_topic(self, text: str) -> Request | None:
+        """A clause that only names a topic, like the first in "beer, but nothing about hops"."""
         topic, tokens = tidy_topic(text), tokenise(text)
         named = topic and len(tokens) <= 4 and all(word.lower() not in self._frame for word, _, _ in tokens)
         return Request("search", query=topic) if named else None
 
-    def _loosely(self, text: str) -> Request | None:
-        """Rules for plain wishes and searches, which look like much else."""
-        bare = _peel(text)
-        if first_match(RECOMMEND, bare) and not self._content(bare):
+    def _by_loose_rules(self, text: str) -> Request | None:
+        """Rules for plain wishes and searches, which look like many other intents."""
+        bare = _without_courtesies(text)
+        if first_match(RECOMMEND, bare) and not self._content_words(bare):
             return Request("recommend", kinds=cut_kinds(bare)[0], k=find_count(bare))
-        return self._searched(bare)
+        return self._search(bare)
 
-    def _asked(self, text: str, references: References, context: Context) -> Request | None:
+    def _question(self, text: str, references: References, context: Context) -> Request | None:
         for intent, pattern in ASKED:
             match = pattern.search(text)
             if not match:
@@ -252,22 +252,22 @@ class Understander:
             if intent in ("people", "groups"):
                 arguments = (first_match(((intent, other),), text) for name, other in ASKED if name == intent)
                 topics = (tidy_topic(argument[1]) for argument in arguments if argument)
-                return Request(intent, query=next(filter(self._content, topics), None), k=find_count(text))
+                return Request(intent, query=next(filter(self._content_words, topics), None), k=find_count(text))
             inner = find_references(topic, context, self._by_title)
-            if references.spoken and (intent == "why" or inner.only or not self._content(topic)):
+            if references.spoken and (intent == "why" or inner.only or not self._content_words(topic)):
                 return Request(intent, posts=references.posts)
             topic = tidy_topic(WHY_NOT_TAIL.sub("", topic) if intent == "why_not" else topic)
-            if intent == "why" and not self._content(topic):
+            if intent == "why" and not self._content_words(topic):
                 posts = find_numbers(text, context) or ((context.focus,) if context.focus else ())
                 return Request("why", posts=posts)
-            if intent == "forget" and not content_words(topic):  # what names nothing would forget everything
+            if intent == "forget" and not content_words(topic):  # without a topic, forget would delete everything
                 topic = self._topic(text)
             if content_words(topic) or intent == "forget":
                 return Request(intent, query=topic or None)
         return None
 
-    def _pointed(self, text: str, references: References, context: Context) -> Request | None:
-        if not references.spoken and _NUMBERED.search(text) and not self._content(text):  # "hide 2"
+    def _about_posts(self, text: str, references: References, context: Context) -> Request | None:
+        if not references.spoken and _NUMBERED.search(text) and not self._content_words(text):  # "hide 2"
             references = References(find_numbers(text, context), spoken=True)
         for intent, pattern in POINTED:
             if not pattern.search(text):
@@ -276,23 +276,23 @@ class Understander:
                 posts = references.posts if references.spoken else find_numbers(text, context)
                 if len(posts) > 1 or COMPARE.search(text):
                     return Request("compare", posts=posts)
-            elif references.spoken and (references.exact or not self._content(pattern.sub(" ", references.rest))):
+            elif references.spoken and (references.exact or not self._content_words(pattern.sub(" ", references.rest))):
                 if intent == "hide" and LIKE.search(text):
                     continue
                 horizon = cut_horizon(text)[0] if intent == "hide" else None
                 return Request(intent, posts=references.posts, horizon=horizon or "always")
         return None
 
-    def _others(self, text: str) -> Request | None:
+    def _other_posts(self, text: str) -> Request | None:
         if NOT_OTHERS.search(text):
             return None
         for clause in _CLAUSE.split(text):
-            if clause and OTHERS.search(clause) and not self._content(OTHERS.sub(" ", clause)):
+            if clause and OTHERS.search(clause) and not self._content_words(OTHERS.sub(" ", clause)):
                 return Request("recommend", others=True, k=find_count(text))
         return None
 
-    def _steered(self, text: str, context: Context) -> Request | None:
-        """ "less beer, more whisky please", clause by clause; a clause that only names things goes on with the last."""
+    def _steering(self, text: str, context: Context) -> Request | None:
+        """Steering by clauses: "less beer, more whisky please". A clause of topics alone continues the last one."""
         horizon, text = cut_horizon(text)
         whole = find_references(text, context, self._by_title)
         topics: dict[Intent, list[str]] = {"more_like": [], "less_like": []}
@@ -300,8 +300,8 @@ class Understander:
         first: Intent | None = None
         search: Request | None = None
         direction: Intent | None = None
-        aside = ""  # a clause before that asks for nothing by itself
-        for clause in (_peel(part) for part in _CLAUSE.split(text) if part and part.strip()):
+        aside = ""  # an earlier clause that asks for nothing by itself
+        for clause in (_without_courtesies(part) for part in _CLAUSE.split(text) if part and part.strip()):
             if match := EXCHANGE.search(clause):
                 wanted, unwanted = (
                     next(value for name, value in match.groupdict().items() if name[0] == side and value)
@@ -319,8 +319,8 @@ class Understander:
                     and (earlier := self._topic(_PREDICATE.split(aside)[0]))
                 ):
                     found = split_topics(earlier)  # "jazz is everywhere, stop showing it"
-                elif references.spoken and not self._content(references.rest):
-                    found = ()  # "that one was superb, more of those": the place that was named is meant
+                elif references.spoken and not self._content_words(references.rest):
+                    found = ()  # "that one was superb, more of those": the post named earlier is meant
                     posts.extend((references if references.exact or not whole.exact else whole).posts)
                 elif not found:
                     continue
@@ -330,7 +330,7 @@ class Understander:
             elif direction and len(words(clause)) <= 4 and not SMALLTALK.fullmatch(clause):
                 topics[direction].extend(split_topics(clause))
             elif direction is None:
-                search = search or self._searched(clause) or self._named(clause)
+                search = search or self._search(clause) or self._bare_topic(clause)
                 aside = clause
         if first is None:
             return None
@@ -341,7 +341,7 @@ class Understander:
         )
         return request if search else request.with_(posts=tuple(dict.fromkeys(posts)))
 
-    def _searched(self, text: str) -> Request | None:
+    def _search(self, text: str) -> Request | None:
         step = first_match(SEARCH, text)
         if step is None:
             return None
@@ -360,7 +360,7 @@ class Understander:
     # --- parts ------------------------------------------------------------------------------------
 
     def _by_title(self, topic: str, context: Context) -> str | None:
-        """The shown post whose title is meant: by its words, else the nearest by meaning; see `find_references`."""
+        """The shown post whose title is meant: by shared words, else by the nearest vector; see `find_references`."""
         if not topic or not any(word not in self._edges for word in words(topic)):
             return ""  # "the same post", 你选这个: nothing is named
         if post := title_by_words(topic, context):
@@ -375,7 +375,7 @@ class Understander:
         return context.shown[int(np.argmax(cosines))] if best >= max(TITLE_COSINE, second + TITLE_MARGIN) else None
 
     def _trimmed(self, request: Request, text: str) -> Request:
-        """The request with topics of whole words that neither begin nor end with words of the frame."""
+        """The request with its topics cut to whole words and trimmed of words that are never part of a topic."""
         if len(text) > LONG:
             return request
         tokens = tokenise(text)
@@ -393,7 +393,7 @@ class Understander:
                 inside = inside[:-1]
             if not inside:
                 return ""
-            # Signs after the last word belong to it: C++, C#. A word that was cut in two stays so.
+            # Signs after the last word belong to it: C++, C#. A word that was cut in two stays cut.
             return tidy_topic(text[max(start, inside[0][1]) : end if inside[-1] == last else inside[-1][2]])
 
         include, exclude = (
@@ -403,8 +403,8 @@ class Understander:
             include=include, exclude=exclude, query=request.query and (trim(request.query) or request.query)
         )
 
-    def _content(self, text: str) -> list[str]:
-        """Words that no sentence to the system uses outside its topics."""
+    def _content_words(self, text: str) -> list[str]:
+        """The words of the text that the training sentences use only in topics, or not at all."""
         return [word for word in words(text) if word not in self._frame and not word.isdigit()]
 
     def _topic(self, text: str) -> str:
@@ -422,8 +422,8 @@ class Understander:
         best = max(runs, key=lambda run: run[-1][1] - run[0][0] if run else 0)
         return text[best[0][0] : best[-1][1]] if best else ""
 
-    def _written(self, text: str, request: Request, topic: str) -> Request:
-        """The request with the topics that the writer cuts; as it was when there is none or it fails."""
+    def _with_writer_topics(self, text: str, request: Request, topic: str) -> Request:
+        """The request with the topics that the writer extracts; unchanged when there are none or the writer fails."""
         writer = None if topic and len(words(topic)) <= 3 else self._writer()
         if writer is None:
             return request
@@ -433,9 +433,9 @@ class Understander:
             asked = ChatRequest(messages, max_tokens=60, schema=_SCHEMA, cancel=deadline)
             answer = json.loads(writer.complete(asked).text)
             copied = [tidy_topic(str(item)) for item in answer["topics"]]
-        except Exception:  # whatever goes wrong in a model or its answer, the rules' answer stands
+        except Exception:  # any failure of the model or its answer: keep the result of the rules
             return request
-        # Only what stands in the sentence: a small model also answers with its examples.
+        # Only words of the sentence: a small model also repeats the examples of its prompt.
         topics = tuple(dict.fromkeys(item for item in copied if item and item.casefold() in text.casefold()))
         if not topics:
             return request
@@ -446,13 +446,13 @@ class Understander:
         return request.with_(query=" ".join(topics), by="writer")
 
 
-def _normal(text: str) -> str:
-    """At most 2,000 characters on one line, without control characters, full-width forms and floods made plain."""
+def _normalised(text: str) -> str:
+    """At most 2,000 characters on one line, without control characters, full-width forms and long repetitions."""
     return _FLOOD.sub(r"\1\1", " ".join(clean_text(text, MAX_TEXT).translate(_FULL_WIDTH).split()))
 
 
-def _peel(text: str) -> str:
-    """The sentence without the courtesies at its start."""
+def _without_courtesies(text: str) -> str:
+    """The sentence without polite phrases at its start."""
     for _ in range(5):
         shorter = _PREFIX.sub("", text.strip(), count=1)
         if shorter in ("", text):

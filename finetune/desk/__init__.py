@@ -1,1 +1,1 @@
-"""Training and measuring the ranker of replies."""
+"""Training and evaluation of the reply ranker."""

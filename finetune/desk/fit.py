@@ -1,9 +1,9 @@
-"""Fit the reply ranker on a home's past conversations; it goes live only where it passes the gate.
+"""Fit the reply ranker on a home's past conversations; it goes live only if it passes the gate.
 
-The network (situation -> saved reply) is trained on five sixths of the conversations. On one half of the last sixth
+The network (situation -> saved reply) is trained on five sixths of the conversations. On one half of the last sixth,
 the weights of all signals are fitted by a conditional logit over the replies that could have been sent; the gate is
-decided on the other half. In a small home this is repeated for further sixths. The network that goes live is trained
-again on everything. Situations never have cases of their own conversation as neighbours.
+decided on the other half. In a small home this is repeated with further sixths. The network that goes live is then
+trained on all conversations. The neighbours of a situation never include cases of its own conversation.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ Weights = Mapping[str, Mapping[str, float]]
 MIN_ANSWERS = 200  # situations; with fewer the hand-set weights stay
 PENALTIES = (0.001, 0.01, 0.1)
 FOLDS = 6
-_MEASURED = 400  # situations of each kind from which the weights are fitted and the gate is decided
-_ALTERNATIVES = 300  # saved replies that a choice is made from, at most
-# What was offered and passed over must not gain by it, though in many logs only good replies were ever offered. And a
-# reply must not gain by being rare: where all are equally frequent, the one that is held out is the rarest of the rest.
+_MEASURED = 400  # situations of each kind on which the weights are fitted, and on which the gate is decided
+_ALTERNATIVES = 300  # largest number of saved replies in one choice
+# Sign constraints. A reply that was offered and not taken must not gain by that, even where a log only ever offered
+# good replies. A reply must not gain by being rare: where all are equally frequent, the held-out one is the rarest.
 _BOUND: Mapping[str, tuple[float | None, float | None]] = {"passed": (None, 0.0), "habit": (0.0, None)}
 _BOUNDS = [_BOUND.get(name, (None, None)) for name in SIGNALS]
 _DUE = 1.2
 _MARK = "answers that the reply ranker was fitted on"
 _BATCH = 512
-_OTHERS = 9  # free replies that a free reply is told from
+_OTHERS = 9  # other free replies among which a free reply must be found
 
 
 @dataclass(frozen=True, slots=True)
-class AgentAnswer:
-    """One answer of an agent: the turns before it and what was said."""
+class OperatorAnswer:
+    """One answer of an operator: the turns before it and the text sent."""
 
     conversation: str
     language: str
@@ -63,7 +63,7 @@ class AgentAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Signals of what could have been sent, (n, SIGNALS), and which of them was. `kind`: saved or free."""
+    """Signals (n, SIGNALS) of the possible replies, and the index of the one sent. `kind`: saved or free."""
 
     conversation: str
     kind: str
@@ -71,10 +71,10 @@ class Choice:
     chosen: npt.NDArray[np.bool_]
 
 
-def agent_answers(conversations: Sequence[DeskConversation]) -> list[AgentAnswer]:
-    """Every answer that agents have given in closed conversations."""
+def operator_answers(conversations: Sequence[DeskConversation]) -> list[OperatorAnswer]:
+    """All answers of operators in closed conversations."""
     return [
-        AgentAnswer(conversation.id, conversation.language, conversation.turns[:place], turn)
+        OperatorAnswer(conversation.id, conversation.language, conversation.turns[:place], turn)
         for conversation in conversations
         for place, turn in enumerate(conversation.turns)
         if turn.role == "agent" and turn.text and place and conversation.status == "closed"
@@ -85,12 +85,13 @@ def fit(
     book: CaseBook, conversations: Sequence[DeskConversation], saved: Sequence[ReplyCandidate], home: Path,
     progress: Progress | None = None, seed: int = 0,
 ) -> Outcome:  # fmt: skip
-    """Fit, compare with what is set by hand, and make the winner live in the home.
+    """Fit, compare with the hand-set weights, and make the better one live in the home.
 
-    An earlier fit has learnt from the very conversations that are held out now, so it cannot be compared with. It is
-    the same recipe on fewer conversations: it goes where the recipe wins, for the new one, and where it loses.
+    An earlier fit was trained on the conversations that are held out now, so a comparison with it would be biased. It
+    came from the same method on fewer conversations, so it is replaced in both cases: by the new fit if that wins, by
+    the hand-set weights if it loses.
     """
-    found = agent_answers(conversations)
+    found = operator_answers(conversations)
     if len(found) < MIN_ANSWERS:
         why = f"{len(found)} answers of agents, {MIN_ANSWERS} needed: the hand-set weights stay"
         return Outcome(False, why, {"answers": len(found)})
@@ -98,7 +99,7 @@ def fit(
     choices: list[Choice] = []
     test: list[Choice] = []
     for fold in range(FOLDS):
-        # A network that has not seen this part; a small home needs every part to be judged on.
+        # A network that has not seen this part; in a small home every part is needed for the gate.
         net = lessons.train({step.conversation for step in found if _fold(step.conversation) != fold}, progress, seed)
         held = [step for step in found if _fold(step.conversation) == fold]
         habits = Counter(step.sent.reply for step in found if _fold(step.conversation) != fold)
@@ -125,7 +126,7 @@ def fit(
         "gate": decision.to_json(), "weights": weights,
     }  # fmt: skip
     if not decision.live:
-        Registry(home).promote(MODEL, None)  # one that won on fewer conversations has lost now
+        Registry(home).promote(MODEL, None)  # an earlier fit on fewer conversations is replaced as well
         return Outcome(False, decision.why, card)
     final = lessons.train(None, progress, seed)
     ReplyRanker(weights, final, f"fitted on {len(found)} answers").save(home, card)
@@ -133,7 +134,7 @@ def fit(
 
 
 def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
-    """Fit on an agent's home; its desk uses what went live from the next request on."""
+    """Fit on an agent's home; its desk uses the new live version from the next request on."""
     desk = agent.desk
     desk.build(progress)
     saved = [ReplyCandidate(reply.id, reply.text) for reply in desk.store.replies()]
@@ -141,7 +142,7 @@ def fit_agent(agent: Agent, progress: Progress | None = None) -> Outcome:
 
 
 def fit_when_due(agent: Agent, progress: Progress | None = None) -> Outcome | None:
-    """Fit on an agent's home when a fifth more answers have come since the last time; None when it is not due."""
+    """Fit on an agent's home if the answers grew by a fifth since the last fit; None when no fit was due."""
     answers = agent.desk.store.counts()["cases"]
     last = int(agent.marked(_MARK) or 0)
     if answers < MIN_ANSWERS or answers < _DUE * last:
@@ -153,7 +154,7 @@ def fit_when_due(agent: Agent, progress: Progress | None = None) -> Outcome | No
 
 @dataclass(frozen=True, slots=True)
 class ReplyExamples:
-    """What the network learns from: an example for each saved reply that was taken, and its conversation."""
+    """Training data of the network: an example for each saved reply that was taken, and its conversation."""
 
     replies: tuple[str, ...]
     examples: tuple[replynet.Example, ...]
@@ -163,11 +164,11 @@ class ReplyExamples:
     def of(
         cls,
         book: CaseBook,
-        found: Sequence[AgentAnswer],
+        found: Sequence[OperatorAnswer],
         saved: Sequence[ReplyCandidate],
         progress: Progress | None = None,
     ) -> ReplyExamples:
-        """Read the answers; those in an agent's own words teach the network nothing."""
+        """Read the answers. Answers in an operator's own words are no examples for the network."""
         known = {candidate.id for candidate in saved}
         taken = [step for step in found if step.sent.reply in known]
         replies = sorted({step.sent.reply for step in taken})
@@ -182,7 +183,7 @@ class ReplyExamples:
         return cls(tuple(replies), tuple(examples), tuple(step.conversation for step in taken))
 
     def train(self, only: Collection[str] | None, progress: Progress | None, seed: int) -> ReplyNetwork | None:
-        """The network, from these conversations only; None when there is too little to learn from."""
+        """The network trained on these conversations only; None when there is too little data."""
         examples = [
             example
             for example, conversation in zip(self.examples, self.conversations, strict=True)
@@ -194,10 +195,10 @@ class ReplyExamples:
 
 
 def build_choices(
-    book: CaseBook, net: ReplyNetwork | None, found: Sequence[AgentAnswer], saved: Sequence[ReplyCandidate],
+    book: CaseBook, net: ReplyNetwork | None, found: Sequence[OperatorAnswer], saved: Sequence[ReplyCandidate],
     habits: Mapping[str, int], seed: int, progress: Progress | None = None,
 ) -> Iterator[Choice]:  # fmt: skip
-    """The alternatives of each situation: saved replies where one was taken, else free ones."""
+    """The choices of the situations: among saved replies where one was taken, else among free replies."""
     rng = random.Random(seed)
     known = {candidate.id for candidate in saved}
     of_saved = [step for step in found if step.sent.reply in known]
@@ -217,7 +218,7 @@ def build_choices(
             others = rng.sample(texts[step.language], min(len(texts[step.language]), _OTHERS))
             candidates += [ReplyCandidate(f"other {n}", text, saved=False) for n, text in enumerate(others)]
         apart: dict[str, ReplyCandidate] = {}
-        for candidate in candidates:  # what was sent comes first, and stays when another is the same
+        for candidate in candidates:  # the reply that was sent comes first, and is kept when another one is identical
             apart.setdefault(candidate.id if candidate.saved else candidate.text, candidate)
         candidates = list(apart.values())
         if len(candidates) < 2:
@@ -241,7 +242,7 @@ def hits_at_one(weights: Weights, choices: Sequence[Choice]) -> Floats:
 
 
 def _fitted(choices: Sequence[Choice], kind: str) -> Mapping[str, float]:
-    """Weights for one kind; the penalty is chosen by how well half of the conversations rank the other half."""
+    """Weights for one kind; the penalty is chosen on a held-out half of the conversations."""
     one = [choice for choice in choices if _fold(choice.conversation + "/") % 2]
     other = [choice for choice in choices if not _fold(choice.conversation + "/") % 2]
     if len(choices) < MIN_ANSWERS or not one or not other:
@@ -256,7 +257,7 @@ def _solve(choices: Sequence[Choice], penalty: float) -> Mapping[str, float]:
     return dict(zip(SIGNALS, map(float, found), strict=True))
 
 
-def _example(step: AgentAnswer, vector: Floats, places: dict[str, int]) -> replynet.Example:
+def _example(step: OperatorAnswer, vector: Floats, places: dict[str, int]) -> replynet.Example:
     named = features(step.turns, step.sent.draft)
     drafted = [name for name in named if name.startswith("draft:")]
     return replynet.Example(
@@ -267,7 +268,7 @@ def _example(step: AgentAnswer, vector: Floats, places: dict[str, int]) -> reply
     )
 
 
-def _some(found: Sequence[AgentAnswer], rng: random.Random) -> list[AgentAnswer]:
+def _some(found: Sequence[OperatorAnswer], rng: random.Random) -> list[OperatorAnswer]:
     return rng.sample(list(found), min(len(found), _MEASURED))
 
 

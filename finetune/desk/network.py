@@ -1,8 +1,8 @@
-"""Train the reply network on past situations: numpy alone, so that a home without torch learns too.
+"""Train the reply network on past situations, in numpy alone, so that torch is not needed.
 
-Cross-entropy over the saved replies, AdaGrad (Duchi et al. 2011) because a rare word deserves a larger step,
-dropout of whole features (a word that one conversation happens to have must not decide), and drafts shown
-half of the time, so that the network serves both before and after an agent has begun to type.
+Cross-entropy over the saved replies; AdaGrad (Duchi et al. 2011), because rare words need larger steps; dropout of
+whole features, so that a word of a single conversation does not decide; drafts shown half of the time, so that the
+network works before and after an operator has begun to type.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from whyfeed.retrieval.progress import Progress
 
 HIDDEN = 160
 BATCH = 64
-_SEEN = 30_000  # examples; fewer are read several times over
-_SMOOTHING = 0.05  # of the target: agents disagree about the right reply in one of five situations
-_DROPPED = 0.2  # of features
+_SEEN = 30_000  # training examples; a smaller set is repeated for several epochs
+_SMOOTHING = 0.05  # of the target: operators disagree about the right reply in one of five situations
+_DROPPED = 0.2  # share of features
 _HIDDEN_DROPPED = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A situation and the saved reply (by its place) that was taken in it; `draft` are features of what was typed."""
+    """A situation and the saved reply (by its index) that was taken in it; `draft` are features of the typed text."""
 
     ids: Ids
     draft: Ids
@@ -43,10 +43,10 @@ def train(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ReplyNetwork:
-    """A network over `replies` (their order is that of `Example.reply`). The same input gives the same network."""
+    """A network over `replies` (in the order of `Example.reply`). The same input gives the same network."""
     from threadpoolctl import threadpool_limits
 
-    # The matrices are small: more threads wait for each other longer than they work.
+    # The matrices are small: more threads spend more time waiting for each other than computing.
     with threadpool_limits(1):
         return _trained(examples, replies, epochs, rate, seed, progress)
 

@@ -1,8 +1,8 @@
-"""Measure reply rankers on a folder of the exchange format, beside simple baselines on the same rows.
+"""Evaluate reply rankers on a folder in the exchange format, with simple baselines on the same rows.
 
-A test row is a conversation so far, the ids of the replies that were right, and optionally the candidates;
-without candidates every saved reply of the folder is one. Everything is fitted on the folder's conversations
-alone, in a home that is thrown away.
+A test row is a conversation so far, the ids of the correct replies, and optionally the candidates; without candidates
+all saved replies of the folder are candidates. Everything is fitted on the folder's conversations alone, in a temporary
+home.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from whyfeed.retrieval.store.store import Store
 
 CUTS = (1, 5, 10)
 RANKERS = ("random", "popularity", "bm25", "text", "nearest", "whyfeed-no-llm", "whyfeed")
-_HELD_OUT = 10  # without a test file, one conversation in so many is held out
+_HELD_OUT = 10  # without a test file, one in this many conversations is held out
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One test row. `candidates` is empty where every saved reply is one."""
+    """One test row. `candidates` is empty when all saved replies are candidates."""
 
     conversation: str
     turns: tuple[DeskTurn, ...]
@@ -54,7 +54,7 @@ class Trial:
 
 @dataclass(slots=True)
 class Evaluation:
-    """The document of `evaluate --json`, and what was left out of it."""
+    """The document of `evaluate --json`, and the number of invalid rows that were skipped."""
 
     data: str
     protocol: str
@@ -72,7 +72,7 @@ class Evaluation:
 
 @dataclass(slots=True)
 class Bench:
-    """A folder's desk in a home that is thrown away, and what was fitted on its conversations."""
+    """A folder's desk in a temporary home, and what was fitted on its conversations."""
 
     desk: DeskStore
     book: CaseBook
@@ -83,7 +83,7 @@ class Bench:
     ranker: ReplyRanker = field(default_factory=ReplyRanker)
 
     def fit(self) -> None:
-        """Fit the ranker on every conversation that is there."""
+        """Fit the ranker on all conversations of the home."""
         conversations = list(self.desk.all())
         self.outcome = fit(self.book, conversations, self.saved, self.desk.home, self.progress, self.seed)
         self.ranker = ReplyRanker.load(self.desk.home)
@@ -93,7 +93,7 @@ class Bench:
         rows: list[dict[str, Any]] = []
         for name in rankers:
             if name == "whyfeed" and rows and rows[-1]["ranker"] == "whyfeed-no-llm":
-                # No language model ranks replies: the row is the same, and says so by being the same.
+                # Replies are ranked without a language model, so both rows have the same numbers.
                 rows.append({**rows[-1], "ranker": name})
                 continue
             scorer = _scorer(name, self.book, self.desk, self.ranker)
@@ -103,7 +103,7 @@ class Bench:
 
 @contextmanager
 def opened(folder: Path, embedder: Embedder, progress: Progress | None = None, seed: int = 0) -> Iterator[Bench]:
-    """Import a folder's conversations and saved replies, masked as everywhere; nothing is fitted yet."""
+    """Import a folder's conversations and saved replies, with personal data masked; nothing is fitted yet."""
     with tempfile.TemporaryDirectory(prefix="whyfeed-evaluate-") as place:
         store = Store(Path(place))
         try:
@@ -119,7 +119,7 @@ def evaluate_replies(
     folder: Path, embedder: Embedder, test: Path | None = None, rankers: Sequence[str] = RANKERS,
     progress: Progress | None = None,
 ) -> Evaluation:  # fmt: skip
-    """Fit on a folder's conversations and rank the test rows. DataError when there is nothing to test on."""
+    """Fit on a folder's conversations and rank the test rows. Raises DataError when there are no test rows."""
     if unknown := [name for name in rankers if name not in RANKERS]:
         raise ValueError(f"ranker {unknown[0]!r} is none of {', '.join(RANKERS)}")
     if not any(find_file(folder, name) for name in ("conversations", "replies")):
@@ -151,7 +151,7 @@ def evaluate_replies(
 
 
 def read_trials(path: Path) -> tuple[list[Trial], int]:
-    """Trials of a test file, and how many rows were left out because they are none."""
+    """The trials of a test file, and the number of invalid rows that were skipped."""
     if not path.is_file():
         raise DataError(f"{str(path)!r} is no file; name a file of test rows")
     trials, skipped = [], 0
@@ -179,7 +179,7 @@ def _trial(row: Mapping[str, Any], line: int) -> Trial:
     vault = Vault()
     conversation = masked(DeskConversation.from_row({"id": f"line {line}", **given}), vault)
     turns, draft = conversation.turns, clean_text(row.get("draft") or given.get("draft"), 10_000)
-    # What the agent is typing may also stand as their last turn, which has no text yet.
+    # The operator's draft may also be given as their last turn, which has no text yet.
     if turns and turns[-1].role == "agent" and not turns[-1].text and not turns[-1].query:
         turns, draft = turns[:-1], draft or turns[-1].draft
     candidates = [_candidate(each) for each in row.get("candidates") or ()]
@@ -198,7 +198,7 @@ def _candidate(row: Any) -> ReplyCandidate:
 
 
 def cut_trials(held: Sequence[DeskConversation], known: set[str]) -> list[Trial]:
-    """A trial for each saved reply that was taken in these conversations."""
+    """One trial for each saved reply that was taken in these conversations."""
     return [
         Trial(each.id, each.turns[:place], "", frozenset([turn.reply]))
         for each in held
@@ -254,7 +254,7 @@ def _heard(trial: Trial) -> str:
 
 
 def _voted(book: CaseBook, candidates: Sequence[ReplyCandidate], cases: Sequence[tuple[str, str, float]]) -> Floats:
-    """A saved reply scores as the best case in which it was taken, a free one as the most like answer."""
+    """A saved reply scores as the best case in which it was taken, a free reply as the most similar answer."""
     scores = np.zeros(len(candidates), dtype=np.float32)
     if not cases:
         return scores
@@ -281,7 +281,7 @@ def _row(
     for place, trial in enumerate(trials):
         if progress and place % 20 == 0:
             progress(f"evaluating {name}", place, len(trials))
-        # A candidate that is a saved reply is that reply, whatever text stands beside it.
+        # A candidate that is a saved reply is treated as that reply, whatever text is given with it.
         candidates = [
             texts.get(each.id, ReplyCandidate(each.id, each.text, saved=False)) for each in trial.candidates
         ] or list(saved)
@@ -303,7 +303,7 @@ def _row(
 
 
 def _shuffled(id: str) -> str:
-    """Ties are broken by a hash of the id, independent of order."""
+    """A hash of the id, to break ties independently of the order."""
     return hashlib.sha256(id.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""A page about one measurement: tables and plots in one file that loads nothing and runs nothing."""
+"""The HTML report of one evaluation: tables and plots in a single file without external resources or scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LABEL, _BAR, _VALUE = 150, 420, 150  # widths of a plot's columns
 _LINE = 24
 _HEIGHT = 220
 _COLOURS = ("#0b7285", "#c2410c", "#5f3dc4", "#2b8a3e", "#a61e4d", "#846c00")
-_DRAWN = 6  # lines of one plot; more cannot be told apart
+_DRAWN = 6  # largest number of lines in one plot; more cannot be told apart
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #5b6875; --line: #d5dce3; --page: #fbfbf9; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #9aa7b3; --line: #38434d; --page: #14191e; } }
@@ -29,7 +29,7 @@ svg .soft { fill: var(--soft); } svg .axis { stroke: var(--line); }
 
 
 def page(document: Mapping[str, Any], main: Sequence[str]) -> str:
-    """HTML of the document of `evaluate --json` for posts; `main` names the metrics that are drawn."""
+    """The report of a document of `evaluate --json` for posts; `main` names the metrics that are plotted."""
     rows = document["rows"]
     parts = [
         f"<h1>{escape(document['data'])}</h1><p>{escape(document['protocol'])}</p>",
@@ -80,7 +80,7 @@ def _bars(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], kind: str, metric: str) -> str:
-    """One line a ranker over the buckets: ours, and the best of the others."""
+    """One line per ranker over the buckets: whyfeed, and the best of the other rankers."""
     ranked = sorted(rows, key=lambda row: -row["metrics"][metric])
     ours = [row for row in ranked if row["ranker"].startswith("whyfeed")][:1]
     shown = [*ours, *(row for row in ranked if not row["ranker"].startswith("whyfeed"))][:_DRAWN]
@@ -97,7 +97,7 @@ def _lines(rows: Sequence[Mapping[str, Any]], kind: str, metric: str) -> str:
         colour = _COLOURS[place]
         points = []
         for name, value, (low, high) in _points(row, kind, metric):
-            # Beside one another, so that intervals do not cover each other.
+            # Next to each other, so that intervals do not overlap.
             x = 40 + step * (names.index(name) + 0.5) + 5 * (place - len(shown) / 2)
             top, bottom, y = (_HEIGHT - each / most * (_HEIGHT - 20) for each in (high, low, value))
             points.append(f"{x:.1f},{y:.1f}")

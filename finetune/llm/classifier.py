@@ -1,8 +1,9 @@
-"""Train a click model: BERT reads a reader's profile and a post together, two labels, cross-entropy.
+"""Train a click model: BERT classifies a pair of user profile and post, with two labels and cross-entropy.
 
-The sequence classification of Devlin et al. 2019 (arXiv 1810.04805, section 4.1) on a pair of texts: what the reader
-did, the latest first, and the post's line. It learns from and is click_metrics on the examples of the judge
-(`finetune.llm.judge_examples`), so that both stand in one table; unlike there, each post costs a whole prompt.
+The sequence classification of Devlin et al. 2019 (arXiv 1810.04805, section 4.1) on a pair of texts: the user's events,
+latest first, and the post's line. It is trained and evaluated on the examples of the judge
+(`finetune.llm.judge_examples`), so that both can be compared in one table; unlike the judge, it needs a full forward
+pass per post.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ from whyfeed.retrieval.errors import DataError, HomeError, ModelError
 from whyfeed.retrieval.files import new_folder, write_whole
 from whyfeed.retrieval.progress import Progress
 
-MODEL = "click"  # in the registry
+MODEL = "click"  # name in the registry
 _LIBRARIES = ("torch", "transformers")
-_AT_ONCE = 64  # pairs that are scored together
+_AT_ONCE = 64  # pairs per scoring batch
 
 Pair = tuple[str, str]  # profile and post
 
 
 class ClickConfig(ClickDataConfig):
-    """Settings of the classifier's training; `base` is a BERT."""
+    """Settings of the classifier's training; `base` is a BERT model."""
 
     base: str | Path = SMALL_BERT
     batch: Annotated[int, Field(ge=1, description="Pairs of profile and post that one step learns from.")] = 16
@@ -61,9 +62,9 @@ def train_home(
     *,
     progress: Progress | None = None,
 ) -> Outcome:
-    """`train` for a home: the classifier becomes a version of its model `MODEL`, live where it beats the live one.
+    """`train` for a home: the classifier becomes a version of the model `MODEL`, live if it beats the live one.
 
-    Nothing of whyfeed uses it: it is there to be compared with, and read back by `ClickModel`.
+    The product does not use it: it is a baseline, and is loaded with `ClickModel`.
     """
     return training.train_for_home(
         home, MODEL, lambda out, live: train(learn, held, out, config, in_place=live, progress=progress)
@@ -74,12 +75,12 @@ def train(
     learn: Sequence[LabelledPosts], held: Sequence[LabelledPosts], out: Path, config: ClickConfig, *,
     in_place: Path | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train a classifier and put it, with tokeniser and card, into the folder `out`, whole or not at all.
+    """Train a classifier and write it, with tokeniser and card, to the folder `out` in one step.
 
-    The same call after a kill or a `cancel` goes on where it stopped and ends with the same weights (not with
-    `minutes`). The gate compares AUC per user with the classifier in the folder `in_place`, or with the baseline value
-    that the examples bring. DataError for no examples, ModelError for libraries or a base that is no BERT, HomeError
-    for weights or disk.
+    The same call after a kill or a `cancel` resumes the training and ends with the same weights (except with
+    `minutes`). The gate compares AUC per user with the classifier in the folder `in_place`, or with the baseline score
+    in the examples. Raises DataError for no examples, ModelError for libraries or a base that is not a BERT model,
+    HomeError for weights or disk.
     """
     if not learn or not held:
         raise DataError("there is nothing to learn from, or nothing to measure on; more interactions are needed")
@@ -100,7 +101,7 @@ def train(
     watch = training.Watch.of(progress, cancel)
     with training.exclusive(out), training.seeded(config.seed):
         tokenizer, model = _load(folder)
-        # Half of the weights are vectors of words; most of them stand in no example.
+        # Half of the weights are word embeddings, and most of these words occur in no example.
         model.get_input_embeddings().requires_grad_(False)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         model.train()
@@ -134,7 +135,7 @@ def train(
 
 
 class ClickModel:
-    """A trained classifier, by the folder that `train` made. HomeError when there is none."""
+    """A trained classifier, from the folder that `train` wrote. Raises HomeError when there is none."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -146,7 +147,7 @@ class ClickModel:
         self._tokenizer, self._model = _load(str(folder))
 
     def logits(self, rows: Sequence[LabelledPosts]) -> Values:
-        """(posts,) logit of a click less that of none, of all rows in their order; its sigmoid is P(click)."""
+        """(posts,) logit of a click minus that of no click, for all rows in order; its sigmoid is P(click)."""
         return _logits(self._tokenizer, self._model, rows, self._max_tokens)
 
 
@@ -154,13 +155,13 @@ class ClickModel:
 
 
 def _pairs(rows: Sequence[LabelledPosts]) -> list[Pair]:
-    # The latest act stands first: what is too long loses its end.
+    # The latest event comes first, because a profile that is too long is cut at its end.
     return [("; ".join(row.history[::-1]), post) for row in rows for post in row.posts]
 
 
 def _encoded(tokenizer: Any, pairs: Sequence[Pair], max_tokens: int, model: Any) -> Any:
     profiles, posts = zip(*pairs, strict=True)
-    # The longer of both is cut, which is the profile wherever there is much of one.
+    # The longer text is cut, which is the profile unless it is very short.
     given = {"truncation": "longest_first", "max_length": max_tokens, "padding": True, "return_tensors": "pt"}
     return tokenizer(list(profiles), list(posts), **given).to(model.device)
 
@@ -185,7 +186,7 @@ def _logits(
 def _decide(
     card: dict[str, Any], tested: Sequence[LabelledPosts], before: Values | None, after: Values, plain: str
 ) -> Outcome:
-    """Compare with what is in place; the card gets its metrics and the decision."""
+    """Compare with the version in place; write metrics and decision into the card."""
     labels, users = labels_of(tested)
     numbers = np.array([value for shown in tested for value in shown.plain] or np.zeros(len(labels)))
     card["metrics"] = {"click": click_metrics(tested, after), plain: auc_metrics(labels, numbers, users)}
@@ -201,12 +202,12 @@ def _decide(
 
 
 def _load(folder: str) -> tuple[Any, Any]:
-    """Tokeniser and classifier in float32; a base has no last layer yet, which is then drawn by torch's chance."""
+    """Tokeniser and classifier in float32; a base has no output layer yet, which torch initialises at random."""
     import torch
     import transformers
 
     said = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(logging.ERROR)  # that the last layer is new goes without saying
+    transformers.logging.set_verbosity(logging.ERROR)  # the warning about the new output layer is expected
     try:
         config: Any = transformers.AutoConfig.from_pretrained(folder, num_labels=2)
         if config.model_type != "bert":
@@ -224,7 +225,7 @@ def _load(folder: str) -> tuple[Any, Any]:
 
 
 def _save(tokenizer: Any, model: Any, folder: Path, name: str) -> None:
-    model.config._name_or_path = name  # rather than a path of this machine
+    model.config._name_or_path = name  # not the path on this machine
     try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

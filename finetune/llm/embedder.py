@@ -1,13 +1,13 @@
-"""Tune a sentence embedder on what this community reads: contrastive, with sentence-transformers.
+"""Tune a sentence embedder on this community's events: contrastive training with sentence-transformers.
 
-- **pairs**: posts that one reader took up soon after each other come to lie together, against all others of the batch
-  and a hard negative each, near in words and never taken up by the same reader (InfoNCE, van den Oord et al. 2018, in
-  the form of `MultipleNegativesRankingLoss`).
-- **unsupervised**: where nobody took anything up, a post and itself under another dropout (SimCSE, Gao et al. 2021,
-  arXiv 2104.08821).
-- **debiased**: what is popular is taken up because it is seen. Pairs are drawn by the inverse of the propensity that
-  both were seen, clipped and self-normalised (Schnabel et al. 2016, arXiv 1602.05352; the power of the popularity as
-  in Saito et al. 2020, arXiv 1909.03601): the estimator of the weighted loss with weights as chances.
+- **pairs**: posts that one user acted on soon after each other get similar vectors, contrasted with all others of the
+  batch and one hard negative each, similar in words and never acted on by the same user (InfoNCE, van den Oord et al.
+  2018, in the form of `MultipleNegativesRankingLoss`).
+- **unsupervised**: without events, a post and itself under another dropout mask (SimCSE, Gao et al. 2021, arXiv
+  2104.08821).
+- **debiased**: popular posts are acted on because they are seen. Pairs are sampled by the inverse propensity of both
+  being seen, clipped and self-normalised (Schnabel et al. 2016, arXiv 1602.05352; propensity as a power of popularity
+  as in Saito et al. 2020, arXiv 1909.03601). Sampling by these weights estimates the weighted loss.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from whyfeed.retrieval.progress import Progress
 
 Objective = Literal["pairs", "unsupervised"]
 _LIBRARIES = ("torch", "transformers", "sentence-transformers")
-_HELD_OUT = 0.1  # of the readers
-_ASKED = 200  # most held-out readers, each for one post
-_POOL = 1000  # posts that they are asked among
-_LATEST = 5  # posts of a history that the question is made of
+_HELD_OUT = 0.1  # share of the users
+_ASKED = 200  # largest number of held-out users, each tested on one post
+_POOL = 1000  # posts among which the target is ranked
+_LATEST = 5  # posts of a history that form the query
 _CLIP = 0.1  # least propensity: no pair weighs more than a hundred others
 
 
 class EmbedderConfig(TimedConfig):
-    """Settings of the embedder's training; `base` is a model of sentence-transformers."""
+    """Settings of the embedder's training; `base` is a sentence-transformers model."""
 
     base: str | Path = SMALL_BERT
     objective: Annotated[
@@ -65,9 +65,9 @@ def train_home(
     home: Path, histories: Histories, config: EmbedderConfig, *, near: Vectors | None = None,
     in_place: Embedder | None = None, progress: Progress | None = None,
 ) -> Outcome:  # fmt: skip
-    """`train` for a home: the embedder becomes a version of its model `MODEL`, live where it beats `in_place`.
+    """`train` for a home: the embedder becomes a version of the model `MODEL`, live if it beats `in_place`.
 
-    `WHYFEED_EMBEDDER=tuned` serves the live one. It needs torch, so it is used only where the settings say so.
+    `WHYFEED_EMBEDDER=tuned` uses the live one. It needs torch, so it is used only with that setting.
     """
     return training.train_for_home(
         home, MODEL, lambda out, _: train(histories, out, config, near=near, in_place=in_place, progress=progress)
@@ -78,11 +78,11 @@ def train(
     histories: Histories, out: Path, config: EmbedderConfig, *, near: Vectors | None = None,
     in_place: Embedder | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
-    """Tune an embedder and put it, with its card, into `out`: a folder that sentence-transformers loads.
+    """Tune an embedder and write it, with its card, to `out`: a folder that sentence-transformers loads.
 
-    `near` are sentence vectors (posts, d) to find hard negatives by; without them there are none. The gate compares
-    the recall@20 of held-out readers with that of the embedder `in_place`, or of the base. The same call after a kill
-    or a `cancel` goes on where it stopped and ends with the same weights (not with `minutes`). ValueError for `debias`
+    `near` are sentence vectors (posts, d) used to find hard negatives; without them there are none. The gate compares
+    recall@20 of held-out users with that of the embedder `in_place`, or of the base. The same call after a kill or a
+    `cancel` resumes the training and ends with the same weights (except with `minutes`). Raises ValueError for `debias`
     without pairs, DataError when there is nothing to learn from, ModelError for libraries or a base that cannot be
     loaded, HomeError for weights or disk.
     """
@@ -120,7 +120,7 @@ def train(
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
         loss_of = MultipleNegativesRankingLoss(model, scale=1 / config.temperature)
-        # Half of the weights are vectors of words; most of them stand in no example.
+        # Half of the weights are word embeddings, and most of these words occur in no example.
         model.transformers_model.get_input_embeddings().requires_grad_(False)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         model.train()
@@ -155,15 +155,15 @@ def train(
     return Outcome(decision.live, decision.why, card)
 
 
-# ---- what is asked
+# ---- test queries
 
 
 @dataclass(frozen=True)
 class HeldOutReaders:
-    """Held-out readers: `history` (readers, _LATEST) rows of posts, the newest first, -1 where there are none.
+    """Held-out users: `history` (users, _LATEST) rows of posts, newest first, -1 for none.
 
-    The `target` (readers,) is looked for in the `pool`, less what the reader took up before; `lengths` (readers,) of
-    their histories.
+    The `target` (users,) is ranked among the `pool` without the posts that the user acted on before; `lengths` (users,)
+    are those of the histories.
     """
 
     history: Rows
@@ -174,7 +174,7 @@ class HeldOutReaders:
     def ranks(
         self, encode: Callable[[list[str]], Vectors], texts: Sequence[str], what: str, progress: Progress
     ) -> Rows:
-        """(readers,): how many of the pool are at least as near to the mean of the history as the target is."""
+        """(users,): how many posts of the pool are at least as near to the mean of the history as the target."""
         posts = np.unique(np.concatenate([self.history.ravel(), self.pool]))
         posts = posts[posts >= 0]
         if not len(self.target):
@@ -194,7 +194,7 @@ class HeldOutReaders:
 
 
 def split(histories: Histories, seed: int) -> tuple[Histories, HeldOutReaders]:
-    """Training histories, and held-out readers with their last posts (leave one out)."""
+    """Training histories, and held-out users with their last posts (leave one out)."""
     able = np.flatnonzero(histories.lengths >= 2)
     rng = np.random.default_rng([seed, 1])
     drawn = rng.permutation(able)[: min(_ASKED, int(_HELD_OUT * len(able)))]
@@ -225,17 +225,17 @@ def _measured(ranks: Rows) -> dict[str, float]:
     }  # fmt: skip
 
 
-# ---- what is learnt from
+# ---- training data
 
 
 def propensity(popularity: Rows) -> Values:
-    """(posts,) chance that a reader came across each, up to a factor: sqrt(popularity), the most popular 1, clipped."""
+    """(posts,) propensity of each post to be seen, up to a factor: sqrt(popularity), maximum 1, clipped."""
     shares = popularity / max(1, int(popularity.max(initial=0)))
     return np.asarray(np.maximum(np.sqrt(shares), _CLIP), dtype=np.float64)
 
 
 def pairs(learn: Histories, debias: bool) -> Examples:
-    """What one reader took up one or two acts apart, each as likely; with `debias` by inverse propensity."""
+    """Pairs of posts that one user acted on one or two events apart, uniform; with `debias` by inverse propensity."""
     examples = Examples.of(learn, 1)
     weight = np.ones(len(examples.target))
     if debias:
@@ -247,13 +247,13 @@ def pairs(learn: Histories, debias: bool) -> Examples:
 def _pairs(
     learn: Histories, near: Vectors | None, debias: bool, batch: int, seed: int
 ) -> Callable[[int], list[list[int]]]:
-    """Columns of a step: posts, what followed them, and with `near` a hard negative each."""
+    """Columns of a step's batch: posts, following posts, and with `near` a hard negative each."""
     examples, strangers = pairs(learn, debias), None if near is None else HardNegatives(learn, near)
     size = len(learn.posts)
 
     def draw(step: int) -> list[list[int]]:
         places = examples.draw(step, batch, seed)
-        # A post that stands twice would be right and wrong at once.
+        # A post that occurs twice would be both a positive and a negative.
         used: set[int] = set()
         rows: list[tuple[int, int]] = []
         for context, target in zip(examples.context[places, 0].tolist(), examples.target[places].tolist(), strict=True):
@@ -264,7 +264,7 @@ def _pairs(
         if strangers is not None:
             rng = np.random.default_rng([seed, 3, step])
             targets = np.array(columns[1])
-            # Who has no near stranger gets any other post.
+            # A post without a near stranger gets a random one.
             other = (targets + rng.integers(1, max(2, size), len(targets))) % size
             hard = strangers.draw(targets, rng)
             columns.append(np.where(hard >= 0, hard, other).tolist())
@@ -274,8 +274,8 @@ def _pairs(
 
 
 def _copies(learn: Histories, batch: int, seed: int) -> Callable[[int], list[list[int]]]:
-    """Columns of a step: posts with a text, twice."""
-    first: dict[str, int] = {}  # twins would be wrong answers to each other
+    """Columns of a step's batch: posts with a text, twice."""
+    first: dict[str, int] = {}  # duplicates would be negatives of each other
     for post, text in enumerate(learn.texts):
         if text.strip():
             first.setdefault(text, post)
@@ -298,7 +298,7 @@ def _load(folder: str, max_tokens: int) -> Any:
 
     try:
         model: Any = SentenceTransformer(folder)
-    except Exception as exc:  # the hub, the disk and the model's own code fail in their own ways
+    except Exception as exc:  # the hub, the disk and the model's own code raise many types of errors
         first = (str(exc).splitlines() or [""])[0]
         raise HomeError(f"cannot load the embedder {folder!r} ({first}); check it, or pull it again") from exc
     model.max_seq_length = max_tokens
@@ -310,7 +310,7 @@ def _encoded(model: Any, texts: list[str]) -> Vectors:
 
 
 def _save(model: Any, folder: Path, name: str) -> None:
-    model.transformers_model.config._name_or_path = name  # rather than a path of this machine
+    model.transformers_model.config._name_or_path = name  # not the path on this machine
     try:
         model.save_pretrained(str(folder), create_model_card=False)
     except OSError as exc:

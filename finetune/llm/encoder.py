@@ -1,11 +1,12 @@
-"""Train the encoder of posts: posts that the same readers take up get similar vectors.
+"""Train the post encoder: posts that the same users act on get similar vectors.
 
-The upper layers of the cut model learn, in full or through LoRA; those below stay as they are and are run once for a
-step. An example is a post that a reader took up and the ones before it; its loss is the cross-entropy of that post
-among all posts of the batch and one that is near in words but was never taken up by the same reader (InfoNCE, van den
-Oord et al. 2018). With one post before it that is the contrastive loss on pairs, with several a next-item loss. Readers
-take up what is popular anyway, so examples are drawn by 1 / sqrt(popularity). Gradients reach the layers through the
-vectors (GradCache, Gao et al. 2021, arXiv 2101.06983), so that a batch may be larger than memory.
+The upper layers of the cut model are trained, in full or through LoRA; the lower layers are frozen and run once per
+step. An example is a post that a user acted on, with the user's posts before it. Its loss is the cross-entropy of that
+post among all posts of the batch and a hard negative, which is similar in words but was never acted on by the same user
+(InfoNCE, van den Oord et al. 2018). With one post before it this is the contrastive loss on pairs, with several a
+next-item loss. Popular posts are over-represented in histories, so examples are sampled with weight 1 /
+sqrt(popularity). Gradients reach the layers through cached gradients of the vectors (GradCache, Gao et al. 2021, arXiv
+2101.06983), so that a batch may be larger than memory.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ from whyfeed.retrieval.post import reading_text
 from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store
 
-_APART = 2  # how many acts may lie between the two posts of a pair
-_HELD_OUT = 0.1  # of the readers
-_ASKED = 300  # most held-out readers, each for one post among those of all
-_NEAR = 20  # neighbours by words that hard negatives are drawn from
+_APART = 2  # largest distance between the two posts of a pair, in events
+_HELD_OUT = 0.1  # share of the users
+_ASKED = 300  # largest number of held-out users, each tested on one post among all held-out ones
+_NEAR = 20  # nearest neighbours by words from which hard negatives are sampled
 _TOKENS_AT_ONCE = 1024
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class EncoderConfig(TrainingConfig):
-    """Settings of the encoder's training; `base` is an F16 GGUF file of a Llama or one of whyfeed's weights."""
+    """Settings of the encoder's training; `base` is an F16 GGUF file of a Llama model or a name of our weights."""
 
     layers: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
@@ -74,7 +75,7 @@ def train_home(
     home: Path, histories: Histories, config: EncoderConfig, *, near: Vectors | None = None,
     progress: Progress | None = None,
 ) -> Outcome:  # fmt: skip
-    """`train` for a home: the encoder becomes a version of its model `MODEL`, live where it beats the live one."""
+    """`train` for a home: the encoder becomes a version of the model `MODEL`, live if it beats the live one."""
     return training.train_for_home(
         home, MODEL, lambda out, live: train(histories, out, config, near=near, in_place=live, progress=progress)
     )
@@ -102,12 +103,13 @@ def train(
     histories: Histories, out: Path, config: EncoderConfig, *, near: Vectors | None = None,
     in_place: Path | None = None, progress: Progress | None = None, cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train the encoder of posts and put a GGUF file, cut after the last of `layers`, with its card into `out`.
+    """Train the post encoder and write a GGUF file, cut after the last of `layers`, with its card to `out`.
 
-    `near` are sentence vectors (posts, d) to find hard negatives by; without them there are none. The gate compares
-    with the encoder in the folder `in_place`, or with the base. The same call after a kill or a `cancel` goes on where
-    it stopped and ends with the same file. ValueError for a base that is no Llama or has too few layers, DataError when
-    too few readers took up two posts, ModelError without the extra `train`, HomeError for weights or disk.
+    `near` are sentence vectors (posts, d) used to find hard negatives; without them there are none. The gate compares
+    with the encoder in the folder `in_place`, or with the base. The same call after a kill or a `cancel` resumes the
+    training and ends with the same file. Raises ValueError for a base that is not a Llama model or has too few layers,
+    DataError when too few users acted on two posts, ModelError without the extra `train`, HomeError for weights or
+    disk.
     """
     versions = training.libraries("training the encoder")
     path = _file(config.base)
@@ -130,7 +132,7 @@ def train(
 
 
 def split(histories: Histories, seed: int) -> tuple[Histories, Rows]:
-    """Training histories, and (readers, 2) the last two posts of held-out readers. DataError for too few readers."""
+    """Training histories, and (users, 2) the last two posts of held-out users. Raises DataError for too few users."""
     places = histories.first_likes
     users, counts = np.unique(histories.user[places], return_counts=True)
     able = users[counts >= 2]
@@ -144,7 +146,7 @@ def split(histories: Histories, seed: int) -> tuple[Histories, Rows]:
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of posts: `target` was taken up after `context` (newest first, -1 where there is none)."""
+    """Rows of posts: `target` was acted on after `context` (newest first, -1 for none)."""
 
     target: Rows  # (n,)
     context: Rows  # (n, before)
@@ -152,7 +154,7 @@ class Examples:
 
     @classmethod
     def of(cls, histories: Histories, before: int) -> Examples:
-        """Pairs that lie one or two acts apart, or with `before` above 1 each act after so many others."""
+        """Pairs one or two events apart; or, with `before` above 1, each event with that many before it."""
         places = histories.first_likes
         user, post = histories.user[places], histories.post[places]
         targets, contexts = [], []
@@ -173,19 +175,19 @@ class Examples:
         return cls(target, context, weight / weight.sum())
 
     def draw(self, step: int, batch: int, seed: int) -> Rows:
-        """Places of a step's examples, which follow from the seed and the step alone."""
+        """Indices of a step's examples, determined by the seed and the step alone."""
         return np.random.default_rng([seed, 2, step]).choice(len(self.target), batch, p=self.chance)
 
 
 class HardNegatives:
-    """Hard negatives: posts near in words that no reader took up together."""
+    """Hard negatives: posts that are similar in words but were never acted on by the same user."""
 
     def __init__(self, histories: Histories, near: Vectors) -> None:
         self._near, self._liked = near, histories.liked.tocsc()
         self._together = self._liked.T.tocsr()
 
     def draw(self, posts: Rows, rng: np.random.Generator) -> Rows:
-        """One for each of the posts, or -1."""
+        """One hard negative for each of the posts, or -1."""
         cosines = self._near[posts] @ self._near.T
         cosines[np.arange(len(posts)), posts] = -np.inf
         together = (self._together[posts] @ self._liked).tocoo()
@@ -201,7 +203,7 @@ class HardNegatives:
 
 
 class _Run:
-    """One training: the cut model, and where its checkpoint and its result go."""
+    """One training run: the cut model, and the paths of its checkpoint and its result."""
 
     def __init__(self, path: Path, card: dict[str, Any], digest: str, out: Path, watch: training.Watch) -> None:
         self._path, self._card = path, card
@@ -219,7 +221,7 @@ class _Run:
         self._model = self._causal.model
 
     def train(self, learn: Histories, asked: Rows, near: Vectors | None, in_place: Path | None) -> Outcome:
-        """Go through the steps that are not done yet, measure, and write the result."""
+        """Run the remaining steps, measure, and write the result."""
         import torch
 
         settings, total = self._settings, int(self._settings["steps"])
@@ -249,7 +251,7 @@ class _Run:
         return self._write(asked, before, rival, after, losses)
 
     def _step(self, step: int, examples: Examples, strangers: HardNegatives | None) -> float:
-        """Gradients of one batch; returns its loss."""
+        """Compute the gradients of one batch; returns its loss."""
         import torch
 
         settings = self._settings
@@ -265,7 +267,7 @@ class _Run:
             below = [self._lower(rows) for rows in runs]
             found = torch.cat([self._upper(*each) for each in below])
         order = torch.from_numpy(np.argsort(np.concatenate(runs), kind="stable")).to(found.device)
-        # Only the vectors are in the graph of the loss; what it asks of each goes back run by run.
+        # The graph of the loss holds only the vectors; their gradients are passed on to the model part by part.
         found.requires_grad_()
         places = tuple(np.searchsorted(posts, each) for each in (target, context))
         loss = self._loss(found[order], places[0], places[1], context >= 0, np.searchsorted(posts, hard[hard >= 0]))
@@ -279,7 +281,7 @@ class _Run:
     def _loss(self, vectors: Any, target: Rows, context: Rows, there: Any, hard: Rows) -> Any:
         """Cross-entropy of each target among the batch's targets and hard negatives, given its context.
 
-        All are rows of `vectors`; `there` tells which of the context (n, before) there are.
+        All arguments index rows of `vectors`; `there` (n, before) marks the context entries that exist.
         """
         import torch
 
@@ -291,7 +293,7 @@ class _Run:
         ).sum(1)
         candidates = np.unique(np.concatenate([target, hard]))
         scores = torch.nn.functional.normalize(asking, dim=-1) @ units[torch.from_numpy(candidates).to(units.device)].T
-        # What the reader had already taken up is no wrong answer.
+        # Posts that the user had already acted on are not negatives.
         own = (candidates[None, :, None] == np.where(there, context, -1)[:, None, :]).any(axis=2)
         own &= candidates[None] != target[:, None]
         scores = scores.masked_fill(torch.from_numpy(own).to(units.device), -torch.inf) / self._settings["temperature"]
@@ -301,7 +303,7 @@ class _Run:
     # ---- the model
 
     def _runs(self, posts: Rows) -> Iterator[Rows]:
-        """Posts of like length, so that padding costs little, in parts that fit into memory."""
+        """Posts of similar length, to save padding, in parts that fit into memory."""
         ordered = posts[np.argsort([len(self._ids[post]) for post in posts], kind="stable")]
         begin = 0
         while begin < len(ordered):
@@ -312,11 +314,11 @@ class _Run:
             begin = end
 
     def _lower(self, posts: Rows) -> tuple[Any, Any, Any]:
-        """States (posts, tokens, width) after the layers that do not learn, the mask of own tokens, and positions."""
+        """States (posts, tokens, width) after the frozen layers, the mask of the text's own tokens, and positions."""
         import torch
 
         device, start = self._model.device, len(self._before)
-        # A text of nothing still needs a token to be a vector.
+        # An empty text still needs one token to get a vector.
         texts = [[*self._before, *(self._ids[post] or self._before[-1:])] for post in posts]
         longest = max(map(len, texts))
         ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=device)
@@ -328,14 +330,14 @@ class _Run:
         return states, own, turns
 
     def _upper(self, states: Any, own: Any, turns: Any) -> Any:
-        """(posts, width): the mean of the states of the texts' own tokens after the last layer, as they are served."""
+        """(posts, width): the mean of the states of the texts' own tokens after the last layer, as at inference."""
         for layer in self._model.layers[self._frozen :]:
             states = _after(layer, states, turns)
         states = states * (states.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
         return (states * own[..., None]).sum(1) / own.sum(1, keepdim=True)
 
     def _learning(self) -> list[Any]:
-        """Weights that learn: of the upper layers all, or a low-rank addition to each of their matrices."""
+        """The trained weights: all of the upper layers, or a low-rank addition to each of their matrices."""
         for weight in self._causal.parameters():
             weight.requires_grad_(False)
         upper = self._model.layers[self._frozen :]
@@ -353,7 +355,7 @@ class _Run:
                 weight.requires_grad_(True)
         return [weight for weight in upper.parameters() if weight.requires_grad]
 
-    # ---- what came of it
+    # ---- evaluation and output
 
     def _vectors(self, posts: Rows) -> Any:
         import torch
@@ -368,7 +370,7 @@ class _Run:
         return lambda posts: encoder.encode([texts[post] for post in posts])
 
     def _write(self, asked: Rows, before: Any, rival: Any, after: Any, losses: list[float]) -> Outcome:
-        """Decide, and put file and card into place together."""
+        """Decide the gate and write file and card in one step."""
         place = "the base" if rival is None else "the encoder in place"
         decision = decide(
             before if rival is None else rival, after, np.arange(len(asked)), metric="nDCG@10",
@@ -380,10 +382,10 @@ class _Run:
         }  # fmt: skip
         if self._settings["method"] == "lora":
             self._causal = self._adapted.merge_and_unload()
-        # The last norm belongs to layers that are gone: what a server pools are then states of equal length.
+        # The last norm belongs to the removed layers; without it a server pools states of equal length.
         self._causal.model.norm.weight.data.fill_(1.0)
         with new_folder(self._out) as folder:
-            # Vectors are kept under the file's name: another training must have another.
+            # Vectors are stored under the file's name, so each training needs its own name.
             merge.write_gguf(self._causal, self._path, folder / f"{MODEL}-{self._digest[:8]}.gguf")
             write_whole(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
         self._checkpoint.drop()
@@ -391,7 +393,7 @@ class _Run:
 
 
 def _ranks(asked: Rows, vectors_of: Callable[[Rows], Any]) -> Any:
-    """(readers,) nDCG@10 of each reader's last post among those of all, by cosine with the post before it."""
+    """(users,) nDCG@10 of each user's last post among those of all, by cosine with the post before it."""
     posts = np.unique(asked)
     vectors = vectors_of(posts).astype(np.float64)
     vectors -= vectors.mean(axis=0)
@@ -406,7 +408,7 @@ def _ranks(asked: Rows, vectors_of: Callable[[Rows], Any]) -> Any:
 
 
 def _after(layer: Any, states: Any, turns: Any) -> Any:
-    """A decoder layer with causal attention alone: padding stands at the end, where nobody sees it."""
+    """A decoder layer with causal attention only: padding is at the end, where no token attends to it."""
     found = layer(states, position_embeddings=turns, attention_mask=None)
     return found[0] if isinstance(found, tuple) else found
 

@@ -1,7 +1,7 @@
-"""A tuned model as files that serve: a GGUF file for the embedded engine, a Hugging Face folder for vLLM.
+"""Export of a tuned model: a GGUF file for the embedded engine, a Hugging Face folder for vLLM.
 
-The GGUF file is the base's own with other weights in it, so tokeniser, chat template and whatever else the base says of
-itself stay as they are. Tensors that the training left alone are copied byte by byte.
+The GGUF file is that of the base model with replaced weights, so tokeniser, chat template and other metadata are kept.
+Tensors that the training did not change are copied byte by byte.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from whyfeed.retrieval.errors import HomeError, ModelError
 
-# Whether llama.cpp keeps queries and keys in another order than transformers (the rotary halves interleaved).
+# Whether llama.cpp stores queries and keys in another order than transformers (the rotary halves interleaved).
 _INTERLEAVED = {"llama": True, "qwen2": False, "qwen3": False}
 
 
 def write_gguf(model: Any, base: Path, target: Path) -> None:
-    """Write the weights of a transformers model into a copy of its base's GGUF file, what changed in F16.
+    """Write the weights of a transformers model into a copy of its base's GGUF file; changed tensors in F16.
 
-    The model may have fewer blocks than the base. ModelError for an architecture whose layout is not known here,
+    The model may have fewer blocks than the base. Raises ModelError for an architecture with an unknown tensor layout,
     HomeError when files cannot be read or written.
     """
     import gguf
@@ -41,7 +41,7 @@ def write_gguf(model: Any, base: Path, target: Path) -> None:
     try:
         for field in reader.fields.values():
             if field.name.startswith("GGUF.") or field.name == "general.architecture":
-                continue  # the writer writes these itself
+                continue  # GGUFWriter writes these itself
             value, kind = field.contents(), field.types[0]
             if field.name == f"{architecture}.block_count":
                 value = blocks
@@ -68,7 +68,7 @@ def write_gguf(model: Any, base: Path, target: Path) -> None:
 
 
 def _changed(model: Any, tensors: list[Any], architecture: str) -> dict[str, npt.NDArray[Any]]:
-    """New values of the GGUF tensors that differ from the base's: F32 where the base has it, else F16."""
+    """New values of the GGUF tensors that differ from the base: in F32 where the base has F32, else in F16."""
     import gguf
 
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
@@ -81,14 +81,14 @@ def _changed(model: Any, tensors: list[Any], architecture: str) -> dict[str, npt
         place = names.get_name(name, try_suffixes=(".weight", ".bias"))
         tensor = known.get(place or "")
         if tensor is None:
-            continue  # the head of a model whose head is its embedding
+            continue  # the output layer of a model that shares it with its embedding
         value = weight.detach().float().cpu().numpy()
         part = tensor.name.split(".")[-2]
         if part in heads and _INTERLEAVED[architecture]:
             value = _interleaved(value, heads[part])
         wanted = np.float32 if tensor.data.dtype == np.float32 else np.float16
         before = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(value.shape)
-        # What went through float16 once is not a change.
+        # A difference that is only rounding to float16 is not a change.
         if not np.array_equal(value.astype(wanted), before.astype(wanted)):
             found[tensor.name] = value.astype(wanted)
     return found
@@ -101,5 +101,5 @@ def _interleaved(value: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
 
 
 def _block(name: str) -> int:
-    """Number of the block that a GGUF tensor belongs to, -1 for those of none."""
+    """The number of the block that a GGUF tensor belongs to, -1 for none."""
     return int(name.split(".")[1]) if name.startswith("blk.") else -1

@@ -1,7 +1,7 @@
-"""Train the writer to say what this desk's agents say: a LoRA adapter (Hu et al. 2021) from replies that were sent.
+"""Train the writer on the replies of this desk's operators: a LoRA adapter (Hu et al. 2021).
 
-Only the tokens of the answer are learnt, never those of the conversation before it. The adapter is of the plain
-kind that vLLM loads: no DoRA, no bias, no whole modules, a rank that its servers take by default.
+The loss covers the tokens of the answer only, not those of the conversation before it. The adapter is of the plain kind
+that vLLM loads: no DoRA, no bias, no fully trained modules, and a rank that vLLM accepts by default.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from whyfeed.retrieval.words import HAN
 Render = Callable[[Sequence[DeskTurn], str], list[Mapping[str, str]]]  # turns before the answer, language
 
 MODEL = "writer"
-_TAKEN = 0.25  # most that saved replies sent as they are may make up of all pairs
-_HELD_OUT = 0.1  # of the conversations
-_TESTED = 400  # most held-out answers that are measured
-_TURNS = 6  # that the default prompt shows
+_TAKEN = 0.25  # largest share of all pairs that are saved replies sent unchanged
+_HELD_OUT = 0.1  # share of the conversations
+_TESTED = 400  # largest number of held-out answers that are measured
+_TURNS = 6  # turns in the default prompt
 _DROPOUT = 0.05
-_ROOM_OF_ANSWER = 0.75  # of max_length
+_ROOM_OF_ANSWER = 0.75  # share of max_length
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What the writer would have been asked (chat messages), and what the agent of that conversation sent."""
+    """The prompt (chat messages) that the writer would get, and the answer that the operator sent."""
 
     messages: tuple[Mapping[str, str], ...]
     answer: str
     conversation: str
 
 
-# ---- what is learnt from
+# ---- training data
 
 
 def pairs(
     conversations: Iterable[DeskConversation], replies: Mapping[str, SavedReply], render: Render | None = None
 ) -> list[Pair]:
-    """Answers that agents wrote, or edited, at some length; and so many taken saved replies that they stay few.
+    """The longer answers that operators wrote or edited, and a limited number of saved replies sent unchanged.
 
-    Of the taken ones those come first that are the rarest so far, so that a greeting is not learnt a thousand times.
+    Of the saved replies the least frequent so far are taken first, so that no greeting is learned a thousand times.
     """
     render = render or ask
     written: list[tuple[int, Pair]] = []
@@ -85,7 +85,7 @@ def pairs(
 
 
 def ask(turns: Sequence[DeskTurn], language: str) -> list[Mapping[str, str]]:
-    """A plain prompt: what to do, and the last turns, one a line."""
+    """A default prompt: the instruction and the last turns, one per line."""
     lines = []
     for turn in turns[-_TURNS:]:
         found = "; ".join(f"{key}: {value}" for key, value in (turn.item or {}).items())
@@ -96,12 +96,12 @@ def ask(turns: Sequence[DeskTurn], language: str) -> list[Mapping[str, str]]:
 
 
 def _long_enough(text: str) -> bool:
-    """At least four words, or six Chinese characters: "ok, thanks" teaches nothing."""
+    """At least four words, or six Chinese characters; "ok, thanks" teaches nothing."""
     return len(text.split()) >= 4 or len(HAN.findall(text)) >= 6
 
 
 def _as_saved(text: str, saved: SavedReply | None) -> bool:
-    """Whether the text is the saved reply with its placeholders filled; one that is gone counts as such."""
+    """Whether the text is the saved reply with its placeholders filled; true when the saved reply is gone."""
     if saved is None:
         return True
     first, *middle = (" ".join(part.split()).lower() for part in PLACEHOLDER.split(saved.text)[::2])
@@ -119,7 +119,7 @@ def _as_saved(text: str, saved: SavedReply | None) -> bool:
 
 
 def split(found: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Nine tenths to train on and one tenth to measure on, by conversation; a lone conversation is all trained on."""
+    """Nine tenths for training and one tenth for evaluation, by conversation; a single one is for training."""
     names = sorted({pair.conversation for pair in found}, key=lambda name: training.digest(f"{seed}/{name}"))
     held = set(names[: max(1, round(_HELD_OUT * len(names)))]) if len(names) > 1 else set()
     train = [pair for pair in found if pair.conversation not in held]
@@ -146,11 +146,11 @@ def train(
     pairs: Sequence[Pair], out: Path, config: WriterConfig, *, progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train an adapter for the base and put it, with its card, into the folder `out`, whole or not at all.
+    """Train an adapter for the base model and write it, with its card, to the folder `out` in one step.
 
-    The same call after a kill or a `cancel` goes on where it stopped. The gate compares the log-likelihood per token
-    of held-out answers with that of the base alone. ValueError for no pairs, ModelError when the extra `train` is not
-    installed or the base is no chat model, HomeError for weights or disk.
+    The same call after a kill or a `cancel` resumes the training. The gate compares the log-likelihood per token of
+    held-out answers with that of the base model. Raises ValueError for no pairs, ModelError when the extra `train` is
+    not installed or the base is not a chat model, HomeError for weights or disk.
     """
     if not pairs:
         raise ValueError("there are no pairs to learn from: no agent has written or edited an answer yet")
@@ -174,12 +174,12 @@ def train(
 
 
 def train_home(home: Path, pairs: Sequence[Pair], config: WriterConfig, *, progress: Progress | None = None) -> Outcome:
-    """`train` for a home: the adapter becomes a version of its model `MODEL`, live where it beats the base."""
+    """`train` for a home: the adapter becomes a version of the model `MODEL`, live if it beats the base."""
     return training.train_for_home(home, MODEL, lambda out, _: train(pairs, out, config, progress=progress))
 
 
 class _Run:
-    """One training: the model with its adapter, and where its checkpoint and its result go."""
+    """One training run: the model with its adapter, and the paths of its checkpoint and its result."""
 
     def __init__(
         self, folder: str, gguf: str | None, card: dict[str, Any], digest: str, out: Path, watch: training.Watch
@@ -193,11 +193,11 @@ class _Run:
             raise ModelError(f"the base {folder!r} has no chat template; use an instruct model")
 
     def train(self, learn: Sequence[Pair], held: Sequence[Pair]) -> Outcome:
-        """Go through the steps that are not done yet, measure, and write the result."""
+        """Run the remaining steps, measure, and write the result."""
         import torch
 
         settings, total = self._settings, int(self._settings["steps"])
-        # Encoded first: what cannot be encoded should not fail after hours.
+        # Encoded first, so that text which cannot be encoded fails now and not after hours.
         max_length = int(settings["max_length"])
         examples = [encode(self._tokenizer, pair, max_length) for pair in learn]
         tested = held[:_TESTED]
@@ -253,7 +253,7 @@ class _Run:
         })  # fmt: skip
 
     def _write(self, tested: Sequence[Pair], measured: Any) -> Outcome:
-        """Decide, and put adapter, configuration and card into place together."""
+        """Decide the gate and write adapter, configuration and card in one step."""
         names = [pair.conversation for pair in tested]
         before, after = measured.T
         decision = decide(
@@ -274,17 +274,18 @@ class _Run:
 
 
 def encode(tokenizer: Any, pair: Pair, max_length: int) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt, as a server makes them, and of the answer with what ends it.
+    """Token ids of the prompt, as a server makes them, and of the answer with its end token.
 
-    What is too long loses the oldest of its prompt; an answer beyond three quarters of the room loses its end.
+    A prompt that is too long loses its oldest tokens; an answer longer than three quarters of `max_length` is cut at
+    its end.
     """
     messages = checked_messages(pair.messages)
     answer = defuse(pair.answer)
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
-    # Some templates put more before an answer when it is asked for than when it is there.
+    # Some templates add more before an answer in a generation prompt than in a finished conversation.
     end = whole[len(prompt) :].rstrip("\n") if whole.startswith(prompt) else answer + (tokenizer.eos_token or "")
-    # Apart, as the prompt is alone when the writer is asked: no token may span the border.
+    # Tokenised separately, as the prompt is when the writer is used: no token may span the border.
     asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     said = tokenizer(end, add_special_tokens=False)["input_ids"][: int(_ROOM_OF_ANSWER * max_length)]
     if not asked or not said:
@@ -293,12 +294,12 @@ def encode(tokenizer: Any, pair: Pair, max_length: int) -> tuple[list[int], list
 
 
 def log_likelihood(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> Any:
-    """Log-probability of each token of the answer after the prompt and the answer so far, as a tensor."""
+    """Log-probability of each token of the answer given the prompt and the answer so far, as a tensor."""
     import torch
 
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     places = torch.arange(len(prompt) - 1, ids.shape[1] - 1, device=model.device)
-    # Logits of these places alone: those of a whole prompt over a large vocabulary are gigabytes.
+    # Logits at these positions only: those of a whole prompt over a large vocabulary take gigabytes.
     logits = model(input_ids=ids, logits_to_keep=places, use_cache=False).logits[0].float()
     return torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
 
@@ -311,5 +312,5 @@ def _with_adapter(model: Any, settings: Mapping[str, Any], name: str) -> Any:
         target_modules="all-linear", bias="none",
     )  # fmt: skip
     adapted: Any = get_peft_model(model, config)
-    config.base_model_name_or_path = name  # rather than a path of this machine
+    config.base_model_name_or_path = name  # not the path on this machine
     return adapted

@@ -1,4 +1,4 @@
-"""The command `batch`: explained recommendations for many users to a file."""
+"""The command `batch`: writes explained recommendations for many users to a file."""
 
 from __future__ import annotations
 
@@ -19,20 +19,26 @@ if TYPE_CHECKING:
 
 def batch(
     out: Annotated[
-        Path, typer.Option(help="The file: JSON Lines; Parquet when it ends in .parquet (extra `parquet`).")
+        Path, typer.Option(help="Output file: Parquet if it ends in .parquet (extra `parquet`), else JSON Lines.")
     ],
-    everybody: Annotated[bool, typer.Option("--all", help="Every user of whom something is known.")] = False,
-    users: Annotated[Path | None, typer.Option(help="Only these users: a file with an id a line.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=50, help="How many posts for each.")] = 5,
-    min_events: Annotated[int, typer.Option(min=0, help="With --all: only users with so many events.")] = 1,
+    everybody: Annotated[bool, typer.Option("--all", help="Recommend for all users, see --min-events.")] = False,
+    users: Annotated[
+        Path | None, typer.Option(help="A file with one user id per line; recommend for these users only.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=50, help="Number of posts per user.")] = 5,
+    min_events: Annotated[int, typer.Option(min=0, help="With --all: leave out users with fewer events.")] = 1,
     language: Annotated[str, typer.Option(help="Language of the reasons: en or zh.")] = "en",
-    ray: Annotated[bool, typer.Option("--ray", help="On a Ray cluster (RAY_ADDRESS, else two workers here).")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run has done.")] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Run on a Ray cluster (RAY_ADDRESS, else two local workers).")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard the results of an earlier run and start again.")
+    ] = False,
     home: Home = None,
     as_json: Json = False,
     no_llm: NoLlm = False,
 ) -> None:
-    """Explained recommendations for many users; stopped at any moment, it goes on when it is run again.
+    """Write explained recommendations for many users to a file. Run it again to resume after a stop.
 
     Example: whyfeed batch --all --out lists.jsonl
     """
@@ -84,7 +90,7 @@ def _show(report: BatchReport) -> None:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with rate and time left on standard error; a line every tenth of the way where it is not a terminal."""
+    """A bar with rate and time left on standard error; without a terminal a line for each tenth."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -99,7 +105,7 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
         def progress(what: str, done: int, total: int) -> None:
             nonlocal first, said
             if first < 0:
-                first = done - 1  # rows of an earlier run say nothing about the rate of this one
+                first = done - 1  # rows of an earlier run do not count for this run's rate
             seconds = max(time.monotonic() - start, 1e-6)
             rate = (done - first) / seconds * 60
             shown.update(task, description=what, completed=done, total=total, rate=f"{rate:.0f} a minute")

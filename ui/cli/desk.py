@@ -1,4 +1,4 @@
-"""The command `reply`: conversations in, suggestions out, a line each."""
+"""The command `reply`: reads conversations and prints reply suggestions, one per line."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ _EMPTY: Mapping[str, Any] = {"suggestions": [], "handover": None, "posts": []}
 
 def reply(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Conversations, one a line; default: standard input.")
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="File with one conversation per line; default: standard input."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=10, help="How many suggestions.")] = 3,
-    draft: Annotated[str, typer.Option(help="What the agent has typed so far.")] = "",
-    wish: Annotated[str, typer.Option(help="What the agent asks for: “shorter”, “in Chinese”, “offer …”.")] = "",
-    unmask: Annotated[bool, typer.Option("--unmask", help="Put personal data back into what is printed.")] = False,
+    k: Annotated[int, typer.Option("-k", min=1, max=10, help="Largest number of suggestions.")] = 3,
+    draft: Annotated[str, typer.Option(help="The operator's draft so far.")] = "",
+    wish: Annotated[str, typer.Option(help="What the operator asks for: “shorter”, “in Chinese”, “offer …”.")] = "",
+    unmask: Annotated[bool, typer.Option("--unmask", help="Print personal data instead of its placeholders.")] = False,
     home: Home = None,
     as_json: Json = False,
     no_llm: NoLlm = False,
 ) -> None:
-    """Suggest replies: one conversation (or a customer's words) a line in, one answer a line out.
+    """Suggest replies for conversations, or for single messages of a customer, one per line of input.
 
     Example: whyfeed reply waiting.jsonl -k 3 --json
     """
@@ -48,7 +49,7 @@ def reply(
 def _answer_lines(
     agent: Agent, file: Path | None, k: int, *, draft: str, wish: str, unmask: bool, as_json: bool
 ) -> int:
-    """Answer every line; one that is no conversation gets an answer that says so. Returns how many those were."""
+    """Answer every line; an invalid line gets an answer with the error. Returns the number of invalid lines."""
     from whyfeed.retrieval.privacy.vault import Vault
 
     failed = 0
@@ -70,7 +71,7 @@ def _answer_lines(
 
 
 def _documents(file: Path | None) -> Iterator[str]:
-    """Lines that are not empty; one document over several lines, as people write it by hand, is one too."""
+    """The lines that are not empty; a single JSON document over several lines counts as one."""
     if file is None:
         lines = sys.stdin.buffer
         yield from _whole(iter(lambda: lines.readline(LONGEST), b""))
@@ -107,7 +108,7 @@ def _is_json(text: str) -> bool:
 
 
 def _conversation(text: str, number: int) -> Mapping[str, Any]:
-    """A row of conversations.jsonl, a test row, a list of turns, or what a customer wrote."""
+    """A conversation from a row of conversations.jsonl, a test row, a list of turns, or a customer's message."""
     if not text.startswith(("{", "[")):
         return {"id": f"line {number}", "turns": [{"role": "customer", "text": text}]}
     try:

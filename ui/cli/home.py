@@ -1,4 +1,4 @@
-"""What is in a home: `demo`, `import`, `export`, `users`, `erase`, `doctor`."""
+"""Commands that manage a home: `demo`, `import`, `export`, `users`, `erase`, `doctor`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def demo(home: Home = None, as_json: Json = False) -> None:
-    """Import the communities and the desk that whyfeed ships, and build what is needed; again changes nothing.
+    """Import the demo communities and the demo desk, and build the index. Running it again changes nothing.
 
     Example: whyfeed demo
     """
@@ -38,11 +38,11 @@ def demo(home: Home = None, as_json: Json = False) -> None:
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder in the exchange format.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder in the exchange format.")],
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Import an exchange folder, whole or not at all; bad rows go to a rejects file.
+    """Import an exchange folder, all of it or nothing. Invalid rows are written to a rejects file.
 
     Example: whyfeed import my-community
     """
@@ -62,7 +62,7 @@ def import_(
 
 def export(
     user: UserArg,
-    out: Annotated[Path | None, typer.Option(help="A new folder; default: whyfeed-USER.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create; default: whyfeed-USER.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -76,12 +76,12 @@ def export(
 
 
 def users(
-    text: Annotated[str, typer.Argument(help="Part of a name or an id.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    text: Annotated[str, typer.Argument(help="Part of a name or id to search for.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of users.")] = 50,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Users of the home, the most active first.
+    """List the users of the home, the most active first.
 
     Example: whyfeed users beer --limit 10
     """
@@ -96,11 +96,11 @@ def users(
 
 def erase(
     user: UserArg,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Delete everything about a user; asks first when somebody sits at the terminal.
+    """Delete everything about a user. Asks for confirmation when it runs in a terminal.
 
     In a pipe or a script (standard input is not a terminal) it deletes without asking, as with --yes.
 
@@ -108,8 +108,8 @@ def erase(
     """
     with open_agent(home, no_llm=True) as agent:
         if not yes and sys.stdin.isatty():
-            agent.user(user)  # someone unknown is said before the question
-            # Not typer.confirm: it writes a space to standard output, which is the result's.
+            agent.user(user)  # an unknown user is reported before the question
+            # Not typer.confirm: it writes a space to standard output, which must only hold the result.
             typer.echo(f"Delete everything about {user}? [y/N] ", nl=False, err=True)
             if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                 typer.echo("nothing was deleted", err=True)
@@ -119,7 +119,7 @@ def erase(
 
 
 def doctor(home: Home = None, as_json: Json = False) -> None:
-    """Health: the home, the weights, memory and disk, each with what to do about it.
+    """Check the home, the weights, memory and disk, and say what to do about each problem.
 
     Example: whyfeed doctor
     """

@@ -1,4 +1,4 @@
-"""`whyfeed keys`: who may ask what over the network."""
+"""The command `whyfeed keys`: manages the API keys of network clients."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import typer
 from whyfeed.ui.cli.terminal import Home, Json, open_agent, print_json
 
 keys_app = typer.Typer(
-    no_args_is_help=True, help="Keys of those who ask over the network.\n\nExample: whyfeed keys list"
+    no_args_is_help=True, help="Manage the API keys of network clients.\n\nExample: whyfeed keys list"
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="What the key is called.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key.")]
 
 
 @keys_app.command("add")
 def add(
     name: Name,
-    scope: Annotated[list[str], typer.Option(help="read, feedback, desk or admin; may be given several times.")],
+    scope: Annotated[
+        list[str], typer.Option(help="Scope of the key: read, feedback, desk or admin; may be given several times.")
+    ],
     user: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="Only this user's data; may be given several times. Default: everybody's."),
+        typer.Option(metavar="ID", help="Limit the key to this user; may be given several times. Default: all users."),
     ] = None,
-    per_minute: Annotated[int, typer.Option(min=1, help="Requests a minute.")] = 600,
+    per_minute: Annotated[int, typer.Option(min=1, help="Largest number of requests per minute.")] = 600,
     home: Home = None,
 ) -> None:
-    """Make a key; prints its secret, once.
+    """Create a key and print its secret, which is shown only once.
 
     Example: whyfeed keys add shop --scope read --scope feedback
     """
@@ -37,7 +39,7 @@ def add(
 
 @keys_app.command("list")
 def list_(home: Home = None, as_json: Json = False) -> None:
-    """Every key, without its secret.
+    """List all keys, without their secrets.
 
     Example: whyfeed keys list
     """
@@ -63,7 +65,7 @@ def list_(home: Home = None, as_json: Json = False) -> None:
 
 @keys_app.command("remove")
 def remove(name: Name, home: Home = None, as_json: Json = False) -> None:
-    """Remove a key; its next request is refused.
+    """Remove a key; requests with it are then refused.
 
     Example: whyfeed keys remove shop
     """

@@ -1,8 +1,8 @@
-"""The command line: puts the commands together and turns errors into one line.
+"""The command line's entry point: assembles the commands and prints errors as one line.
 
-Nothing heavy is imported before a command needs it, so that --help answers at once. Standard output carries the
-result (with --json: one JSON document, or one a line for `chat`), everything else goes to standard error.
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Heavy imports happen only in the commands that need them, so that --help is fast. Standard output holds the result (with
+--json: one JSON document, or one per line for `chat`); everything else goes to standard error. Exit codes: 0 success, 1
+failure, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def whyfeed(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Answers “what should I read?” with real posts and reasons that can be checked.
+    """Answer “what should I read?” with real posts, and with reasons that can be checked.
 
     Example: whyfeed demo
     """
 
 
 def main() -> None:
-    """Run a command; what whyfeed raises on purpose becomes one line on standard error."""
+    """Run a command; expected errors become one line on standard error."""
     from whyfeed.retrieval.errors import WhyfeedError
 
     try:

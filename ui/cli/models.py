@@ -1,4 +1,4 @@
-"""`whyfeed models`: weights, trained models, and which version of them is live."""
+"""The command `whyfeed models`: model weights, trained models and their live versions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 models_app = typer.Typer(
     no_args_is_help=True,
-    help="Weights: list, pull and verify them. Trained models: their versions, and which is live.\n\n"
+    help="Manage model weights (list, pull, verify) and the versions of trained models.\n\n"
     "Example: whyfeed models list",
 )
 
 
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
-    """The weights that whyfeed knows, and whether they are here.
+    """List the weights that whyfeed knows, and whether they are downloaded.
 
     Example: whyfeed models list
     """
@@ -46,10 +46,10 @@ def models_list(as_json: Json = False) -> None:
 
 @models_app.command("pull")
 def models_pull(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or roles; default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Names or roles of weights; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Download weights, verify them, and keep them in the user's cache folder.
+    """Download weights, verify them, and store them in the user's cache folder.
 
     Example: whyfeed models pull writer
     """
@@ -69,7 +69,7 @@ def models_pull(
 
 @models_app.command("verify")
 def models_verify(as_json: Json = False) -> None:
-    """Compare every file of weights that is here with its SHA-256.
+    """Verify the SHA-256 of all downloaded weights.
 
     Example: whyfeed models verify
     """
@@ -97,11 +97,11 @@ def models_verify(as_json: Json = False) -> None:
 
 @models_app.command("versions")
 def models_versions(
-    name: Annotated[str | None, typer.Argument(help="Only this model; default: all.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a model; default: all.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """What was trained in this home, which version of it is live, and what the gate said.
+    """List the trained versions of this home's models, which of them are live, and the gate's decisions.
 
     Example: whyfeed models versions ranker
     """
@@ -128,9 +128,9 @@ def models_versions(
 
 @models_app.command("rollback")
 def models_rollback(
-    name: Annotated[str, typer.Argument(help="The model.")], home: Home = None, as_json: Json = False
+    name: Annotated[str, typer.Argument(help="Name of the model.")], home: Home = None, as_json: Json = False
 ) -> None:
-    """Go back to the version that was live before, or to what is built in.
+    """Return to the version that was live before, or to the built-in model.
 
     Example: whyfeed models rollback ranker
     """
@@ -140,12 +140,12 @@ def models_rollback(
 
 @models_app.command("use")
 def models_use(
-    name: Annotated[str, typer.Argument(help="The model.")],
-    version: Annotated[str, typer.Argument(help="A version's number, or built-in.")],
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[str, typer.Argument(help="Number of the version, or built-in.")],
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Make a version live, whatever the gate said.
+    """Make a version live, whatever the gate decided.
 
     Example: whyfeed models use ranker 2
     """
@@ -164,7 +164,7 @@ def _registry(home: Path | None) -> Registry:
 
 
 def _trained(registry: Registry, name: str) -> str:
-    """The name, if there are versions of it."""
+    """The name, after checking that it has versions. Raises DataError otherwise."""
     from whyfeed.retrieval.errors import DataError
 
     names = registry.names()

@@ -1,4 +1,4 @@
-"""What a reader asks and says: `recommend`, `chat`, `why`, `why-not`, `feedback`, `forget`."""
+"""Commands for one user: `recommend`, `chat`, `why`, `why-not`, `feedback`, `forget`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 def recommend(
     user: UserArg,
-    k: Annotated[int, typer.Option("-k", min=1, max=50, help="How many posts.")] = 5,
-    query: Annotated[str | None, typer.Option(help="What the posts should be about.")] = None,
-    kind: Annotated[list[str] | None, typer.Option(help="Only this kind of thing; may be given several times.")] = None,
-    as_of: Annotated[str | None, typer.Option(help="Answer as of this moment: ISO 8601 or Unix seconds.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=50, help="Number of posts.")] = 5,
+    query: Annotated[str | None, typer.Option(help="Topic of the posts.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Only posts of this kind; may be given several times.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Answer as of this time: ISO 8601 or Unix seconds.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")] = None,
     home: Home = None,
     as_json: Json = False,
     no_llm: NoLlm = False,
     llm_rank: LlmRank = False,
 ) -> None:
-    """The best posts for a user, each with a reason.
+    """Recommend posts for a user, each with a reason.
 
     Example: whyfeed recommend alcohol:37 -k 5 --query beer
     """
@@ -45,18 +45,18 @@ def recommend(
             user, k, query, kind, as_of=moment, llm_rank=llm_rank, language=language,  # type: ignore[arg-type]
         )  # fmt: skip
         print_json(answer.to_json()) if as_json else _print_answer(answer, agent)
-        _mind_the_writer(agent)
+        _report_missing_writer(agent)
 
 
 def chat(
     user: UserArg,
     home: Home = None,
-    conversation: Annotated[str | None, typer.Option(help="Go on with this conversation.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Id of a conversation to continue.")] = None,
     as_json: Json = False,
     no_llm: NoLlm = False,
     llm_rank: LlmRank = False,
 ) -> None:
-    """Talk: one line in, one answer out, so that it can be piped.
+    """Chat: reads one message per line and prints one answer for each, so it can be used in a pipe.
 
     Example: whyfeed chat alcohol:37
     """
@@ -75,7 +75,7 @@ def chat(
 
 
 def why(user: UserArg, post: PostArg, home: Home = None, as_json: Json = False) -> None:
-    """Why a post was shown to a user.
+    """Explain why a post was shown to a user.
 
     Example: whyfeed why alcohol:37 alcohol:p12
     """
@@ -83,7 +83,7 @@ def why(user: UserArg, post: PostArg, home: Home = None, as_json: Json = False) 
 
 
 def why_not(user: UserArg, post: PostArg, home: Home = None, as_json: Json = False) -> None:
-    """Why a post is not in a user's list, and what would bring it in.
+    """Explain why a post is not in a user's list, and what would bring it in.
 
     Example: whyfeed why-not alcohol:37 alcohol:p12
     """
@@ -93,11 +93,11 @@ def why_not(user: UserArg, post: PostArg, home: Home = None, as_json: Json = Fal
 def feedback(
     user: UserArg,
     post: PostArg,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="like, dislike, hide, save, open, …")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Kind of feedback: like, dislike, hide, save, open, …")],
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Write what a user did with a post into the ledger; prints the event's id.
+    """Record in the ledger what a user did with a post; prints the event's id.
 
     Example: whyfeed feedback alcohol:37 alcohol:p12 like
     """
@@ -108,11 +108,11 @@ def feedback(
 
 def forget(
     user: UserArg,
-    event: Annotated[str, typer.Argument(metavar="EVENT", help="An event's id.")],
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="Id of the event.")],
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Delete one event; everything is then as if it had never happened.
+    """Delete one event. Everything computed afterwards is as if it had never happened.
 
     Example: whyfeed forget alcohol:37 e1234
     """
@@ -133,8 +133,8 @@ def _explain(home: Path | None, as_json: bool, ask: Callable[[Agent], Explanatio
     typer.echo(explanation.would_change)
 
 
-def _mind_the_writer(agent: Agent) -> None:
-    """Say why there are quotes where sentences could be, unless that was asked for."""
+def _report_missing_writer(agent: Agent) -> None:
+    """Say why reasons hold quotes instead of written clauses, unless --no-llm asked for that."""
     state = agent.models.describe("writer")
     if state not in ("ready", "off"):
         typer.echo(f"the writer is {state}, so posts are quoted; `whyfeed models pull` fetches it", err=True)

@@ -1,4 +1,4 @@
-"""What runs until it is stopped: `ui`, `serve`, `serve-llm`, `mcp`."""
+"""Commands that run until they are stopped: `ui`, `serve`, `serve-llm`, `mcp`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 def ui(
     home: Home = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's own need --login.")
+        str, typer.Option(help="Address to listen on; --login is required unless it is local.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port; default: the first free one from 7860 on.")
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on; default: the first free one from 7860 on.")
     ] = None,
     login: Annotated[
         str | None,
-        typer.Option(envvar="WHYFEED_LOGIN", help="NAME:PASSWORD that visitors must give.", show_default=False),
+        typer.Option(envvar="WHYFEED_LOGIN", help="NAME:PASSWORD that visitors must enter.", show_default=False),
     ] = None,
     no_llm: NoLlm = False,
 ) -> None:
-    """Open the page; prints its address once it answers. Missing weights download meanwhile.
+    """Open the page and print its address once it responds. Missing weights are downloaded meanwhile.
 
     Example: whyfeed ui --port 7860
     """
@@ -47,7 +47,7 @@ def ui(
         agent.models.fetch(progress.bytes)
 
         stopping = threading.Event()
-        learning = threading.Thread(target=_learn, args=(agent, stopping), name="whyfeed-learning", daemon=True)
+        learning = threading.Thread(target=_fit_when_due, args=(agent, stopping), name="whyfeed-learning", daemon=True)
 
         def ready(url: str) -> None:
             typer.echo(f"whyfeed is ready: {url}")
@@ -63,20 +63,20 @@ def ui(
 
 def serve(
     home: Home = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; for others than this machine see --login.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; see --login if it is not local.")] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     login: Annotated[
         str | None,
-        typer.Option(envvar="WHYFEED_LOGIN", help="NAME:PASSWORD that visitors of the page give.", show_default=False),
+        typer.Option(
+            envvar="WHYFEED_LOGIN", help="NAME:PASSWORD that visitors of the page must enter.", show_default=False
+        ),
     ] = None,
-    no_page: Annotated[bool, typer.Option("--no-page", help="Serve the API alone.")] = False,
-    ray: Annotated[bool, typer.Option("--ray", help="Serve the API with Ray, in several processes.")] = False,
-    replicas: Annotated[int, typer.Option(min=1, help="With --ray: how many processes.")] = 2,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Serve the API without the page.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Serve the API with Ray in several processes.")] = False,
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: number of processes.")] = 2,
     no_llm: NoLlm = False,
 ) -> None:
-    """Serve HTTP, and the page; prints the address once it answers. See docs/http.md.
+    """Serve the HTTP API and the page; prints the address once it responds. See docs/http.md.
 
     Example: whyfeed serve --port 8000 --no-page
     """
@@ -100,34 +100,37 @@ def serve_llm(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="A folder, a name on the hub or in `models list`, or judge; default: the ranker."
+            metavar="MODEL", help="Folder, name on the hub or in `models list`, or judge; default: the ranker."
         ),
     ] = None,
     home: Home = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need --key.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; --key is required unless it is local.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8100,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8100,
     gpus: Annotated[
-        str, typer.Option(metavar="T[xC]", help="T cards hold one copy of the model together, C copies side by side.")
+        str, typer.Option(metavar="T[xC]", help="T GPUs share one copy of the model; C such copies run in parallel.")
     ] = "1",
-    context: Annotated[int, typer.Option(min=256, help="Tokens of prompt and answer together.")] = 4096,
+    context: Annotated[
+        int, typer.Option(min=256, help="Largest number of tokens of prompt and answer together.")
+    ] = 4096,
     memory: Annotated[
-        float | None, typer.Option(help="Share of each card (0.9); on a CPU: GB of the cache (2).", show_default=False)
+        float | None,
+        typer.Option(help="Share of each GPU's memory (0.9); on a CPU: GB of cache (2).", show_default=False),
     ] = None,
-    rank: Annotated[int, typer.Option(min=0, help="Largest rank of an adapter; 0: no adapters.")] = 64,
+    rank: Annotated[int, typer.Option(min=0, help="Largest rank of a LoRA adapter; 0: no adapters.")] = 64,
     tool_parser: Annotated[
-        str, typer.Option(help="How the model writes tool calls: hermes, llama3_json, …; empty: it does not.")
+        str, typer.Option(help="Format of the model's tool calls: hermes, llama3_json, …; empty: none.")
     ] = "hermes",
     key: Annotated[
-        str, typer.Option(envvar="WHYFEED_LLM_KEY", help="What clients must send.", show_default=False)
+        str, typer.Option(envvar="WHYFEED_LLM_KEY", help="API key that clients must send.", show_default=False)
     ] = "",
     python: Annotated[
         Path | None,
-        typer.Option(envvar="WHYFEED_VLLM_PYTHON", help="The Python that has vLLM; default: .venv-vllm's."),
+        typer.Option(envvar="WHYFEED_VLLM_PYTHON", help="Python interpreter with vLLM; default: that of .venv-vllm."),
     ] = None,
 ) -> None:
-    """Start vLLM and keep it up; prints the address once it is healthy. See docs/deployment.md.
+    """Start a vLLM server and restart it when it fails; prints the address once it is healthy. See docs/deployment.md.
 
     Example: whyfeed serve-llm Qwen/Qwen2.5-7B-Instruct --gpus 2
     """
@@ -138,7 +141,7 @@ def serve_llm(
 
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
         raise ValueError("others than this machine can reach it: give a --key")
-    tensor, copies = _cards(gpus)
+    tensor, copies = _gpus_and_copies(gpus)
     settings = Settings(home=home) if home is not None else Settings()
     environment = vllm.find_environment(python)
     if environment.gpus < tensor * copies and tensor * copies > 1:
@@ -150,21 +153,23 @@ def serve_llm(
         found.model, found.name, host, port, tensor, copies, context, memory, 0 if found.whole else rank, key=key,
         tool_parser=tool_parser,
     )  # fmt: skip
-    _keep_up(options, environment, registry, found.base)
+    _supervise(options, environment, registry, found.base)
 
 
 def mcp(
     home: Home = None,
-    http: Annotated[bool, typer.Option("--http", help="Serve HTTP, with keys, in place of standard streams.")] = False,
-    host: Annotated[str, typer.Option(help="With --http: the address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="With --http: the port to listen on.")] = 8001,
+    http: Annotated[
+        bool, typer.Option("--http", help="Serve over HTTP with keys instead of standard streams.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="With --http: address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="With --http: port to listen on.")] = 8001,
     user: Annotated[
         list[str] | None,
-        typer.Option(help="Without --http: serve this user's data alone; may be given several times.", metavar="ID"),
+        typer.Option(help="Without --http: serve only this user; may be given several times.", metavar="ID"),
     ] = None,
     no_llm: NoLlm = False,
 ) -> None:
-    """Serve the tools over the Model Context Protocol; a client starts it and talks on standard input and output.
+    """Serve the tools over the Model Context Protocol (MCP), by default on standard input and output.
 
     Example: whyfeed mcp --user alcohol:37
     """
@@ -175,7 +180,7 @@ def mcp(
     if http and user:
         raise ValueError("--user is for standard streams; over HTTP a key has its users: `whyfeed keys add`")
     with ExitStack() as stack:
-        # Standard output is the protocol's: nothing that a library says may come before it.
+        # Standard output is reserved for the protocol: libraries must not write to it.
         with redirect_stdout(sys.stderr):
             agent = stack.enter_context(open_agent(home, no_llm=no_llm))
         for id in user or ():
@@ -191,7 +196,7 @@ def mcp(
 
 
 def _visitor(login: str | None) -> tuple[str, str] | None:
-    """Name and password of those who may see the page."""
+    """Name and password for visitors of the page; None without --login."""
     if login is None:
         return None
     name, _, password = login.partition(":")
@@ -200,14 +205,14 @@ def _visitor(login: str | None) -> tuple[str, str] | None:
     return name, password
 
 
-def _learn(agent: Agent, stopping: threading.Event) -> None:
-    """Fit the reply ranker while the page already serves, when much has come since it was last fitted."""
+def _fit_when_due(agent: Agent, stopping: threading.Event) -> None:
+    """Fit the reply ranker in the background if many answers came since the last fit."""
     from whyfeed.finetune.desk.fit import fit_when_due
     from whyfeed.retrieval.errors import WhyfeedError
 
     def go_on(*_: object) -> None:
         if stopping.is_set():
-            sys.exit()  # ends this thread alone; what was fitted so far is thrown away
+            sys.exit()  # ends this thread only; the unfinished fit is discarded
 
     try:
         fit_when_due(agent, go_on)
@@ -215,8 +220,8 @@ def _learn(agent: Agent, stopping: threading.Event) -> None:
         typer.echo(f"whyfeed: the desk goes on with the ranker it has: {exc}", err=True)
 
 
-def _keep_up(options: Options, environment: Environment, registry: Registry, base: str) -> None:
-    """Until it is told to stop, by Ctrl-C or SIGTERM."""
+def _supervise(options: Options, environment: Environment, registry: Registry, base: str) -> None:
+    """Run vLLM until Ctrl-C or SIGTERM."""
     from whyfeed.agent.llm import vllm_server as vllm
     from whyfeed.agent.llm.vllm_adapters import Adapters
 
@@ -242,8 +247,8 @@ def _keep_up(options: Options, environment: Environment, registry: Registry, bas
     supervisor.run(stop, ready, adapters.sync if options.rank else lambda: None)
 
 
-def _cards(gpus: str) -> tuple[int, int]:
-    """`T` or `TxC`: cards of a copy, and copies."""
+def _gpus_and_copies(gpus: str) -> tuple[int, int]:
+    """GPUs per copy and number of copies, from `T` or `TxC`."""
     tensor, _, copies = gpus.lower().partition("x")
     try:
         found = int(tensor), int(copies or 1)

@@ -1,4 +1,4 @@
-"""What the commands share: options, opening a home, progress, and how results and failures are printed."""
+"""Shared parts of the commands: options, opening a home, progress, and printing of results and errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Home = Annotated[
     Path | None, typer.Option("--home", envvar="WHYFEED_HOME", help="The home folder.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-NoLlm = Annotated[bool, typer.Option("--no-llm", help="Use no language model: rules, quotes and templates.")]
+NoLlm = Annotated[bool, typer.Option("--no-llm", help="Use rules, quotes and templates instead of a language model.")]
 LlmRank = Annotated[bool, typer.Option("--llm-rank", help="Compute and show the LLM's P(engage).")]
-UserArg = Annotated[str, typer.Argument(metavar="USER", help="A user's id.")]
-PostArg = Annotated[str, typer.Argument(metavar="POST", help="A post's id.")]
+UserArg = Annotated[str, typer.Argument(metavar="USER", help="Id of the user.")]
+PostArg = Annotated[str, typer.Argument(metavar="POST", help="Id of the post.")]
 
 
 @contextmanager
 def open_agent(home: Path | None, *, no_llm: bool = False) -> Iterator[Agent]:
-    """An agent over a home, closed at the end."""
+    """An agent on a home, closed at the end."""
     from whyfeed.agent.agent import Agent
 
     settings: dict[str, Any] = {"no_llm": True} if no_llm else {}
@@ -37,7 +37,7 @@ def open_agent(home: Path | None, *, no_llm: bool = False) -> Iterator[Agent]:
 
 
 def read_lines(asked: bool) -> Iterator[str]:
-    """Lines of standard input, with a prompt where somebody types them."""
+    """The lines of standard input, with a prompt if it is a terminal."""
     while True:
         if asked:
             typer.echo("> ", nl=False, err=True)
@@ -48,25 +48,25 @@ def read_lines(asked: bool) -> Iterator[str]:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     print(json.dumps(document, ensure_ascii=False), flush=True)  # noqa: T201
 
 
 def fail(message: str, code: int) -> None:
-    """End with one line on standard error."""
+    """Exit with one line on standard error."""
     typer.echo(f"whyfeed: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 
 def imported(name: str, rows: int) -> None:
-    """Show how far an import is, where somebody watches."""
+    """Show the progress of an import if standard error is a terminal."""
     if sys.stderr.isatty():
         typer.echo(f"\rimporting {name}: {rows} rows", nl=False, err=True)
         typer.echo("", err=True) if rows % 1000 else None
 
 
 class Bars:
-    """Progress on standard error: call it with what is counted; `bytes` for what is measured in them."""
+    """Progress on standard error: call it with a count, or `bytes` with a number of bytes."""
 
     def __init__(self, shown: Progress) -> None:
         self._shown = shown
@@ -74,11 +74,11 @@ class Bars:
         self._said: dict[str, int] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """So many of `total` are done."""
+        """`done` of `total` items are done."""
         self._show(what, done, total, f"{done}/{total}")
 
     def bytes(self, what: str, done: int, total: int) -> None:
-        """So many bytes of `total` are here."""
+        """`done` of `total` bytes are done."""
         self._show(what, done, total, f"{done / 1e6:.0f}/{total / 1e6:.0f} MB")
 
     def _show(self, what: str, done: int, total: int, amount: str) -> None:
@@ -93,7 +93,7 @@ class Bars:
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Progress bars, one display for all of them; a line a tenth of the way where nobody watches."""
+    """Progress bars in one display; without a terminal a line for each tenth."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -106,5 +106,5 @@ def bars() -> Iterator[Bars]:
 
 
 def tell_first_key(secret: str) -> None:
-    """Show the key that was made because there was none; it cannot be shown again."""
+    """Show the key that was created because there was none; it cannot be shown again."""
     typer.echo(f"a first key, with every right, shown only now: {secret}", err=True)

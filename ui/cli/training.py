@@ -1,4 +1,4 @@
-"""`whyfeed finetune` and `whyfeed evaluate`: training and measuring."""
+"""The commands `whyfeed finetune` and `whyfeed evaluate`."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ if TYPE_CHECKING:
     from whyfeed.finetune.evaluation.histories import Histories
     from whyfeed.finetune.llm.judge_examples import LabelledPosts
 
-DataDir = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="An exchange folder, not the home.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Default: a new version in the home.")]
-Seed = Annotated[int, typer.Option(help="Of examples, order and dropout.")]
-Epochs = Annotated[int, typer.Option(min=1, help="How often each example is read.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")]
-Minutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes of training.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Use an exchange folder instead of the home.")
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; default: a new version in the home.")]
+Seed = Annotated[int, typer.Option(help="Random seed of examples, order and dropout.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Number of passes over the examples.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Stop after this number of steps.")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after this many minutes of training.")]
 finetune_app = typer.Typer(no_args_is_help=True)
 
 
 @finetune_app.callback()
 def finetune() -> None:
-    """Train on the interactions of a home; ends with the gate's decision.
+    """Train a model on the data of a home; a gate decides whether the new version goes live.
 
     Example: whyfeed finetune rank
     """
     import warnings
 
-    # peft asks transformers by names that are about to go: nothing that whoever trains could do anything about.
+    # peft asks transformers for names that are deprecated; users of whyfeed cannot change that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 @finetune_app.command("rank")
 def finetune_rank(home: Home = None, as_json: Json = False) -> None:
-    """Fit the small ranking model on the ledger; it goes live only where it beats what is in place.
+    """Fit the ranking model on the ledger; it goes live only if it beats the current one.
 
     Example: whyfeed finetune rank
     """
@@ -52,7 +54,7 @@ def finetune_rank(home: Home = None, as_json: Json = False) -> None:
 
 @finetune_app.command("reply")
 def finetune_reply(home: Home = None, as_json: Json = False) -> None:
-    """Fit the reply ranker on past conversations; it goes live only where it beats the hand-set weights.
+    """Fit the reply ranker on past conversations; it goes live only if it beats the hand-set weights.
 
     Example: whyfeed finetune reply
     """
@@ -67,15 +69,15 @@ def finetune_reply(home: Home = None, as_json: Json = False) -> None:
 def finetune_write(
     home: Home = None,
     base: Annotated[
-        str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
+        str, typer.Option(help="Causal language model in Hugging Face format: folder or name; default: small.")
     ] = "",
     out: Out = None,
-    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank of the adapter.")] = 8,
+    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank of the LoRA adapter.")] = 8,
     epochs: Epochs = 1,
     steps: Steps = None,
     as_json: Json = False,
 ) -> None:
-    """Train a LoRA adapter for the writer on what agents sent; can be stopped and goes on where it was.
+    """Train a LoRA adapter for the writer on the operators' replies. Run it again to resume after a stop.
 
     Example: whyfeed finetune write --steps 100
     """
@@ -102,29 +104,29 @@ def finetune_llm(
         Literal["judge", "encoder"],
         typer.Option(
             "--as",
-            help="judge: P(engage) of a reader and a post, by yes or no; encoder: reads each post into a vector.",
+            help="What to train. judge: P(engage) of a user and a post; encoder: a vector for each post.",
         ),
     ] = "judge",
     base: Annotated[
-        str, typer.Option(help="A causal language model of Hugging Face's format: a folder or a name; default: small.")
+        str, typer.Option(help="Causal language model in Hugging Face format: folder or name; default: small.")
     ] = "",
     method: Annotated[
-        str, typer.Option(help="lora (judge's default), dora, adalora, ia3, prefix, adapter; encoder: layers or lora.")
+        str, typer.Option(help="judge: lora (default), dora, adalora, ia3, prefix, adapter; encoder: layers, lora.")
     ] = "",
-    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank; tokens of a prefix, width of an adapter.")] = 16,
+    rank: Annotated[int, typer.Option(min=1, max=16, help="Rank, length of the prefix, or width of the adapter.")] = 16,
     cut: Annotated[int | None, typer.Option(min=1, metavar="N", help="Keep the base's first N layers.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, metavar="K", help="Train the last K layers only.")] = None,
     epochs: Epochs = 1,
     steps: Steps = None,
     minutes: Minutes = None,
-    eval_every: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Measure on the way.")] = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Measure every STEPS steps.")] = None,
     data: DataDir = None,
     out: Out = None,
-    report: Annotated[str | None, typer.Option(help="tensorboard or wandb hears of each step.")] = None,
+    report: Annotated[str | None, typer.Option(help="Report each step to tensorboard or wandb.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a language model on who acted on what; can be stopped and goes on where it was.
+    """Train a language model on the users' events. Run it again to resume after a stop.
 
     Example: whyfeed finetune llm --as judge --minutes 30
     """
@@ -152,7 +154,7 @@ def finetune_llm(
 @finetune_app.command("click")
 def finetune_click(
     home: Home = None,
-    base: Annotated[str, typer.Option(help="A BERT: a folder or a name; default: small.")] = "",
+    base: Annotated[str, typer.Option(help="BERT model: folder or name; default: small.")] = "",
     epochs: Epochs = 1,
     steps: Steps = None,
     minutes: Minutes = None,
@@ -161,7 +163,7 @@ def finetune_click(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a BERT classifier, click or none, on profile and post; to compare with, nothing asks it.
+    """Train a BERT click classifier on profile and post, as a baseline; the product does not use it.
 
     Example: whyfeed finetune click --steps 200
     """
@@ -183,17 +185,17 @@ def finetune_click(
 @finetune_app.command("embed")
 def finetune_embed(
     home: Home = None,
-    base: Annotated[str, typer.Option(help="A sentence-transformers model: a folder or a name; default: small.")] = "",
-    unsupervised: Annotated[bool, typer.Option("--unsupervised", help="Learn from texts alone.")] = False,
-    debias: Annotated[bool, typer.Option("--debias", help="Draw pairs of rarely seen posts more often.")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="Stop after so many steps.")] = 100,
+    base: Annotated[str, typer.Option(help="Sentence-transformers model: folder or name; default: small.")] = "",
+    unsupervised: Annotated[bool, typer.Option("--unsupervised", help="Train on texts alone, without events.")] = False,
+    debias: Annotated[bool, typer.Option("--debias", help="Sample pairs of rarely seen posts more often.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Stop after this number of steps.")] = 100,
     minutes: Minutes = None,
     data: DataDir = None,
     out: Out = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Tune a sentence embedder on what readers take up together; then WHYFEED_EMBEDDER=tuned (or the folder).
+    """Tune a sentence embedder on the users' events; WHYFEED_EMBEDDER=tuned (or the folder) then uses it.
 
     Example: whyfeed finetune embed --debias --steps 100
     """
@@ -217,15 +219,13 @@ def finetune_embed(
 
 @finetune_app.command("ask")
 def finetune_ask(
-    user: Annotated[
-        str | None, typer.Argument(metavar="[USER]", help="A user's id; without one, somebody new.")
-    ] = None,
+    user: Annotated[str | None, typer.Argument(metavar="[USER]", help="Id of the user; default: a new user.")] = None,
     home: Home = None,
-    count: Annotated[int, typer.Option("-k", min=1, max=100, help="How many posts.")] = 10,
+    count: Annotated[int, typer.Option("-k", min=1, max=100, help="Number of posts.")] = 10,
     data: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Which posts to ask a reader about next: whose answers say most about all others. Trains nothing.
+    """List the posts to ask a user about next: those whose answers tell most about all others. Trains nothing.
 
     Example: whyfeed finetune ask alcohol:37 -k 10
     """
@@ -250,14 +250,14 @@ def _histories(agent: Agent, data: Path | None, progress: Any) -> Histories:
 
 
 def _source(data: Path | None) -> dict[str, Any]:
-    """How a card calls where the examples of `_shown` are from, and the baseline that they bring."""
+    """The source of the examples of `_shown` for a model's card, and their baseline score."""
     return {"data": "ledger", "plain": "popularity"} if data is None else {"data": data.resolve().name}
 
 
 def _shown(
     agent: Agent, data: Path | None, seed: int, progress: Any
 ) -> tuple[list[LabelledPosts], list[LabelledPosts]]:
-    """Examples to learn from and to measure on."""
+    """Examples for training and for evaluation."""
     from whyfeed.finetune.llm.judge import split
     from whyfeed.finetune.llm.judge_examples import from_folder, from_home
 
@@ -292,35 +292,35 @@ def _train_encoder(
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder in the exchange format.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder in the exchange format.")],
     test: Annotated[
-        Path | None, typer.Option(help="Test rows, about posts or replies; default: some of the folder is held out.")
+        Path | None, typer.Option(help="Test rows for posts or replies; default: a part of the folder is held out.")
     ] = None,
-    rankers: Annotated[str, typer.Option(help="Only these, separated by commas.")] = "",
+    rankers: Annotated[str, typer.Option(help="Rankers to measure, separated by commas; default: all.")] = "",
     candidates: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Rank posts among N random ones outside the history; default: the whole catalogue."
+            min=1, metavar="N", help="Rank each post among N random posts outside the history; default: all posts."
         ),
     ] = None,
     unseen: Annotated[
-        bool, typer.Option(help="Ask about posts that nobody has seen: a tenth of all is taken out of everything.")
+        bool, typer.Option(help="Test on unseen posts: a tenth of all posts is removed from training.")
     ] = False,
     encoder: Annotated[
         str,
         typer.Option(
             metavar="SPEC",
-            help="The language model that reads posts: a name of `whyfeed models`, a GGUF file or an address of vLLM; "
-            "default: the larger one of ours for up to 2,000 posts, else the smaller.",
+            help="Language model that encodes posts: a name of `whyfeed models`, a GGUF file or a vLLM address; "
+            "default: whyfeed's larger model for up to 2,000 posts, else the smaller.",
         ),
     ] = "",
     no_llm: NoLlm = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots (posts only).")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML report with plots (posts only).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure whyfeed on a folder's posts or replies, beside baselines on the same rows.
+    """Measure whyfeed on a folder's posts or replies, next to baselines on the same rows.
 
-    The language model that reads posts is fetched when it is not here.
+    The language model that encodes posts is downloaded if it is missing.
 
     Example: whyfeed evaluate my-community --candidates 100 --html report.html
     """
@@ -336,7 +336,7 @@ def evaluate(
         from whyfeed.finetune.evaluation.measure import measure
 
         if html is not None and not html.parent.is_dir():
-            # Said before minutes of work rather than after them.
+            # Checked before minutes of work, not after.
             raise ValueError(f"--html: {str(html.parent)!r} is not a folder; make it, or name another")
         if no_llm and encoder:
             raise ValueError("--no-llm and --encoder exclude each other; leave one out")
@@ -370,7 +370,7 @@ def evaluate(
 
 
 def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
-    """The document, or a table of some metrics with their intervals."""
+    """Print the document, or a table of some metrics with their intervals."""
     if as_json:
         print_json(found.to_json())
     else:
@@ -391,7 +391,7 @@ def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
 
 
 def _left_out(reasons: Mapping[str, str]) -> str:
-    """What was left out, by reason, on one line."""
+    """The rankers left out, grouped by reason, on one line."""
     names: dict[str, list[str]] = {}
     for name, why in reasons.items():
         names.setdefault(why, []).append(name)
@@ -399,7 +399,7 @@ def _left_out(reasons: Mapping[str, str]) -> str:
 
 
 def _made_of(parts: Mapping[str, Any]) -> str:
-    """The parts of a core with what each earned, in words."""
+    """The parts of a ranking core and what each of them gained, in words."""
     blend = ", ".join(
         f"{name} (+{parts['gains'][name]:.3f} nats)" if name in parts["gains"] else name for name in parts["blend"]
     )  # fmt: skip

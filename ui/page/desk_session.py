@@ -22,7 +22,7 @@ from whyfeed.retrieval.errors import WhyfeedError
 from whyfeed.retrieval.privacy.vault import CHIP
 from whyfeed.ui.page import messages
 from whyfeed.ui.page.cards import Cards, link, moment, short
-from whyfeed.ui.page.desk_texts import (
+from whyfeed.ui.page.desk_cards import (
     action,
     arguments,
     card_of,
