@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from whyfeed.agent.registry import JUDGE, Registry
 from whyfeed.agent.settings import Settings
 from whyfeed.retrieval.community.embedder import Embedder, open_embedder
 from whyfeed.retrieval.errors import ModelError, WeightsError, WhyfeedError
+from whyfeed.retrieval.progress import Progress
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -193,7 +193,7 @@ class Models:
         with self._lock:
             self._slots[role].give(engine)
 
-    def fetch(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def fetch(self, progress: Progress | None = None) -> None:
         """Download missing weights in the background; `status` follows it, `close` stops it.
 
         `progress` is called with a file's name, the bytes that are there and those that it has.
