@@ -40,8 +40,8 @@ _BRITISH = re.compile(r"(?<=[a-z][bdgilmnpv])our")  # colour, favour; not hour, 
 def detect_language(text: str, default: Language) -> Language:
     """The language of a text, by its function words where it mixes both languages.
 
-    推荐一些 error correction 的帖子 is zh, "something about 量子" is en. `default` is returned for a text with no letters
-    of either language. Only the first 300 characters are read.
+    推荐一些 error correction 的帖子 is zh, "something about 量子" is en. `default` is returned for a text without
+    letters of either language. Only the first 300 characters are read.
     """
     text = text[:300]
     han, latin = HAN.search(text), _LATIN.search(text)
