@@ -26,11 +26,11 @@ _Keys = list[tuple[Floats, Floats]]  # of each layer: keys and values (heads, to
 @dataclass(frozen=True, slots=True)
 class _Layer:
     # Sizes: d is the width, q and kv are the widths of all query heads and of all key heads, wide that of the MLP.
-    attend: Floats  # (d, q + 2 kv): query, key and value projections, multiplied by the weights of the norm before them
-    shift: Floats  # (q + 2 kv,): their bias; zero in a Llama
-    join: Floats  # (q, d): output projection of attention
-    widen: Floats  # (d, 2 wide): gate and up projections, multiplied by the weights of the norm before them
-    narrow: Floats  # (wide, d): down projection
+    qkv: Floats  # (d, q + 2 kv): query, key and value projections, multiplied by the weights of the norm before them
+    qkv_bias: Floats  # (q + 2 kv,): their bias; zero in a Llama
+    output: Floats  # (q, d): output projection of attention
+    gate_up: Floats  # (d, 2 wide): gate and up projections, multiplied by the weights of the norm before them
+    down: Floats  # (wide, d): down projection
 
 
 class CausalModel:
@@ -87,24 +87,24 @@ class CausalModel:
         cos, sin = (np.asarray(wave, dtype=np.float32)[:, None, :] for wave in (np.cos(angles), np.sin(angles)))
         states = self._embedded(np.concatenate(texts))
         for number, layer in enumerate(self._layers[:depth]):
-            mixed = (self._normed(states) @ layer.attend + layer.shift).reshape(len(states), -1, self._size)
-            asked, keys, values = np.split(mixed, [self._heads, self._heads + self._shared], axis=1)
-            asked, keys = _turned(asked, cos, sin), _turned(keys, cos, sin)
+            mixed = (self._normed(states) @ layer.qkv + layer.qkv_bias).reshape(len(states), -1, self._size)
+            queries, keys, values = np.split(mixed, [self._heads, self._heads + self._shared], axis=1)
+            queries, keys = _rotated(queries, cos, sin), _rotated(keys, cos, sin)
             seen, begin = np.empty((len(states), self._heads, self._size), dtype=np.float32), 0
             for count, length in runs:  # only attention needs to know which tokens belong to which text
                 part = slice(begin, begin := begin + count * length)
                 kept = self._apart(keys[part], count), self._apart(values[part], count)
-                seen[part] = self._attended(asked[part], *kept, before[number] if before else None)
-            states += seen.reshape(len(states), -1) @ layer.join
-            gate, up = np.split(self._normed(states) @ layer.widen, 2, axis=1)
-            states += (gate / (1 + np.exp(-gate)) * up) @ layer.narrow
+                seen[part] = self._attended(queries[part], *kept, before[number] if before else None)
+            states += seen.reshape(len(states), -1) @ layer.output
+            gate, up = np.split(self._normed(states) @ layer.gate_up, 2, axis=1)
+            states += (gate / (1 + np.exp(-gate)) * up) @ layer.down
             yield number + 1, states, kept
 
     def _apart(self, heads: Floats, count: int) -> Floats:
         """Reshape (tokens of all texts, heads, size) of `count` texts of one length to (texts, heads, tokens, size)."""
         return np.ascontiguousarray(heads.reshape(count, -1, *heads.shape[1:]).transpose(0, 2, 1, 3))
 
-    def _attended(self, asked: Floats, keys: Floats, values: Floats, before: tuple[Floats, Floats] | None) -> Floats:
+    def _attended(self, queries: Floats, keys: Floats, values: Floats, before: tuple[Floats, Floats] | None) -> Floats:
         """Causal attention (tokens, heads, size) of each text of one run to itself and to the common prefix."""
         count, _, length, _ = keys.shape
         if before:
@@ -114,7 +114,7 @@ class CausalModel:
             )
         # Grouped-query attention: query heads that share a key head are one axis with the tokens, so that the shape is
         # (texts, key heads, query heads of each x tokens, size).
-        grouped = self._apart(asked, count).reshape(count, self._shared, -1, self._size)
+        grouped = self._apart(queries, count).reshape(count, self._shared, -1, self._size)
         scores = grouped @ keys.transpose(0, 1, 3, 2)
         shape = scores.shape
         scores = scores.reshape(count, self._shared, -1, length, shape[-1])
@@ -138,28 +138,28 @@ class CausalModel:
         def weight(name: str) -> Any:
             return self._file.tensor(f"blk.{number}.{name}.weight").astype(np.float32)
 
-        def shift(name: str, like: Floats) -> Any:
+        def bias(name: str, like: Floats) -> Any:
             name = f"blk.{number}.{name}.bias"
             return self._file.tensor(name) if name in self._file else np.zeros(len(like), dtype=np.float32)
 
         names = ("attn_q", "attn_k", "attn_v")
-        asked, keys, values = (weight(name) for name in names)
-        shifts = [shift(name, of) for name, of in zip(names, (asked, keys, values), strict=True)]
+        queries, keys, values = (weight(name) for name in names)
+        biases = [bias(name, of) for name, of in zip(names, (queries, keys, values), strict=True)]
         if interleaved:
             # GGUF files of Llama interleave the two halves that rotary embedding rotates; make them contiguous.
             places = np.arange(self._size).reshape(-1, 2).T.ravel()
-            asked, keys = (
-                each.reshape(-1, self._size, self.width)[:, places].reshape(-1, self.width) for each in (asked, keys)
+            queries, keys = (
+                each.reshape(-1, self._size, self.width)[:, places].reshape(-1, self.width) for each in (queries, keys)
             )
         scale = np.float32(1 / np.sqrt(self._size))
-        attend = np.concatenate([asked * scale, keys, values]) * weight("attn_norm")
-        widen = np.concatenate([weight("ffn_gate"), weight("ffn_up")]) * weight("ffn_norm")
-        join, narrow = weight("attn_output"), weight("ffn_down")
-        shifted = np.concatenate([shifts[0] * scale, *shifts[1:]])
-        return _Layer(attend.T, shifted, join.T, widen.T, narrow.T)  # views: BLAS reads either way
+        qkv = np.concatenate([queries * scale, keys, values]) * weight("attn_norm")
+        gate_up = np.concatenate([weight("ffn_gate"), weight("ffn_up")]) * weight("ffn_norm")
+        output, down = weight("attn_output"), weight("ffn_down")
+        qkv_bias = np.concatenate([biases[0] * scale, *biases[1:]])
+        return _Layer(qkv.T, qkv_bias, output.T, gate_up.T, down.T)  # views: BLAS reads either way
 
 
-def _turned(heads: Floats, cos: Floats, sin: Floats) -> Floats:
+def _rotated(heads: Floats, cos: Floats, sin: Floats) -> Floats:
     """Rotary position embedding (Su et al. 2021) applied to (tokens, heads, size)."""
     half = heads.shape[-1] // 2
     one, other = heads[..., :half], heads[..., half:]

@@ -8,7 +8,7 @@ from typing import Any
 _LIFT = 100.0  # logit bias of the labels, larger than any difference of logits
 
 
-def weighing(labels: Sequence[int]) -> dict[str, Any]:
+def label_options(labels: Sequence[int]) -> dict[str, Any]:
     """Sampling options for a request of one token that reduce the candidates to these two token ids.
 
     Both get the same bias, so their ratio of probabilities is that of the model.
@@ -19,7 +19,7 @@ def weighing(labels: Sequence[int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def share(answer: Mapping[str, Any], labels: Sequence[int]) -> float:
+def label_probability(answer: Mapping[str, Any], labels: Sequence[int]) -> float:
     """P(first label), of the two, from the answer to such a request.
 
     LookupError, ValueError or TypeError when the answer does not have both.

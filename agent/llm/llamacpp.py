@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from whyfeed.agent.llm.engine import ChatRequest, Completion, Job, JudgeRequest, check_wanted, checked_text
-from whyfeed.agent.llm.llama_labels import share, weighing
+from whyfeed.agent.llm.llama_labels import label_options, label_probability
 from whyfeed.retrieval.errors import ModelError, one_line
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class EmbeddedEngine:
             labels = self._label(request.yes), self._label(request.no)
             if labels[0] == labels[1]:
                 raise ValueError(f"yes and no are the same token: {request.yes!r}")
-            self._hold(request.prefix, job)
+            self._cache_prefix(request.prefix, job)
             return [self._probability(candidate, labels, job) for candidate in request.candidates]
 
         return self._job(work, "whyfeed-judge").result(request.cancel)
@@ -124,7 +124,7 @@ class EmbeddedEngine:
         """See `Engine.warm`; effective until the next call with another prompt. ValueError for an empty prefix."""
         if not checked_text(prefix):
             raise ValueError("prefix must not be empty")
-        self._job(lambda job: self._hold(prefix, job), "whyfeed-warm").result()
+        self._job(lambda job: self._cache_prefix(prefix, job), "whyfeed-warm").result()
 
     def load(self) -> None:
         """Load the weights now instead of at the first call; ModelError when that fails."""
@@ -309,7 +309,7 @@ class EmbeddedEngine:
         self._streamed("handle_completions", body, take, job)
         return last
 
-    def _hold(self, prefix: str, job: Job[Any]) -> None:
+    def _cache_prefix(self, prefix: str, job: Job[Any]) -> None:
         """Make exactly this prefix the content of the slot's cache, computed without reuse of the old content."""
         if self._prefix == prefix:
             return
@@ -323,12 +323,12 @@ class EmbeddedEngine:
         # and the rest computed in a batch of another shape, with other rounding.
         self._complete_ids(self._prefix_ids, job, n_predict=0)
         ids = self._prefix_ids + self._tokens(candidate, opening=False)
-        body = {"prompt": ids, "cache_prompt": True, "n_predict": 1, **weighing(labels)}
+        body = {"prompt": ids, "cache_prompt": True, "n_predict": 1, **label_options(labels)}
         answer = self._native("handle_completions", body)
         self._refuse_error(answer)
         check_wanted(job.stop)
         try:
-            return share(answer, labels)
+            return label_probability(answer, labels)
         except LookupError as exc:
             raise ModelError(
                 f"{self.name!r} did not weigh the two labels against each other; use another model"

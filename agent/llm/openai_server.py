@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from whyfeed.agent.llm.engine import ChatRequest, Completion, Job, JudgeRequest, check_wanted, checked_text
-from whyfeed.agent.llm.llama_labels import share, weighing
+from whyfeed.agent.llm.llama_labels import label_options, label_probability
 from whyfeed.retrieval.errors import ModelError, UnreachableError, one_line
 
 if TYPE_CHECKING:
@@ -287,18 +287,18 @@ class OpenAIEngine:
         return self._probabilities([float(row["score"]) for row in rows], len(ids) - 3)
 
     def _score_by_llama(self, ids: list[list[int]], job: Job[list[float]]) -> list[float]:
-        """P(yes) from llama.cpp's server, with a logit bias that leaves only the two labels; see `weighing`.
+        """P(yes) from llama.cpp's server, with a logit bias that leaves only the two labels; see `label_options`.
 
         Prompts are sent one at a time and without the cache: a cached start would change the shape of the batches and
         so the rounding, and scores would depend on earlier requests.
         """
         labels = self._labels(ids)
-        body = {"model": self._chosen(), "max_tokens": 1, "cache_prompt": False, **weighing(labels)}
+        body = {"model": self._chosen(), "max_tokens": 1, "cache_prompt": False, **label_options(labels)}
         scores = []
         for item in ids[1:-2]:
             check_wanted(job.stop)
             answer = self._post("/v1/completions", {**body, "prompt": [*ids[0], *item]})
-            scores.append(share(answer, labels))
+            scores.append(label_probability(answer, labels))
         return self._probabilities(scores, len(ids) - 3)
 
     def _score_by_logprobs(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Role = Literal["writer", "ranker"]
 ROLES: tuple[Role, ...] = ("writer", "ranker")
 EMBEDDER = "embedder"  # name in the registry of a sentence-transformers folder, see `finetune.llm.embedder`
-_LOOK_AGAIN = 5.0  # seconds between two checks whether the server has the home's judge as an adapter
+_CHECK_AGAIN = 5.0  # seconds between two checks whether the server has the home's judge as an adapter
 TUNED = "tuned"  # value of the setting `embedder` for the live one of the registry
 
 
@@ -72,7 +72,7 @@ class RoleSlot:
         self.breaker: CircuitBreaker | None = None
         self.served: Engine | None = None  # `breaker`, metered
         self.adapter = ""  # name of the adapter that is used at the server; "" for its base model
-        self.looked = 0.0  # `time.monotonic` of the last check for adapters at the server
+        self.checked = 0.0  # `time.monotonic` of the last check for adapters at the server
 
     @property
     def down(self) -> str:
@@ -266,17 +266,17 @@ class Models:
         slot = self._slots[role]
         wanted = self._own().name if role == "ranker" else ""
         if slot.breaker is not None and slot.served is not None:
-            due = time.monotonic() > slot.looked + _LOOK_AGAIN
+            due = time.monotonic() > slot.checked + _CHECK_AGAIN
             if wanted == slot.adapter or slot.down or not due:
                 return slot.served
-            slot.looked = time.monotonic()
+            slot.checked = time.monotonic()
             if (wanted if wanted in slot.breaker.probe() else "") == slot.adapter:
                 return slot.served  # nothing has changed there
         breaker = CircuitBreaker(self._client(self._settings.llm_model or None))
         # Asking also fixes the model's name, which is part of the keys of cached documents.
         names = breaker.probe()
         if role == "ranker":
-            slot.looked = time.monotonic()
+            slot.checked = time.monotonic()
             slot.adapter = wanted if wanted in names else ""
             if slot.adapter:
                 breaker.close()

@@ -146,7 +146,7 @@ class Community:
         community.tag_vectors = _tag_vectors(store.home / TAGS_FILE, community.common_tags, embedder, as_of is None)
         return community
 
-    def take_in(self, store: Store) -> None:
+    def add_new_events(self, store: Store) -> None:
         """Add the events appended since the last call; co-occurrence is recomputed when there are enough new ones."""
         with self._lock:
             new = [item for item in store.events(after=self.last_event) if _known_by(item[1], self._events_until)]
@@ -159,7 +159,7 @@ class Community:
             if (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1):
                 self._count()
 
-    def look_ahead(self, model: NextItem | None, states: Vectors | None = None) -> None:
+    def set_next_item(self, model: NextItem | None, states: Vectors | None = None) -> None:
         """Set the next-item transformer, or none.
 
         `states` (posts, d) are the vectors of its post encoder, if it has one; see `NextItem.text`.

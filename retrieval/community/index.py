@@ -113,10 +113,10 @@ class PostIndex:
             raise ValueError(f"query vectors {vectors.shape}: need (n, {self.dimension})")
         if not len(self) or k < 1:
             return [[] for _ in vectors]
-        hidden = np.unique(np.asarray([] if exclude is None else exclude, dtype=np.int64))
+        excluded = np.unique(np.asarray([] if exclude is None else exclude, dtype=np.int64))
         array = np.ascontiguousarray(vectors, dtype=np.float32)
         with self._lock:
-            found = self._search(array, k, hidden)
+            found = self._search(array, k, excluded)
         return [
             [(num, score) for num, score in zip(nums.tolist(), scores.tolist(), strict=True) if num >= 0][:k]
             for nums, scores in found
@@ -171,17 +171,17 @@ class PostIndex:
             ) from exc
         return index
 
-    def _search(self, vectors: Vectors, k: int, hidden: Rows) -> Sequence[tuple[Rows, Floats]]:
+    def _search(self, vectors: Vectors, k: int, excluded: Rows) -> Sequence[tuple[Rows, Floats]]:
         """(numbers, cosines) for each vector, best first; the number -1 means none, and there may be more than k."""
         import faiss
 
-        wide = min(k + len(hidden), self._index.ntotal)
+        wide = min(k + len(excluded), self._index.ntotal)
         if faiss.get_num_gpus() and wide <= _GPU_MAX_K:
             # FAISS has no id selectors on a GPU: search for more, and drop the excluded ones.
             if self._gpu is None:
                 self._gpu = faiss.index_cpu_to_all_gpus(self._index)
             scores, nums = self._gpu.search(vectors, wide)
-            return list(zip(np.where(np.isin(nums, hidden), -1, nums), scores, strict=True))
+            return list(zip(np.where(np.isin(nums, excluded), -1, nums), scores, strict=True))
         inner = self._inner()
         if isinstance(inner, faiss.IndexFlat):
             # FAISS reads every vector once per query; reading them once for all queries takes less than half the time.
@@ -191,17 +191,17 @@ class PostIndex:
             for cosines in np.ascontiguousarray(np.vecdot(there, vectors).T):
                 places = largest(cosines, wide)
                 nums = ids[places]
-                found.append((np.where(np.isin(nums, hidden), -1, nums), cosines[places]))
+                found.append((np.where(np.isin(nums, excluded), -1, nums), cosines[places]))
             return found
-        parameters = self._parameters(hidden) if len(hidden) else None
+        parameters = self._parameters(excluded) if len(excluded) else None
         with _threads(len(vectors) * self._index.ntotal):
             scores, nums = self._index.search(vectors, min(k, self._index.ntotal), params=parameters)
         return list(zip(nums, scores, strict=True))
 
-    def _parameters(self, hidden: Rows) -> Any:
+    def _parameters(self, excluded: Rows) -> Any:
         import faiss
 
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(hidden))
+        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded))
         inner = self._inner()
         if isinstance(inner, faiss.IndexIVF):
             return faiss.SearchParametersIVF(sel=selector, nprobe=inner.nprobe)

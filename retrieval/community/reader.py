@@ -166,7 +166,7 @@ def read(user: str, events: Sequence[Event], community: Community, embedder: Emb
     timeline = tuple(event for _, event in ordered)
     acts: dict[int, list[Event]] = defaultdict(list)
     past: dict[int, float] = {}
-    pushed: dict[int, bool] = {}
+    rejected: dict[int, bool] = {}
     for event in timeline:
         row = community.row_of.get(event.post)
         if row is None:
@@ -175,10 +175,10 @@ def read(user: str, events: Sequence[Event], community: Community, embedder: Emb
         weight = event.weight
         if weight > 0:
             past[row] = max(past.pop(row, 0.0), weight)  # moves the post to the end of the order
-            pushed.pop(row, None)
+            rejected.pop(row, None)
         elif weight < 0:
             past.pop(row, None)
-            pushed[row] = True
+            rejected[row] = True
     replied: dict[str, int] = defaultdict(int)
     for row in past:
         if community.authors[row] not in ("", user):
@@ -186,7 +186,7 @@ def read(user: str, events: Sequence[Event], community: Community, embedder: Emb
     rules, named = _rules(timeline), _named(timeline)
     vectors = embedder.encode([topic for _, topic in named]) if named else np.zeros((0, embedder.dimension), np.float32)
     liked = Liked.of(_latest(past, LONGEST + 1), community)
-    ledger = _Ledger(user, timeline, acts, past, replied, tuple(pushed), rules, named, vectors)
+    ledger = _Ledger(user, timeline, acts, past, replied, tuple(rejected), rules, named, vectors)
     return _compose(ledger, liked, community)
 
 
@@ -250,7 +250,7 @@ def _groups(
     rows: Rows, weights: Floats, vectors: Vectors, distances: npt.NDArray[np.float64]
 ) -> list[tuple[Vectors, float, tuple[int, ...], str]]:
     """(mean vector, weight, rows by their contribution, "" for the topic) of each cluster of posts."""
-    together = _together(distances)
+    together = _clusters(distances)
     if not together:
         return []
     weighted = vectors * weights[:, None]
@@ -268,7 +268,7 @@ def _groups(
     ]
 
 
-def _together(distances: npt.NDArray[np.float64]) -> list[list[int]]:
+def _clusters(distances: npt.NDArray[np.float64]) -> list[list[int]]:
     """Clusters by Ward's method, as lists of indices; `distances` is (n, n)."""
     size = len(distances)
     clusters = {place: [place] for place in range(size)}

@@ -76,61 +76,63 @@ class Signal:
     range: tuple[float, float]
 
 
-def _interest(given: SignalContext) -> Floats:
-    return given.cosines[:, 1:].max(axis=1) if given.reader.groups else given.nothing
+def _interest(context: SignalContext) -> Floats:
+    return context.cosines[:, 1:].max(axis=1) if context.reader.groups else context.nothing
 
 
-def _recent(given: SignalContext) -> Floats:
-    return given.cosines[:, 0]
+def _recent(context: SignalContext) -> Floats:
+    return context.cosines[:, 0]
 
 
-def _cooccurrence(given: SignalContext) -> Floats:
-    return on_log_scale(given.spread)
+def _cooccurrence(context: SignalContext) -> Floats:
+    return on_log_scale(context.spread)
 
 
-def _next(given: SignalContext) -> Floats:
-    ahead = given.community.next_posts
-    return given.nothing if ahead is None else ahead.score(given.reader.rows, given.rows)
+def _next(context: SignalContext) -> Floats:
+    ahead = context.community.next_posts
+    return context.nothing if ahead is None else ahead.score(context.reader.rows, context.rows)
 
 
-def _tags(given: SignalContext) -> Floats:
-    if not given.reader.tags:
-        return given.nothing
-    return np.array([_shared_tags(given.community, row, given.reader.tags) for row in given.places], dtype=np.float32)
+def _tags(context: SignalContext) -> Floats:
+    if not context.reader.tags:
+        return context.nothing
+    return np.array(
+        [_shared_tags(context.community, row, context.reader.tags) for row in context.places], dtype=np.float32
+    )
 
 
-def _people(given: SignalContext) -> Floats:
-    known, authors = given.reader.people, given.community.authors
-    people = np.array([known.get(authors[row], 0.0) for row in given.places], dtype=np.float32)
+def _people(context: SignalContext) -> Floats:
+    known, authors = context.reader.people, context.community.authors
+    people = np.array([known.get(authors[row], 0.0) for row in context.places], dtype=np.float32)
     return np.minimum(np.log1p(people) / 4, 1)
 
 
-def _community(given: SignalContext) -> Floats:
-    shares, codes = given.reader.communities, given.community.community_codes[given.rows].tolist()
+def _community(context: SignalContext) -> Floats:
+    shares, codes = context.reader.communities, context.community.community_codes[context.rows].tolist()
     return np.array([shares.get(code, 0.0) for code in codes], dtype=np.float32)
 
 
-def _fresh(given: SignalContext) -> Floats:
-    return given.community.freshness(given.rows)
+def _fresh(context: SignalContext) -> Floats:
+    return context.community.freshness(context.rows)
 
 
-def _popular(given: SignalContext) -> Floats:
-    return given.community.popularity(given.rows)
+def _popular(context: SignalContext) -> Floats:
+    return context.community.popularity(context.rows)
 
 
-def _disliked(given: SignalContext) -> Floats:
-    if not given.reader.hidden:
-        return given.nothing
-    nearest = _cosines(given.vectors, given.community.vectors(given.reader.hidden)).max(axis=1)
+def _disliked(context: SignalContext) -> Floats:
+    if not context.reader.hidden:
+        return context.nothing
+    nearest = _cosines(context.vectors, context.community.vectors(context.reader.hidden)).max(axis=1)
     return np.asarray(np.maximum(nearest - 0.3, 0) / 0.7, dtype=np.float32)
 
 
-def _query(given: SignalContext) -> Floats:
-    return _asked(given, given.query)
+def _query(context: SignalContext) -> Floats:
+    return _asked(context, context.query)
 
 
-def _include(given: SignalContext) -> Floats:
-    return _asked(given, given.include)
+def _include(context: SignalContext) -> Floats:
+    return _asked(context, context.include)
 
 
 TABLE: tuple[Signal, ...] = (
@@ -166,11 +168,11 @@ SIGNALS = (*MEASURED, *_names("judged"))
 _FUNCTIONS = {signal.name: signal.function for signal in TABLE if signal.function is not None}
 
 
-def measure(given: SignalContext, names: Sequence[str] = MEASURED) -> Floats:
+def measure(context: SignalContext, names: Sequence[str] = MEASURED) -> Floats:
     """The signals with these names, as an array (n, len(names)); a post's values do not depend on the other posts."""
-    measured = np.zeros((len(given.rows), len(names)), dtype=np.float32)
+    measured = np.zeros((len(context.rows), len(names)), dtype=np.float32)
     for column, name in enumerate(names):
-        measured[:, column] = _FUNCTIONS[name](given)
+        measured[:, column] = _FUNCTIONS[name](context)
     return measured
 
 
@@ -197,8 +199,8 @@ def on_log_scale(spread_values: Floats) -> Floats:
     return np.asarray((np.log10(np.maximum(spread_values, _FLOOR)) + 5) / 5, dtype=np.float32)
 
 
-def _asked(given: SignalContext, asked: Mapping[int, float] | None) -> Floats:
-    return np.array([asked.get(row, 0.0) for row in given.places], dtype=np.float32) if asked else given.nothing
+def _asked(context: SignalContext, asked: Mapping[int, float] | None) -> Floats:
+    return np.array([asked.get(row, 0.0) for row in context.places], dtype=np.float32) if asked else context.nothing
 
 
 def _cosines(vectors: Vectors, others: Vectors) -> Floats:

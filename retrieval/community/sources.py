@@ -199,15 +199,15 @@ class AskedSource:
 
 
 SOURCES: tuple[Callable[[SourceContext], Source], ...] = (
-    lambda given: InterestSource(given.community, given.topics),
-    lambda given: CooccurrenceSource(given.spread),
-    lambda given: NextSource(given.community),
-    lambda given: TextSource(given.store, given.topics),
-    lambda given: PeopleSource(given.community),
-    lambda given: FreshSource(given.community),
-    lambda given: PopularSource(given.community),
-    lambda given: AskedSource("include", given.include),
-    lambda given: ExploreSource(given.community, given.seed),
+    lambda context: InterestSource(context.community, context.topics),
+    lambda context: CooccurrenceSource(context.spread),
+    lambda context: NextSource(context.community),
+    lambda context: TextSource(context.store, context.topics),
+    lambda context: PeopleSource(context.community),
+    lambda context: FreshSource(context.community),
+    lambda context: PopularSource(context.community),
+    lambda context: AskedSource("include", context.include),
+    lambda context: ExploreSource(context.community, context.seed),
 )
 
 
