@@ -13,7 +13,7 @@ Rows = npt.NDArray[np.int64]  # indices of posts in a community's arrays
 
 
 def unit(vectors: npt.ArrayLike) -> Vectors:
-    """Rows scaled to length 1; zero rows stay zero, NaN becomes zero."""
+    """Vectors (n, d), or one (d,), scaled to Euclidean length 1; zero vectors stay zero, NaN becomes zero."""
     array = np.nan_to_num(np.asarray(vectors, dtype=np.float32))
     norms = np.linalg.norm(array, axis=-1, keepdims=True)
     return np.asarray(array / np.maximum(norms, 1e-12), dtype=np.float32)

@@ -53,7 +53,7 @@ class UnknownConversation(DataError):
 
 
 class HomeError(WhyfeedError):
-    """The home folder or the machine needs the operator."""
+    """A problem of the home folder or the machine that the operator of whyfeed must solve."""
 
 
 class WeightsError(HomeError):

@@ -1,4 +1,4 @@
-"""An event: one line of the append-only ledger.
+"""An event: one row of the append-only ledger, with its kinds and their weights.
 
 Interactions (what a user did with a post) and steering (what a user told whyfeed) are both events.
 Profile, counters and rules are computed from the ledger alone, so they can always be recomputed.

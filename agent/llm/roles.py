@@ -151,7 +151,7 @@ class Models:
         return self._engine("writer")
 
     def ranker(self) -> Engine | None:
-        """The LLM that judges a reader and a post, or None while there is none."""
+        """The LLM that judges whether a reader will engage with a post, or None while there is none."""
         return self._engine("ranker")
 
     def tool_caller(self) -> BaseChatModel | None:

@@ -30,7 +30,7 @@ class Usage:
         self._counts: dict[str, Count] = {}
 
     def add(self, role: str, seconds: float, prompt_tokens: int = 0, tokens: int = 0) -> None:
-        """Count one call."""
+        """Count one call of a role that took `seconds`, with its numbers of tokens."""
         with self._lock:
             count = self._counts.setdefault(role, Count())
             count.calls += 1

@@ -195,7 +195,7 @@ class Supervisor:
                 self._file.close()
 
     def tail(self) -> str:
-        """The last lines of the log."""
+        """The last lines of the log, for error messages; "" when it cannot be read."""
         try:
             lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:

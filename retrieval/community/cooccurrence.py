@@ -43,7 +43,7 @@ class Cooccurrence:
         return side @ self._counts
 
     def spread(self, reach: Any, weights: Floats) -> Floats:
-        """Scores (n,) of all posts for a history with these weights; linear in the weights."""
+        """Scores (n,) of all posts for a history, linear in its weights (len(history),); `reach` as from `reach`."""
         reached = reach.T @ weights
         there = np.flatnonzero(reached)
         # Few scores differ from 0: a product with the neighbours of all posts would cost several times as much.

@@ -36,12 +36,12 @@ class PostEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """Changes with everything that changes the vectors: weights, layers, pooling."""
+        """Identifies the vectors: encoders with other weights, layers or pooling have another name."""
         ...
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector."""
+        """Length of a vector."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Vectors:

@@ -46,7 +46,7 @@ _COLUMNS = 1 << 18  # columns of the hashed bag of words; more than there are wo
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A similar case. The `weight`s of all neighbours sum to 1."""
+    """A similar case: the cosine of its vector, and its weight; the weights of all neighbours sum to 1."""
 
     case: Case
     similarity: float
@@ -148,7 +148,7 @@ class CaseBook:
         return [Neighbour(cases[nums[place]], near[nums[place]], float(weights[place])) for place in order]
 
     def rarity(self, word: str) -> float:
-        """Inverse document frequency of a word: 0 if every answer has it, log of the number of answers if none has."""
+        """Inverse document frequency log((n + 1) / (n with the word + 1)) over the n counted answers; 1 without any."""
         return math.log((self._read + 1) / (self._frequency[word] + 1)) if self._read else 1.0
 
     def bags(self, texts: Sequence[str]) -> Any:

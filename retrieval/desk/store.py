@@ -125,7 +125,7 @@ class DeskStore:
                 yield found
 
     def all(self) -> Iterator[DeskConversation]:
-        """Every conversation in the order in which they came."""
+        """Every conversation in the order of arrival."""
         for row in self._all("SELECT num FROM desk_conversations ORDER BY num"):
             if found := self._read(row[0]):
                 yield found
@@ -168,7 +168,7 @@ class DeskStore:
         return len(turns)
 
     def unmask(self, id: str, text: str) -> str:
-        """The text with the values of an open conversation in place of their chips."""
+        """The text with the values of an open conversation in place of their chips; UnknownConversation."""
         return Vault(self.chips(id)).unmask(text)
 
     def chips(self, id: str) -> dict[str, str]:

@@ -121,7 +121,7 @@ class DeskConversation:
 
     @property
     def asked(self) -> str:
-        """What the customer has said since the operator last spoke; "" when nobody waits for an answer."""
+        """The customer's messages since the operator's last one, joined by spaces; "" when there are none."""
         return " ".join(turn.text for turn in since_answer(self.turns) if turn.role == "customer" and turn.text)
 
 

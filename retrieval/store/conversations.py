@@ -56,7 +56,7 @@ class Conversations:
         return [Turn(row[0], row[1], None if row[2] is None else json.loads(row[2]), row[3]) for row in rows[::-1]]
 
     def of(self, user: str, limit: int = 50) -> list[tuple[str, str, float]]:
-        """(id, first words, time of the last turn) of a user's conversations, the newest first."""
+        """(id, start of the first message, Unix seconds of the last turn) of a user's conversations, newest first."""
         rows = self._store.database.connection.execute(
             "SELECT c.id, (SELECT text FROM turns WHERE conversation = c.id AND role = 'user' ORDER BY num LIMIT 1),"
             " coalesce((SELECT max(time) FROM turns WHERE conversation = c.id), c.created) AS latest"

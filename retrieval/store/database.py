@@ -237,7 +237,7 @@ class Database:
 
     @property
     def connection(self) -> SqliteDatabase:
-        """This thread's connection."""
+        """The connection of the current thread, opened at its first use; sqlite3.ProgrammingError after `close`."""
         db: SqliteDatabase | None = getattr(self._local, "db", None)
         if db is None:
             conn = sqlite3.connect(
