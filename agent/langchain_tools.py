@@ -14,7 +14,7 @@ from pydantic import Field
 from whyfeed.agent.agent import Agent
 from whyfeed.agent.operations import TOOLS, Operation
 from whyfeed.agent.recommend.service import MOST
-from whyfeed.retrieval.errors import WhyfeedError
+from whyfeed.retrieval.errors import WhyfeedError, one_line
 from whyfeed.retrieval.post import Post
 
 __all__ = ["WhyfeedRetriever", "tools"]
@@ -67,7 +67,7 @@ def _tool(agent: Agent, operation: Operation, user: str | None) -> BaseTool:
         try:
             return json.dumps(operation.call(agent, {**arguments, **fixed}), ensure_ascii=False)
         except (WhyfeedError, ValueError) as exc:
-            raise ToolException(" ".join(str(exc).split())) from exc
+            raise ToolException(one_line(exc, None)) from exc
 
     # The schema instead of the pydantic model: arguments are then checked in one place, with one-line errors.
     return StructuredTool.from_function(

@@ -1,1 +1,1 @@
-"""What is known and what could be shown: store, exchange, embeddings, index, profiles, candidate sources."""
+"""The data of a home and the search in it: value types, database, privacy, community in memory, service desk."""

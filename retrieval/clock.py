@@ -1,7 +1,7 @@
-"""Times as the exchange format writes them: ISO 8601, Unix seconds, an order number, or nothing.
+"""Times of the exchange format: ISO 8601, Unix seconds, or an order number; read and written.
 
-Inside whyfeed a time is a float of Unix seconds (or an order number: nothing depends on the unit
-except freshness, which is then relative to the community's own span).
+Inside whyfeed a time is a float of Unix seconds, or an order number where the data has no dates. Only freshness
+depends on the unit, and it is measured relative to the time span of the community.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 
 def parse_time(value: object) -> float | None:
-    """Read one time. None and the empty string mean unknown; anything unreadable is a ValueError."""
+    """Read one time, as Unix seconds; None and "" give None. ValueError for anything else that is not a time."""
     if value is None or value == "":
         return None
     if isinstance(value, bool):
@@ -40,6 +40,6 @@ def format_time(seconds: float | None) -> str | float | None:
         return None
     if seconds < 31_536_000 or seconds > 253_402_300_799:
         return seconds
-    # Counted in whole milliseconds, so that a time that was read back is written the same again.
+    # Rounded to whole milliseconds: a time that is written, read and written again stays the same.
     moment = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=round(seconds * 1000))
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

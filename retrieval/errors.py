@@ -1,4 +1,4 @@
-"""What can go wrong, grouped by who must act.
+"""The errors that whyfeed raises, grouped by who must act: caller, operator, or a fallback.
 
 WhyfeedError
 ├── DataError      the caller gave something that cannot be used: an unknown user, a broken folder
@@ -8,7 +8,7 @@ WhyfeedError
 │   └── UnknownConversation
 ├── HomeError      the operator must act: disk, a newer database, a port in use, broken weights
 │   └── WeightsError
-└── ModelError     a language model failed or is not there; callers fall back and say so
+└── ModelError     a language model failed or is missing; callers fall back and say so
     └── UnreachableError
 
 A message names the thing with ``{x!r}`` and ends with what to do. Errors of other libraries are
@@ -17,7 +17,7 @@ translated once, where they enter. Bad arguments of the Python interface raise `
 
 
 class WhyfeedError(Exception):
-    """Base of everything that whyfeed raises on purpose; its text is fit to show a person."""
+    """Base of everything that whyfeed raises on purpose; its text can be shown to users."""
 
 
 class DataError(WhyfeedError):
@@ -53,7 +53,7 @@ class UnknownConversation(DataError):
 
 
 class HomeError(WhyfeedError):
-    """The home folder or the machine needs the operator."""
+    """A problem of the home folder or the machine that the operator of whyfeed must solve."""
 
 
 class WeightsError(HomeError):
@@ -65,7 +65,7 @@ class ModelError(WhyfeedError):
 
 
 class UnreachableError(ModelError):
-    """The server of a model does not answer, or fails whatever it is asked."""
+    """The server of a model does not answer, or answers every request with a failure."""
 
 
 def one_line(exc: BaseException, limit: int | None = 300) -> str:

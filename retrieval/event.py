@@ -1,7 +1,7 @@
-"""An event: one line of the append-only ledger.
+"""An event: one row of the append-only ledger, with its kinds and their weights.
 
-Interactions (what a user did with a post) and steering (what a user told us) are both events, so
-that profile, counters and rules are all computed from one place and can be recomputed from it.
+Interactions (what a user did with a post) and steering (what a user told whyfeed) are both events.
+Profile, counters and rules are computed from the ledger alone, so they can always be recomputed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from whyfeed.retrieval.clock import format_time, parse_time
 from whyfeed.retrieval.post import clean_text, row_id
 
-# How much an act says about interest. Writing costs more than a click; what was pushed away is negative.
-# `rate` is read from its value (stars) by `Event.weight`.
+# Weight of an event kind as evidence of interest, in [-1, 1]. Writing takes more effort than a click and weighs more;
+# rejections are negative. For `rate`, `Event.weight` uses the stars in the event's value instead.
 INTEREST: Mapping[str, float] = {
     "ask": 1.0,
     "answer": 1.0,
@@ -33,10 +33,11 @@ INTEREST: Mapping[str, float] = {
     "dislike": -1.0,
     "hide": -1.0,
 }
-# What a user says to whyfeed itself. `text` carries the topic, or the id of the rule that is switched.
+# Instructions of a user to whyfeed. `text` is the topic, or the id of the rule that is switched on or off.
 STEERING = ("include", "exclude", "rule-off", "rule-on", "interest")
-# What happened at the service desk. `user` is "desk:" and the conversation, `text` a JSON document without personal
-# data: what was suggested, taken as it was, edited, refused, sent, and which action a person approved or refused.
+# What happened at the service desk. `user` is "desk:" followed by the conversation's id. `text` is a JSON document
+# without personal data: suggestions shown, taken unchanged, edited or refused, replies sent, actions approved or
+# refused by the operator.
 DESK = ("suggest", "take", "edit", "refuse", "send", "act")
 
 
@@ -54,7 +55,7 @@ class Event:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], id: str = "") -> Event:
-        """Build an event from a row of interactions.jsonl; ValueError names what is wrong with it."""
+        """Build an event from a row of interactions.jsonl; ValueError says which field is wrong."""
         kind = clean_text(row.get("kind"), 50)
         if not kind:
             raise ValueError("kind is missing")
@@ -72,7 +73,7 @@ class Event:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """The row of interactions.jsonl that gives this event back."""
+        """The row of interactions.jsonl for this event; inverse of `from_row`."""
         row: dict[str, Any] = {"user": self.user, "kind": self.kind, "time": format_time(self.time)}
         if self.post:
             row["post"] = self.post
@@ -84,7 +85,7 @@ class Event:
 
     @property
     def weight(self) -> float:
-        """Interest in [-1, 1]; 0 for acts that say nothing about it."""
+        """Interest in [-1, 1]; 0 for kinds that are no evidence of interest."""
         if self.kind == "rate" and self.value is not None:
             return max(-1.0, min(1.0, (self.value - 2.5) / 2.5))
         return INTEREST.get(self.kind, 0.0)

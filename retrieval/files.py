@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and arrays that are made once and then read."""
+"""Atomic writes of files and folders, file hashes, and a cache of arrays on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it there, so that a reader never sees half of it."""
+    """Write a file atomically: to a temporary file in the same folder, which then replaces `path`.
+
+    HomeError when it cannot be written.
+    """
     new = beside(path, f"{os.getpid()}.{threading.get_ident()}")
     try:
         with new.open("wb") as file:
@@ -46,13 +49,16 @@ def sha256_of(path: Path, *, to_disk: bool = False) -> str:
 
 
 def beside(path: Path, what: str) -> Path:
-    """A hidden place beside a file or folder, for what belongs to the making of it."""
+    """The path of a hidden sibling of a file or folder, for temporary files and locks; `what` is its suffix."""
     return path.with_name(f".{path.name}.{what}")
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that then takes the place of `path`; when filling fails, `path` stays as it is."""
+    """Yields a temporary folder that replaces `path` at the end; after an exception `path` is unchanged.
+
+    HomeError when the disk fails.
+    """
     new, old = beside(path, "new"), beside(path, "old")
     try:
         for left in (new, old):
@@ -60,7 +66,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         new.mkdir()
         yield new
         if path.exists():
-            path.replace(old)  # a folder with files in it cannot be replaced in one go
+            path.replace(old)  # the system cannot replace a folder that has files in it
         new.replace(path)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as exc:
@@ -70,7 +76,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def kept_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]] | None:
-    """Arrays of a file, or None when it is missing, damaged, or was made from something else."""
+    """The arrays of a cache file; None when it is missing, damaged, or has another digest."""
     import numpy as np
 
     try:
@@ -81,12 +87,12 @@ def kept_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]] | None:
 
 
 def keep_arrays(path: Path, digest: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Write arrays with the digest of what they were made from."""
+    """Write arrays to a cache file, with the digest of the data they were computed from."""
     write_whole(path, packed_arrays(digest, arrays))
 
 
 def packed_arrays(digest: str, arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """What `keep_arrays` writes."""
+    """The bytes of the .npz file that `keep_arrays` writes."""
     import numpy as np
 
     buffer = io.BytesIO()

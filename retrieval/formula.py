@@ -1,4 +1,4 @@
-"""Formulae in TeX between dollar signs, as Stack Exchange and Markdown write them, for places that show plain text."""
+"""TeX formulae between dollar signs, found and converted to Unicode for places that show plain text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pylatexenc.latex2text import LatexNodes2Text
 
-# Blanks inside at both ends or at neither, so that "$5 and $10", "$5-$10", "$HOME_A or $HOME_B", "${a} ${b}" are none.
-# A run of dollar signs that opens no formula is passed over as a whole: its parts would open none either.
+# A formula has a space just inside both dollar signs or inside neither: "$5 and $10", "$5-$10", "$HOME_A or $HOME_B"
+# and "${a} ${b}" are no formulae. A run of dollar signs that opens no formula is skipped as a whole.
 _FORMULA = re.compile(r"(?P<formula>\$++(?!\{)(?:(?!\s)[^$\n]{1,300}?(?<!\s)|\s[^$\n]{1,300}?\s)\$+(?![\d{]))|\$++")
 _TEX = re.compile(r"[\\^_{}|=\[\]]")
 _NAME = re.compile(r"[\w+\-/(), ]{0,11}[\w)]")
@@ -22,9 +22,9 @@ _GROUP = re.compile(r"([\^_])\{([^{}]*)\}")
 
 
 def replace(text: str, write: Callable[[str], str]) -> str:
-    """The text with `write(tex)` for each formula, without its dollar signs; amounts of money stay.
+    """The text with each formula replaced by `write(tex)`, where `tex` has no dollar signs; amounts of money stay.
 
-    What is only a name, such as $n$, is written as it is.
+    A formula that is only a name, such as $n$, just loses its dollar signs.
     """
 
     def one(match: re.Match[str]) -> str:
@@ -41,7 +41,7 @@ def replace(text: str, write: Callable[[str], str]) -> str:
 def readable(text: str) -> str:
     r"""The text with its formulae in Unicode: "What is $|\Psi_0\rangle$?" becomes "What is |Ψ_0⟩?".
 
-    A formula that cannot be read stays as it is written.
+    A formula that cannot be parsed is left unchanged.
     """
     return replace(text, _in_unicode)
 
@@ -50,7 +50,7 @@ def readable(text: str) -> str:
 def _in_unicode(tex: str) -> str:
     try:
         found = _converter().latex_to_text(tex.replace(r"\operatorname", r"\text"))
-    except Exception:  # whatever people write between two dollar signs; pylatexenc promises no class of errors
+    except Exception:  # pylatexenc documents no base class of its errors, and users write any text here
         return f"${tex}$"
     found = " ".join(found.split())
     for _ in range(3):  # groups in groups, the innermost first
@@ -60,16 +60,16 @@ def _in_unicode(tex: str) -> str:
 
 
 def _bracketed(part: str) -> str:
-    """An exponent, an index or half a fraction, in brackets unless it is one word."""
+    """An exponent, an index, a numerator or a denominator: in brackets unless it is one word."""
     return part if re.fullmatch(r"[\w†∗*]*|√\(\w*\)", part) else f"({part})"
 
 
 @cache
 def _converter() -> LatexNodes2Text:
-    """pylatexenc with groups kept, so that an exponent does not run into what follows it, and fractions in brackets."""
+    """A pylatexenc converter that keeps groups, to delimit exponents, and writes fractions as a/b."""
     from pylatexenc.latex2text import LatexNodes2Text, MacroTextSpec, get_default_latex_context_db
 
-    def fraction(node: Any, l2tobj: LatexNodes2Text) -> str:  # the name that pylatexenc looks for
+    def fraction(node: Any, l2tobj: LatexNodes2Text) -> str:  # pylatexenc passes `l2tobj` by this name
         above, below = (
             l2tobj.nodelist_to_text([part]).strip().removeprefix("{").removesuffix("}")
             for part in node.nodeargd.argnlist[-2:]

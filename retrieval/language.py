@@ -1,4 +1,4 @@
-"""The language of a text, its sentences, and the stems of its words; English and Chinese."""
+"""Language detection, sentence splitting and stemming, for English and Chinese."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ _ZH_FRAME = re.compile(
 
 # Where a sentence may end. The lookbehind and the possessive quantifiers keep a long run of marks linear.
 _END = re.compile(r"(?<![.!?…])[.!?…]++[\"”')\]]*+(?=\s|$)|[。！？]++[”」』）\"]*+|\n\s*+")
-_ABBREVIATION = re.compile(
-    r"(?<![\w'’])(?:[A-Z]|(?i:e\.g|i\.e|vs|approx|incl|ca|dr|eq|fig|mr|mrs|ms|prof|st))\Z"  # U.S. ends in one, too
+_ABBREVIATION = re.compile(  # a single capital covers "U.S." too
+    r"(?<![\w'’])(?:[A-Z]|(?i:e\.g|i\.e|vs|approx|incl|ca|dr|eq|fig|mr|mrs|ms|prof|st))\Z"
 )
-# These end a sentence where a capital follows: "at 7 p.m. We", but "at 7 p.m. on Friday", "no. 5", "etc. in".
+# These end a sentence only before a capital: "at 7 p.m. We", but "at 7 p.m. on Friday", "no. 5", "etc. in".
 _PERHAPS = re.compile(r"(?<![\w'’])(?:[a-z]|(?i:etc|no|nr))\Z")
-_BEFORE = 10  # characters before a full stop that can tell an abbreviation
+_BEFORE = 10  # characters before a full stop that are checked for an abbreviation
 _DOTS = re.compile(r"[ \t.…]*+")
 _SPACE = re.compile(r"\s*+")
 
-_LONGEST_WORD = 40  # characters; what is longer is no English word
+_LONGEST_WORD = 40  # characters; longer strings are not English words and are not stemmed
 _BRITISH = re.compile(r"(?<=[a-z][bdgilmnpv])our")  # colour, favour; not hour, source
 
 
 def detect_language(text: str, default: Language) -> Language:
-    """The language of the sentence's frame: 推荐一些 error correction 的帖子 is zh, "something about 量子" is en.
+    """The language of a text, by its function words where it mixes both languages.
 
-    `default` is the answer for a text with no letters of either language.
+    推荐一些 error correction 的帖子 is zh, "something about 量子" is en. `default` is returned for a text without
+    letters of either language. Only the first 300 characters are read.
     """
     text = text[:300]
     han, latin = HAN.search(text), _LATIN.search(text)
@@ -57,11 +58,11 @@ def detect_language(text: str, default: Language) -> Language:
 
 
 def sentences(text: str, *, wrapped: bool = False) -> list[tuple[int, int]]:
-    """(start, end) of every sentence, in order, without the space around it; takes time linear in the text.
+    """(start, end) of every sentence in characters, in order, without surrounding space; linear time.
 
-    A sentence ends at `.`, `!`, `?` or `…` before a space, at `。`, `！` or `？`, and at a line break. "4.5", "e.g.",
-    "Dr. Morgan", a quotation before a small letter, and a row of dots end none. With `wrapped` neither does a line
-    break before a small letter, as in an e-mail whose lines were broken at a width.
+    A sentence ends at `.`, `!`, `?` or `…` before a space, at `。`, `！` or `？`, and at a line break. It does not end
+    inside "4.5", "e.g." or "Dr. Morgan", at a closing quotation mark before a small letter, or in a row of dots.
+    With `wrapped` it does not end at a line break before a small letter either, as in e-mails with a fixed line width.
     """
     found: list[tuple[int, int]] = []
     start = _past(_SPACE, text, 0)
@@ -79,13 +80,13 @@ def sentences(text: str, *, wrapped: bool = False) -> list[tuple[int, int]]:
 
 
 def _past(pattern: re.Pattern[str], text: str, place: int) -> int:
-    """Where what matches at that place ends; the place itself where nothing does."""
+    """The end of the pattern's match at `place`; `place` itself when it does not match."""
     match = pattern.match(text, place)
     return match.end() if match else place
 
 
 def _goes_on(text: str, match: re.Match[str], wrapped: bool) -> bool:
-    """Does the sentence go on after this mark?"""
+    """Whether the sentence continues after this punctuation mark or line break."""
     mark = match[0]
     if mark[0] == "\n":
         return wrapped and text[match.end() : match.end() + 1].islower()
@@ -96,7 +97,7 @@ def _goes_on(text: str, match: re.Match[str], wrapped: bool) -> bool:
     following = text[place : place + 1]
     if following.islower() and (mark[0] == "…" or mark[-1] not in ".!?…"):  # "… or so", "what is it?" he asked
         return True
-    if mark[0] == "…":  # one that stands by itself is a gap
+    if mark[0] == "…":  # after a space it marks an omission
         return not before or before[-1].isspace()
     if mark != ".":
         return False
@@ -107,20 +108,20 @@ def _goes_on(text: str, match: re.Match[str], wrapped: bool) -> bool:
 
 @lru_cache(maxsize=50_000)
 def stem(word: str) -> str:
-    """An English word without its endings, in lower case: "cancelled", "cancellation" and "cancel" are alike.
+    """The stem of an English word in lower case: "cancelled", "cancellation" and "cancel" have the same.
 
-    By Snowball's English stemmer (Porter2), with British spelling as American. Words with other letters than those
-    of ASCII only lose their capitals.
+    Uses Snowball's English stemmer (Porter2); British "-our" becomes "-or". Words with non-ASCII letters are only
+    lower-cased.
     """
     word = word.lower().replace("’", "'")
     if not word.isascii() or len(word) > _LONGEST_WORD:
         return word
     from snowballstemmer.english_stemmer import EnglishStemmer
 
-    # One for each call: a stemmer keeps the word in its fields, and threads share this function.
+    # A new stemmer for each call: it keeps the word in its fields and is not safe between threads.
     return _BRITISH.sub("or", EnglishStemmer().stemWord(word))
 
 
 def stems(text: str) -> frozenset[str]:
-    """The stems of the words that carry meaning, Chinese words as they are."""
+    """The stems of the content words of a text; Chinese words are not stemmed."""
     return frozenset(map(stem, content_words(text)))

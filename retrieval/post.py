@@ -1,4 +1,4 @@
-"""A post: anything that can be recommended, be it a question, a product, a person, a group or an ad."""
+"""A post: anything that can be recommended, such as a question, a product, a person, a group or an ad."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from whyfeed.retrieval.clock import format_time, parse_time
 from whyfeed.retrieval.formula import readable
 
 KINDS = ("post", "article", "video", "product", "artist", "person", "group", "ad")
-_READ = 2000  # characters: more than the 256 tokens that a post encoder reads
-MAX_TEXT = 100_000  # characters kept of one text; the rest adds nothing that a reader or a model would see
+_READ = 2000  # characters of text for a post encoder; enough for the 256 tokens it reads
+MAX_TEXT = 100_000  # characters stored of one text; no page or model uses more
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -44,7 +44,7 @@ class Post:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Post:
-        """Build a post from a row of posts.jsonl; ValueError names what is wrong with it."""
+        """Build a post from a row of posts.jsonl; ValueError says which field is wrong."""
         known = {"id", "kind", "title", "text", "url", "author", "community", "tags", "language", "created_at", "image"}
         kind = row.get("kind") or "post"
         if kind not in KINDS:
@@ -70,7 +70,7 @@ class Post:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """The row of posts.jsonl that gives this post back; empty fields are left out."""
+        """The row of posts.jsonl for this post, inverse of `from_row`; empty fields are left out."""
         row: dict[str, Any] = {"id": self.id, "kind": self.kind}
         for name in ("title", "text", "url", "author", "community", "language", "image"):
             if getattr(self, name):
@@ -82,7 +82,7 @@ class Post:
         return {**row, **self.attributes}
 
     def words_of(self, field: str) -> str:
-        """The text that spans of `field` count characters in; tags are joined by ", ". "" for an unknown field."""
+        """The text of a field; character spans refer to it. Tags are joined by ", "; "" for an unknown field."""
         if field == "tags":
             return ", ".join(self.tags)
         value = getattr(self, field, None) or self.attributes.get(field)
@@ -90,7 +90,7 @@ class Post:
 
     @property
     def label(self) -> str:
-        """What to call the post: its title, else the start of its text, else its id; formulae in Unicode."""
+        """A display name: the title, else the start of the text, else the id; formulae in Unicode."""
         if self.title:
             return readable(self.title)
         words = " ".join(readable(self.text[:1000]).split())
@@ -98,17 +98,20 @@ class Post:
 
 
 def reading_text(post: Post) -> str:
-    """What a post encoder reads: title, tags, and as much of the text as it can use."""
+    """The input of a post encoder: title, tags, and the start of the text."""
     return " ".join(part for part in (post.title, " ".join(post.tags), post.text[:_READ]) if part)
 
 
 def reading_digest(post: Post) -> str:
-    """Changes exactly when what a post encoder reads of a post changes."""
+    """A digest of `reading_text`, 16 hexadecimal digits; when it changes, the post must be encoded again."""
     return hashlib.sha256(reading_text(post).encode()).hexdigest()[:16]
 
 
 def row_id(row: Mapping[str, Any], key: str) -> str:
-    """The id in `row[key]` as a string; numbers are allowed, ValueError when it is missing or absurd."""
+    """The id in `row[key]` as a string; integers are allowed.
+
+    ValueError when it is missing, empty, of another type, or longer than 200 characters.
+    """
     value = row.get(key)
     if value is None or isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{key} is missing" if value is None else f"{key} {value!r} is not a string")

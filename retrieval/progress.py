@@ -1,10 +1,10 @@
-"""How long work says how far it has come."""
+"""The type of callbacks that report the progress of long work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Called with what is done ("reading posts"), how many of it are done, and of how many. The unit is that of the work:
-# posts, steps, bytes. Where the total is not known in advance, it equals what is done. Called from the thread that
-# works; several threads may call the same one.
+# Arguments: a description of the work ("reading posts"), the amount done, and the total. The unit depends on the work:
+# posts, steps, bytes. Where the total is not known in advance, it equals the amount done. It is called from the thread
+# that does the work, possibly from several threads at once.
 Progress = Callable[[str, int, int], None]

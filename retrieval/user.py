@@ -1,4 +1,4 @@
-"""A user: somebody whose interactions are known, or who has just arrived."""
+"""A user who reads posts, with or without interactions so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from whyfeed.retrieval.post import clean_text, row_id
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One user. `name` is a public handle or a pseudonym, never more than the community shows."""
+    """One user. `name` is a public handle or a pseudonym, as the community itself displays it."""
 
     id: str
     name: str = ""
@@ -20,7 +20,7 @@ class User:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> User:
-        """Build a user from a row of users.jsonl; ValueError names what is wrong with it."""
+        """Build a user from a row of users.jsonl; ValueError says which field is wrong."""
         return cls(
             id=row_id(row, "id"),
             name=clean_text(row.get("name"), 200),
@@ -29,7 +29,7 @@ class User:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """The row of users.jsonl that gives this user back."""
+        """The row of users.jsonl for this user; inverse of `from_row`."""
         row: dict[str, Any] = {"id": self.id}
         if self.name:
             row["name"] = self.name
@@ -39,5 +39,5 @@ class User:
 
     @property
     def label(self) -> str:
-        """What to call the user: the handle, else the id."""
+        """A display name: the handle, else the id."""
         return self.name or self.id

@@ -1,4 +1,4 @@
-"""Words of a text, in any language whyfeed speaks, for the full-text index and for topics."""
+"""Tokenisation into words, English and Chinese, for the full-text index and for topics."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ STOPWORDS = frozenset(
 
 
 def segment(text: str) -> str:
-    """The text with spaces between the words of its Chinese runs, so that SQLite's FTS5 finds them.
+    """The text with spaces between its Chinese words, for SQLite's FTS5.
 
-    FTS5's own tokenisers take a Chinese sentence for one word, and its trigrams cannot find words
-    of two characters; rjieba cuts both the index and the query, so that they agree.
+    FTS5's tokenisers treat a Chinese sentence as one word, and its trigram tokeniser cannot find words of two
+    characters. rjieba segments both the indexed texts and the queries, so that they match.
     """
     if not HAN.search(text):
         return text
     import rjieba
 
-    # Search mode gives long words and the short ones inside them, so a query for either finds the post.
+    # Search mode returns long words and the short words inside them, so a query for either finds the post.
     return _HAN_RUN.sub(lambda run: " " + " ".join(rjieba.cut_for_search(run[0], True)) + " ", text)
 
 

@@ -165,7 +165,7 @@ def test_an_embedded_engine_serves_while_the_server_is_down(server: FakeServer, 
 def test_the_homes_judge_is_asked_by_its_name_where_the_server_has_it(
     models: Models, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whyfeed.agent.llm.roles._LOOK_AGAIN", 0.0)
+    monkeypatch.setattr("whyfeed.agent.llm.roles._CHECK_AGAIN", 0.0)
     ranker = models.ranker()
     assert ranker is not None
     assert (ranker.name, models.calibration()) == ("small", (1.0, 0.0))

@@ -359,10 +359,10 @@ def test_people_whom_a_reader_replies_to_count(store: Store, view: Snapshot) -> 
     place = signals.MEASURED.index("people")
     before = measured(view, "newcomer", [other])[0, place]
     store.append(act("newcomer", "clocks-0", "comment"))
-    view.community.take_in(store)
+    view.community.add_new_events(store)
     once = measured(view, "newcomer", [other])[0, place]
     store.append(act("newcomer", "clocks-10", "comment"))
-    view.community.take_in(store)
+    view.community.add_new_events(store)
     assert before == 0 < once < measured(view, "newcomer", [other])[0, place]
 
 
@@ -521,7 +521,7 @@ def test_taking_in_events_is_building_anew(home_of: Callable[[World], Store], da
             )
         if step == 6:
             store.append(Event("", "u0", "", "exclude", NOW, None, "rudder"))
-        community.take_in(store)
+        community.add_new_events(store)
         anew = Community.load(store, embedder)
         assert arrays(community) == arrays(anew), step
         assert community.last_event == anew.last_event
@@ -715,7 +715,7 @@ def test_an_empty_home_recommends_nothing_and_breaks_nothing(empty_store: Store)
     ranking = ranked(view, "u")
     assert ranking.chosen == []
     assert run(view, view.reader("u"), Task(Request("search", query="rudder"), 5)).chosen == []
-    view.community.take_in(empty_store)
+    view.community.add_new_events(empty_store)
 
 
 def test_one_post_alone_is_recommended(empty_store: Store) -> None:

@@ -17,6 +17,7 @@ from tests.test_service import Asking, bearer, serving
 from whyfeed import Agent
 from whyfeed.agent.settings import Settings
 from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.progress import Progress
 from whyfeed.ui.http.jobs import Batch, Jobs, Unfinished, UnknownJob
 
 ADMIN = bearer("the operator's own")
@@ -50,7 +51,7 @@ class Worker:
         k: int = 5,
         *,
         write: bool = True,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Report:
         assert cancel is not None

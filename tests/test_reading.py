@@ -114,7 +114,7 @@ def test_what_cannot_be_read_stands_by_its_sentences_and_the_trace_says_so(store
     posts = view.community.next_posts
     assert posts is not None
     centre = np.tile(model.arrays["centre"], (20, 1))
-    view.community.look_ahead(model, centre)
+    view.community.set_next_item(model, centre)
     assert posts.score(np.array([3, 4])).tobytes() == view.community.next_posts.score(np.array([3, 4])).tobytes()
 
 

@@ -54,7 +54,7 @@ def build(agent: Agent, access: Access, key: Key | None = None) -> Server[Any]:
     from mcp.shared.exceptions import MCPError
 
     from whyfeed.agent.operations import TOOLS
-    from whyfeed.retrieval.errors import WhyfeedError
+    from whyfeed.retrieval.errors import WhyfeedError, one_line
     from whyfeed.ui.http.access import Refused
 
     offered = {operation.name: (operation, _tool(operation)) for operation in TOOLS}
@@ -79,7 +79,7 @@ def build(agent: Agent, access: Access, key: Key | None = None) -> Server[Any]:
             access.allow(caller(context), operation, arguments)
             document = await run_sync(operation.run, agent, arguments, limiter=slots)
         except (WhyfeedError, ValueError, Refused) as exc:
-            return _result(" ".join(str(exc).split()))
+            return _result(one_line(exc, None))
         except Exception:
             _log.exception("the tool %s failed", operation.name)
             return _result("internal error")

@@ -34,6 +34,7 @@ from whyfeed.retrieval.errors import ModelError
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.post import Post, clean_text
 from whyfeed.retrieval.privacy.vault import Vault
+from whyfeed.retrieval.progress import Progress
 
 MOST = 10  # suggestions at once
 SURE = 0.6  # of the best reply; a draft is worth its seconds below it, or where there are facts to write from
@@ -77,7 +78,7 @@ class Desk:
         self._known = (-1, -1)
         self._actions: Actions | None = None
 
-    def build(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def build(self, progress: Progress | None = None) -> None:
         """Bring everything in memory in step with the store; cheap when nothing has changed."""
         with self._lock:
             self.book.refresh(progress)

@@ -1,1 +1,1 @@
-"""A language model in numpy that reads each post once and returns a vector."""
+"""Post encoder: hidden states of a causal language model as vectors of posts, computed in numpy or by a server."""

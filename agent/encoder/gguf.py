@@ -1,6 +1,6 @@
-"""Reading a GGUF file without loading it: its metadata, and its tensors as views of the mapped file.
+"""Reader of GGUF files by memory mapping: metadata, and tensors without loading the whole file.
 
-The package `gguf` reads one value at a time and needs seconds for a vocabulary; encoders are opened within a request.
+The package `gguf` parses the metadata value by value and takes seconds for a vocabulary, too slow within a request.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
-_TYPES: dict[int, npt.DTypeLike] = {0: "<f4", 1: "<f2"}  # of tensors; all others are quantised, in blocks of a row
+_TYPES: dict[int, npt.DTypeLike] = {0: "<f4", 1: "<f2"}  # of tensors; all other types are quantised in blocks of a row
 
 
 class GgufFile:
-    """`fields` by key; `tensor` by name. ModelError when the file cannot be read or is none."""
+    """A GGUF file: metadata in `fields` by key, weights by `tensor` and `rows`.
+
+    ModelError when the file cannot be read or is not a GGUF file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,12 +44,15 @@ class GgufFile:
             raise ModelError(f"{str(path)!r} is not a whole GGUF file; run `whyfeed models verify`") from exc
 
     def tensor(self, name: str) -> npt.NDArray[Any]:
-        """Rows first: of a weight (outputs, inputs). A read-only view, or float32 of what is quantised; ModelError
-        when it is missing."""
+        """A whole tensor, with the dimensions in numpy's order: a weight is (outputs, inputs).
+
+        A read-only view of the file, or a float32 copy when the tensor is quantised. ModelError when it is missing, of
+        an unknown type, or truncated.
+        """
         return self.rows(name)
 
     def rows(self, name: str, rows: Any = slice(None)) -> npt.NDArray[Any]:
-        """Some rows of a tensor, without reading the others; ModelError as above."""
+        """The same for some rows alone, given by any numpy index; the others are not read."""
         try:
             shape, kind, offset = self._tensors[name]
         except KeyError as exc:

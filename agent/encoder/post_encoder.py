@@ -1,7 +1,7 @@
-"""The causal LLM that reads each post once: hidden states of a text's tokens, pooled into the post's vector.
+"""Vectors of posts by a causal language model: its hidden states, mean-pooled over the tokens of a text.
 
-A text stands behind a few fixed tokens. The first tokens of a prompt are sinks of attention with states a hundred
-times as long as all others (Xiao et al. 2024, arXiv 2309.17453); they must not be the text's own.
+A short fixed prefix precedes every text. The first tokens of a prompt are attention sinks, whose states are a hundred
+times as long as all others (Xiao et al. 2024, arXiv 2309.17453); with the prefix, none of them belongs to the text.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ __all__ = [
 
 MODEL = "encoder"  # its name in a home's registry
 DEFAULT = "smollm2-135m-instruct-f16"
-LAYERS = (4, 12)  # for what the 12th adds there is evidence on posts that nobody has seen, and no proof (LOG.md)
+LAYERS = (4, 12)  # layer 12 helped on posts without events, but not significantly (benchmarks/LOG.md)
 MAX_TOKENS = 256
-MEASURED_TOKENS = 16  # of each post of a whole catalogue that is read to measure rankers: minutes, not an hour
-LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"  # the writer; it knows more of the world, and reads ten times as slowly
-LARGE_LAYERS = (8, 16)  # the best on films that nobody has seen of the few that were tried (LOG.md)
-LARGE_POSTS = 2000  # so many titles it reads in five minutes
-BEFORE = "Post:"  # what stands before every text
-_TOKENS_AT_ONCE = 512  # more do not fit into a core's cache
+MEASURED_TOKENS = 16  # of each post when rankers are measured on a whole catalogue: minutes instead of an hour
+LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"  # the writer's weights; more knowledge, but ten times as slow
+LARGE_LAYERS = (8, 16)  # the best of a few that were tried, on films without events (benchmarks/LOG.md)
+LARGE_POSTS = 2000  # the large model reads this many titles in five minutes
+BEFORE = "Post:"  # prefix of every text
+_TOKENS_AT_ONCE = 512  # tokens in one batch; more do not fit into a core's cache
 
 Get = Callable[[weights.Weights], Path]
 
 
 class CausalEncoder:
-    """A GGUF model of the Llama family in this process, without torch: the first layers, in numpy and float32.
+    """The first layers of a GGUF model of the Llama family, in this process, in numpy and float32.
 
-    The vector is the mean over the text's first `max_tokens` tokens of the states after each of `layers`, each brought
-    to a root mean square of 1, one layer after the other. Safe to call from several threads. The same list of texts
-    gives the same bits; in another list a vector differs by rounding, less than 1e-6 of its length. `threads` are texts
-    read side by side, by default `free_cores()`. Weights are loaded at the first call; ModelError when they are none of
-    that family.
+    For each of `layers` (from 1), the hidden states of the text's first `max_tokens` tokens are scaled to a root mean
+    square of 1 and averaged; the vector is the concatenation of these means. Safe to call from several threads. The
+    same list of texts always gives the same bits; in another list a vector may differ by rounding, less than 1e-6 of
+    its length. `threads` batches are read in parallel, by default `free_cores()`. Weights are loaded at the first
+    call; ModelError when they are of another model family.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class CausalEncoder:
 
     @property
     def dimension(self) -> int:
-        """Width of the model times the number of layers; opens the file."""
+        """Width of the model times the number of `layers`; opens the file."""
         return self._opened().width * len(self.layers)
 
     def encode(self, texts: Sequence[str]) -> Floats:
@@ -95,7 +95,7 @@ class CausalEncoder:
             rows[places] = np.concatenate([np.add.reduceat(each, starts) for each in found], axis=1)
             rows[places] /= lengths[:, None]
 
-        # One thread of BLAS for each of ours: small products gain nothing from more.
+        # BLAS gets one thread for each thread of the pool: for small products more do not help.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(self._threads, "whyfeed-encoder") as pool:
             list(pool.map(read, _batches(ids)))
         return rows
@@ -112,17 +112,17 @@ class CausalEncoder:
 
 
 class RemoteEncoder:
-    """The same behind a server of the OpenAI protocol that pools hidden states by their mean, vLLM first of all.
+    """A post encoder behind a server of the OpenAI protocol that mean-pools hidden states, such as vLLM.
 
-    Such a server gives the states after the last layer of what it serves, through its last norm: serve the cut
-    model that `whyfeed finetune llm --as encoder` writes. It pools all tokens; those before the text are the same
-    everywhere and are taken out of the mean again. Texts go out as they are: the server cuts what is too long.
+    Such a server pools the states after the last layer and the final norm, so it must serve the cut model that
+    `whyfeed finetune llm --as encoder` writes. It pools all tokens, and the states of the prefix are the same for
+    every text: they are subtracted from the mean. The server truncates texts that are too long.
     """
 
     def __init__(self, engine: OpenAIEngine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._before: tuple[Floats, int] | None = None  # the vector of what stands before, and its tokens
+        self._before: tuple[Floats, int] | None = None  # the mean vector of the prefix, and its number of tokens
 
     @property
     def name(self) -> str:
@@ -131,7 +131,7 @@ class RemoteEncoder:
 
     @property
     def dimension(self) -> int:
-        """Asks the server at the first time."""
+        """Length of a vector; the first use asks the server."""
         return len(self._opened()[0])
 
     def encode(self, texts: Sequence[str]) -> Floats:
@@ -162,11 +162,11 @@ class RemoteEncoder:
 def open_encoder(
     spec: str = DEFAULT, layers: Sequence[int] = (), max_tokens: int = MAX_TOKENS, get: Get = weights.check
 ) -> PostEncoder:
-    """The encoder of a GGUF file's path, a name of the manifest, or the http(s) address of a server.
+    """The encoder given by the path of a GGUF file, a name of the manifest, or the http(s) address of a server.
 
-    `layers` are by default those that were measured with the model. `get` gives the path of weights of the manifest;
-    by default they must be here. WeightsError when they are missing or wrong, ModelError when the spec is none of
-    these.
+    `layers` are by default `LAYERS`, or `LARGE_LAYERS` for the large model. `get` returns the path of weights of the
+    manifest; the default requires that they are on this machine. WeightsError when they are missing or wrong,
+    ModelError when `spec` is none of the three.
     """
     if spec.startswith(("http://", "https://")):
         return RemoteEncoder(OpenAIEngine(spec))
@@ -180,10 +180,11 @@ def open_encoder(
 
 
 def opener(spec: str = "", get: Get = weights.check) -> Opener:
-    """What opens an encoder for a whole catalogue of these texts, of which it reads the first tokens, in minutes.
+    """A function that opens an encoder for a whole catalogue of texts; it reads only `MEASURED_TOKENS` of each.
 
-    The one of `spec`, see `open_encoder`; without it the larger model where the posts are few and `get` has its
-    weights, else the default. ModelError at once where the spec is none, WeightsError when it is called.
+    The encoder is that of `spec`, see `open_encoder`. Without `spec` it is the large model when there are at most
+    `LARGE_POSTS` texts and `get` finds its weights, else the default. ModelError at once for an invalid `spec`;
+    WeightsError from the function.
     """
     if spec:
         open_encoder(spec, get=lambda named: named.path)
@@ -198,7 +199,7 @@ def opener(spec: str = "", get: Get = weights.check) -> Opener:
 
 
 def encoder_of(home: Path, default: str = DEFAULT) -> PostEncoder:
-    """The encoder that was trained in this home and is live, else the default one, see `open_encoder`."""
+    """The live encoder that was trained in this home, else that of `default`; errors as of `open_encoder`."""
     folder = Registry(home).live(MODEL)
     if folder is None:
         return open_encoder(default)
@@ -207,30 +208,30 @@ def encoder_of(home: Path, default: str = DEFAULT) -> PostEncoder:
 
 
 def file_of(folder: Path) -> Path:
-    """The weights in a folder that the training of the encoder made; ModelError when there are none."""
+    """The GGUF file in a folder written by the training of the encoder; ModelError when there is none."""
     for file in folder.glob(f"{MODEL}-*.gguf"):
         return file
     raise ModelError(f"{str(folder)!r} has no trained encoder; train it again")
 
 
 def tokens_of(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
-    """A text's own tokens, as they stand behind `BEFORE`."""
+    """The first `most` token ids of a text when it follows the prefix `BEFORE`."""
     return tokenizer.encode(_placed(text))[:most]
 
 
 def _placed(text: str) -> str:
-    """One line behind a space, so that no token spans the border to what stands before; empty for nothing."""
+    """The text on one line after a space, so that no token includes a part of the prefix; "" for an empty text."""
     line = " ".join(text.split())
     return line and f" {line}"
 
 
 def _normed(states: Floats) -> Floats:
-    """What the last norm of such a model does, without its scale: no token counts more than another by its length."""
+    """Hidden states scaled to a root mean square of 1 (RMSNorm without weights), so that all tokens weigh the same."""
     return np.asarray(states / np.sqrt((states**2).mean(axis=1, keepdims=True) + np.float32(1e-5)))
 
 
 def _batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Places of texts, the short ones first, in batches of a good size; empty texts are in none."""
+    """Batches of indices of texts, ordered by length, of about `_TOKENS_AT_ONCE` tokens; empty texts are left out."""
     found: list[list[int]] = []
     room = 0
     for place in sorted((place for place, each in enumerate(ids) if each), key=lambda place: len(ids[place])):

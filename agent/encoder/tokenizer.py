@@ -1,8 +1,7 @@
-"""Byte-level byte pair encoding (Sennrich et al. 2016; Radford et al. 2019), as GGUF files of SmolLM and Qwen2
-describe it.
+"""Byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019) from the GGUF files of SmolLM and Qwen2.
 
-`tokenizers` splits the text, with the vocabulary and merges of the file: llama.cpp does it only behind a loaded model,
-and `transformers` comes with the extra `train`.
+It runs `tokenizers` with the vocabulary and merges of the file. llama.cpp can tokenise only with a loaded model, and
+`transformers` is installed only with the extra `train`.
 """
 
 from __future__ import annotations
@@ -15,16 +14,17 @@ from whyfeed.retrieval.errors import ModelError
 if TYPE_CHECKING:
     import tokenizers
 
-# Of Qwen's tokenizer.json: a word takes one sign before it with it, digits stand alone, signs take line breaks.
+# The split pattern of Qwen's tokenizer.json: a word includes one sign before it, digits are single tokens, and
+# punctuation includes the line breaks after it.
 _QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 class Tokenizer:
-    """Text to token ids. What looks like a special token in a text is split like any other text.
+    """Text to token ids. Text that looks like a special token is split like any other text.
 
-    ModelError when the file splits text in a way that is not known here.
+    ModelError when the file names a tokenizer other than those of SmolLM and Qwen2.
     """
 
     def __init__(self, file: GgufFile) -> None:
@@ -46,7 +46,7 @@ class Tokenizer:
         splits[kind](self._splitter)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without anything before or after it."""
+        """Token ids of a text, without special tokens before or after it."""
         found = self._splitter.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False)
         return list(found.ids)
 
@@ -59,7 +59,7 @@ def _split_smollm(splitter: tokenizers.Tokenizer) -> None:
 
 
 def _split_qwen(splitter: tokenizers.Tokenizer) -> None:
-    """Letters and their marks are first composed, as Qwen's own tokenizer does and llama.cpp does not."""
+    """NFC normalisation, as in Qwen's own tokenizer but not in llama.cpp, then Qwen's pattern."""
     from tokenizers import Regex
     from tokenizers.normalizers import NFC
     from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split

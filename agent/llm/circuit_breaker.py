@@ -1,4 +1,4 @@
-"""A circuit breaker for a model's server (Nygard, "Release It!", 2007): while it is down, calls fail at once."""
+"""A circuit breaker for a model server (Nygard, "Release It!", 2007): while the server is down, calls fail at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from whyfeed.retrieval.errors import ModelError, UnreachableError
 
 
 class CircuitBreaker(WrappedEngine[OpenAIEngine]):
-    """A server's engine. After `failures` calls in a row that it did not answer, calls fail at once.
+    """Wraps the engine of a server. After `failures` unanswered calls in a row the breaker opens: calls raise at once.
 
-    From then on a thread of its own asks every `pause` seconds whether the server is back: no reader has to try. A
-    request that the server refuses is not a failure of the server. `down` says why it is not asked, else "".
+    A background thread then checks every `pause` seconds whether the server answers, and closes the breaker. A request
+    that the server rejects does not count as a failure. `down` is the cause while the breaker is open, else "".
     """
 
     def __init__(self, engine: OpenAIEngine, failures: int = 3, pause: float = 2.0) -> None:
@@ -31,7 +31,7 @@ class CircuitBreaker(WrappedEngine[OpenAIEngine]):
         self.engine.close()
 
     def probe(self) -> list[str]:
-        """What the server serves; an empty list where it does not answer, which counts as down at once."""
+        """The server's model names; empty when it does not answer, which opens the breaker at once."""
         try:
             return self.engine.models()
         except ModelError as exc:

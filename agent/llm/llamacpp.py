@@ -1,4 +1,4 @@
-"""A language model in this process: llama.cpp's server object through `xllamacpp`, one slot, on the CPU."""
+"""The engine for a GGUF model in this process: llama.cpp through `xllamacpp`, on the CPU, one call at a time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from whyfeed.agent.llm.engine import ChatRequest, Completion, Job, JudgeRequest, check_wanted, checked_text
-from whyfeed.agent.llm.llama_labels import share, weighing
+from whyfeed.agent.llm.llama_labels import label_options, label_probability
 from whyfeed.retrieval.errors import ModelError, one_line
 
 T = TypeVar("T")
 
-# Prompt tokens between two looks at whether the work is still wanted: under 2 s for 1.5 B weights on one
-# core. Longer batches read a prompt about 5 % faster.
+# Prompt tokens in one batch, between two checks for cancellation: under 2 s for 1.5 B weights on one core. Larger
+# batches are about 5 % faster.
 _BATCH = 64
 
 _living: weakref.WeakSet[EmbeddedEngine] = weakref.WeakSet()
@@ -30,13 +30,13 @@ _living: weakref.WeakSet[EmbeddedEngine] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    # The interpreter must not end while native code runs: that is a segmentation fault.
+    # If the interpreter exits while native code runs, the process crashes with a segmentation fault.
     for engine in list(_living):
         engine.close()
 
 
 def available_memory() -> int | None:
-    """Bytes that a new program can take without swapping, within the control group's limit; None if unknown."""
+    """Bytes of memory available without swapping, within the limit of the control group; None when unknown."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             rows = dict(line.split(":", 1) for line in file)
@@ -51,21 +51,21 @@ def available_memory() -> int | None:
         return free
 
 
-_IDLE = 0.5  # load average of the last minute
+_IDLE = 0.5  # load average of the last minute below which a machine counts as idle
 
 
 class EmbeddedEngine:
-    """A GGUF model, loaded when it is first asked. One call runs at a time, the others wait for it.
+    """A GGUF model, loaded at the first call. Calls run one at a time; others wait.
 
-    `n_ctx` is the context in tokens, prompt and answer together. `threads` is `free_cores()` by default:
-    threads spin while they wait for each other, so that with as many as cores everything takes ten
-    times longer as soon as another program runs (on two idle cores a second thread is 1.5 times
-    faster). An engine belongs to the process that loaded it and does not survive a fork.
+    `n_ctx` is the context in tokens, for prompt and answer together. `threads` is `free_cores()` by default: threads
+    wait for each other in busy loops, so with as many threads as cores everything takes ten times longer when another
+    program runs (on two idle cores a second thread is 1.5 times faster). An engine cannot be used after a fork in the
+    child process. `memory` returns the available bytes or None; too little is a ModelError at the first call.
 
-    `judge` is exact: the same prefix and candidate give the same number to the bit, whatever is judged
-    before or beside it. Three things make it so: the prefix is always read cold, in the same batches; the
-    cache is cut back to exactly the prefix before every candidate; and prefix and candidate are tokenised
-    apart. Numbers of different builds, threads or machines are not comparable.
+    `judge` is deterministic: the same prefix and candidate give the same bits, whatever is judged before or with them.
+    For this, the prefix is always computed without a cache and in the same batches, the cache is cut back to exactly
+    the prefix before every candidate, and prefix and candidate are tokenised separately. Scores of different builds,
+    thread counts or machines are not comparable.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class EmbeddedEngine:
         self.n_ctx = n_ctx
         self._memory = memory
         self._key = secrets.token_urlsafe(32)
-        self._lock = threading.Lock()  # held by the one job that uses the server
+        self._lock = threading.Lock()  # held by the job that uses the server
         self._jobs: set[Job[Any]] = set()
         self._jobs_lock = threading.Lock()
         self._server: Any = None
-        self._process = 0  # the one that loaded the server
+        self._process = 0  # id of the process that loaded the server
         self._closed = False
-        self._prefix: str | None = None  # what the slot holds, when it holds exactly one prefix
+        self._prefix: str | None = None  # the prefix in the slot's cache; None when it holds anything else
         self._prefix_ids: list[int] = []
         self._labels: dict[str, int] = {}
         _living.add(self)
@@ -115,26 +115,26 @@ class EmbeddedEngine:
             labels = self._label(request.yes), self._label(request.no)
             if labels[0] == labels[1]:
                 raise ValueError(f"yes and no are the same token: {request.yes!r}")
-            self._hold(request.prefix, job)
+            self._cache_prefix(request.prefix, job)
             return [self._probability(candidate, labels, job) for candidate in request.candidates]
 
         return self._job(work, "whyfeed-judge").result(request.cancel)
 
     def warm(self, prefix: str) -> None:
-        """See `Engine.warm`; it lasts until the engine is used for anything else."""
+        """See `Engine.warm`; effective until the next call with another prompt. ValueError for an empty prefix."""
         if not checked_text(prefix):
             raise ValueError("prefix must not be empty")
-        self._job(lambda job: self._hold(prefix, job), "whyfeed-warm").result()
+        self._job(lambda job: self._cache_prefix(prefix, job), "whyfeed-warm").result()
 
     def load(self) -> None:
-        """Load the weights now rather than at the first call."""
+        """Load the weights now instead of at the first call; ModelError when that fails."""
         self._job(lambda job: None, "whyfeed-load").result()
 
     def close(self) -> None:
-        """See `Engine.close`; waits for the native code, which looks up every 64 tokens of a prompt."""
+        """See `Engine.close`; waits for the native code, which checks for cancellation every 64 tokens of a prompt."""
         self._closed = True
         if self._process not in (0, os.getpid()):
-            return  # a child of a fork has none of the threads; nothing can be stopped or freed
+            return  # a forked child has none of the threads, so it can stop and free nothing
         with self._jobs_lock:
             jobs = list(self._jobs)
         for job in jobs:
@@ -149,7 +149,7 @@ class EmbeddedEngine:
     # ---- inside ----
 
     def _job(self, work: Callable[[Job[T]], T], name: str) -> Job[T]:
-        """The work, alone with the loaded server."""
+        """A job that loads the server if necessary and runs `work` with exclusive use of it."""
 
         def alone(job: Job[T]) -> T:
             with self._jobs_lock:
@@ -167,7 +167,7 @@ class EmbeddedEngine:
                 with self._jobs_lock:
                     self._jobs.discard(job)
 
-        # The locks of a forked child may be held by threads that it does not have.
+        # In a forked child, locks may be held by threads that do not exist there.
         if self._process not in (0, os.getpid()):
             raise ModelError(f"{self.name!r} was loaded before this process was forked; open it in each process")
         return Job(alone, name)
@@ -185,7 +185,7 @@ class EmbeddedEngine:
             raise ModelError(f"cannot read the model {str(self.path)!r} ({exc.strerror}); check the path") from exc
         if magic != b"GGUF":
             raise ModelError(f"{str(self.path)!r} is not a GGUF file; convert the model, or name another file")
-        # The weights, their repacked copy, and the context: 1.9 GB for 1.1 GB of file at the most.
+        # Weights, a repacked copy of a part of them, and the context; measured: at most 1.9 GB for a file of 1.1 GB.
         free, need = self._memory(), int(size * 1.3)
         if free is not None and free < need:
             raise ModelError(
@@ -202,20 +202,21 @@ class EmbeddedEngine:
         params.n_gpu_layers = 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self.threads
         params.verbosity = -1
-        params.cache_ram_mib = 0  # old slots kept aside: gigabytes, and another way into the judge's prefix
-        # It listens on 127.0.0.1, which any local user reaches: only this object knows the key.
+        params.cache_ram_mib = 0  # no copies of old slots: they take gigabytes and could restore a prefix from a cache
+        # The server listens on 127.0.0.1, which every local user can reach; only this object knows the key.
         params.api_keys = [self._key]
         params.cors_origins = ""
         params.ui = params.endpoint_slots = params.endpoint_props = params.endpoint_metrics = False
         try:
             self._server = xllamacpp.Server(params)
-        except Exception as exc:  # RuntimeError as a rule, and whatever the native code throws
+        except Exception as exc:  # usually RuntimeError; the native code may raise others
             raise ModelError(
                 f"cannot load {str(self.path)!r} ({one_line(exc)}): it is damaged, or of an unknown architecture; "
                 "run `whyfeed models verify`, or name another file"
             ) from exc
         self._process = os.getpid()
-        # Ended before its own loop has begun, the server never ends: its loop takes no notice of what came before.
+        # One request, to be sure that the server's loop runs: a stop before the loop begins is lost, and the server
+        # would never end.
         self._native("handle_completions", {"prompt": "a", "n_predict": 0, "cache_prompt": False})
 
     def _chat(self, request: ChatRequest) -> Job[Completion]:
@@ -227,14 +228,14 @@ class EmbeddedEngine:
             "cache_prompt": True,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "return_progress": True,  # else nothing is called back, and so nothing can end, in a prompt
+            "return_progress": True,  # without it there is no callback, and no cancellation, while the prompt is read
         }
         if request.schema is not None:
             form = {"name": "answer", "schema": dict(request.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
 
         def work(job: Job[Completion]) -> Completion:
-            self._prefix = None  # the slot holds something else now
+            self._prefix = None  # the chat replaces it in the slot's cache
             text: list[str] = []
             finish, usage = "", {"prompt_tokens": 0, "completion_tokens": 0}
 
@@ -259,7 +260,7 @@ class EmbeddedEngine:
         take: Callable[[dict[str, Any]], None],
         job: Job[Any],
     ) -> None:
-        """Run one streamed request; an exception in a callback is swallowed there, so it is kept and raised here."""
+        """Run one streamed request. The native code drops exceptions of callbacks: they are kept and raised here."""
         failed: list[BaseException] = []
 
         def callback(chunk: Any) -> bool:
@@ -274,14 +275,14 @@ class EmbeddedEngine:
         answer = self._native(route, body, callback)
         if failed:
             raise failed[0]
-        if isinstance(answer, dict):  # an error that came before the first chunk
+        if isinstance(answer, dict):  # an error before the first chunk
             self._refuse_error(answer)
         check_wanted(job.stop)
 
     def _native(self, route: str, *arguments: Any) -> Any:
         try:
-            # By name: a bound method in the frames of a traceback would keep the server alive beyond `close`,
-            # and its threads into the end of the interpreter, where they crash.
+            # Called by name: a bound method in a traceback's frames would keep the server alive after `close`, and
+            # its threads would crash when the interpreter exits.
             return getattr(self._server, route)(*arguments)
         except (RuntimeError, ValueError, UnicodeError) as exc:  # bad JSON, a bad schema, bad UTF-8
             raise ModelError(f"{self.name!r} refuses the request ({one_line(exc)}); check prompt and schema") from exc
@@ -308,26 +309,26 @@ class EmbeddedEngine:
         self._streamed("handle_completions", body, take, job)
         return last
 
-    def _hold(self, prefix: str, job: Job[Any]) -> None:
-        """Have exactly this prefix in the slot's cache, read cold."""
+    def _cache_prefix(self, prefix: str, job: Job[Any]) -> None:
+        """Make exactly this prefix the content of the slot's cache, computed without reuse of the old content."""
         if self._prefix == prefix:
             return
-        self._prefix = None  # an interrupted reading leaves a part of it there
+        self._prefix = None  # if interrupted, the cache holds a part of the prefix
         self._prefix_ids = self._tokens(prefix, opening=True)
         self._complete_ids(self._prefix_ids, job, n_predict=0, cache_prompt=False)
         self._prefix = prefix
 
     def _probability(self, candidate: str, labels: tuple[int, int], job: Job[Any]) -> float:
-        # Cut the cache back to the prefix: else what two neighbouring candidates share is reused, and the
-        # rest is computed in a batch of another shape, which rounds differently.
+        # Cut the cache back to the prefix. Otherwise the common start of two successive candidates would be reused,
+        # and the rest computed in a batch of another shape, with other rounding.
         self._complete_ids(self._prefix_ids, job, n_predict=0)
         ids = self._prefix_ids + self._tokens(candidate, opening=False)
-        body = {"prompt": ids, "cache_prompt": True, "n_predict": 1, **weighing(labels)}
+        body = {"prompt": ids, "cache_prompt": True, "n_predict": 1, **label_options(labels)}
         answer = self._native("handle_completions", body)
         self._refuse_error(answer)
         check_wanted(job.stop)
         try:
-            return share(answer, labels)
+            return label_probability(answer, labels)
         except LookupError as exc:
             raise ModelError(
                 f"{self.name!r} did not weigh the two labels against each other; use another model"
@@ -342,8 +343,8 @@ class EmbeddedEngine:
         return self._labels[text]
 
     def _tokens(self, text: str, *, opening: bool) -> list[int]:
-        """Token ids, with the model's own opening token when it has one and `opening` is set."""
-        # The server object has no method for it, only its own port does.
+        """Token ids of a text; `opening` adds the model's beginning-of-sequence token, if it has one."""
+        # The server object has no method for this, so its HTTP port is used.
         address = urlsplit(self._server.listening_address)
         connection = http.client.HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=30)
         try:
@@ -360,7 +361,7 @@ class EmbeddedEngine:
 
 
 def free_cores() -> int:
-    """Cores for an engine: all of them on a machine that has been idle for a minute, else all but one."""
+    """The number of cores for an engine: all of them if the machine was idle for a minute, else all but one."""
     try:
         cores = len(os.sched_getaffinity(0))
         idle = os.getloadavg()[0] < _IDLE

@@ -1,4 +1,4 @@
-"""Opens an engine by its name: weights in this process, or an OpenAI-compatible server."""
+"""Opens an engine given by a file, a name or an address: weights in this process, or an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ def open_engine(
     threads: int | None = None,
     n_ctx: int = 4096,
 ) -> Engine:
-    """The engine of a GGUF file's path, a name or role of the manifest, or the http(s) address of a server.
+    """The engine given by the path of a GGUF file, a name or role of the manifest, or the http(s) address of a server.
 
-    `model`, `api_key` and `timeout` (seconds) are for a server; `threads` and `n_ctx` (tokens of context)
-    for weights in this process. ModelError when the spec is none of these, WeightsError when the weights
-    are missing or wrong.
+    `model`, `api_key` and `timeout` (seconds) apply to a server; `threads` and `n_ctx` (tokens of context) to weights
+    in this process. ModelError when `spec` is none of the three, WeightsError when the weights are missing or wrong.
     """
     if spec.startswith(("http://", "https://")):
         return OpenAIEngine(spec, model, api_key, timeout)

@@ -1,4 +1,4 @@
-"""A language model behind any server that speaks the OpenAI HTTP protocol, vLLM first of all."""
+"""The engine for models behind a server of the OpenAI HTTP protocol, such as vLLM."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from whyfeed.agent.llm.engine import ChatRequest, Completion, Job, JudgeRequest, check_wanted, checked_text
-from whyfeed.agent.llm.llama_labels import share, weighing
+from whyfeed.agent.llm.llama_labels import label_options, label_probability
 from whyfeed.retrieval.errors import ModelError, UnreachableError, one_line
 
 if TYPE_CHECKING:
     import openai
 
 T = TypeVar("T")
-_TOKENISED = 20_000  # texts whose token ids are remembered: a post is judged for many readers
-_TOKENISING = 8  # texts at once
+_TOKENISED = 20_000  # texts whose token ids are cached, since a post is judged for many readers
+_TOKENISING = 8  # concurrent requests for token ids
 
 
 class _BadLabel(ValueError):
-    """The caller's own mistake, among the ValueErrors that answers which cannot be read raise too."""
+    """A label of the caller is not one token; tells this apart from the ValueErrors of unreadable answers."""
 
 
 class OpenAIEngine:
-    """Any server that speaks the OpenAI HTTP protocol: vLLM, llama.cpp, Ollama, the hosted ones.
+    """Any server of the OpenAI HTTP protocol: vLLM, llama.cpp, Ollama, or a hosted service.
 
-    `url` is its base, with or without /v1; without `model` it is the first that the server lists.
-    `timeout` is in seconds, without a byte. Lost connections, 429 and 5xx are tried again twice, with
-    growing, randomised pauses. More than `most` calls at once wait here, where they can be left, rather than there.
-    `in_flight` is how many a batch keeps going.
+    `url` is the base address, with or without /v1. Without `model`, the first model that the server lists is used.
+    `timeout` is the longest wait without a byte, in seconds. Lost connections and HTTP 429 and 5xx are retried
+    `retries` times, with growing, randomised pauses. At most `most` calls are sent at once; more wait here, where they
+    can be cancelled. `in_flight` is the number of concurrent calls for a batch. ValueError when `url` is no http(s)
+    address.
     """
 
     def __init__(
@@ -61,18 +62,18 @@ class OpenAIEngine:
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(max(most, in_flight))
         self._ids: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
-        self._context = 0  # tokens that the server takes; 0 while it has not said
+        self._context = 0  # the server's context in tokens; 0 while unknown
         self._llama = False  # whether token ids come from llama.cpp's server
 
     @property
     def name(self) -> str:
-        """The model, or the address before the server was asked for its first one."""
+        """The model's name; the address while that is not known yet."""
         return self._model or self.url
 
     def models(self) -> list[str]:
-        """What the server serves, adapters too; the first is taken where no model was named.
+        """Names of the server's models and adapters; the first becomes the model if none was given.
 
-        ModelError when it does not answer.
+        ModelError when the server does not answer.
         """
         work = self._translated(lambda job: [each.id for each in self._client().models.list().data])
         found = Job(work, "whyfeed-models").result()
@@ -89,10 +90,10 @@ class OpenAIEngine:
         return self._chat(request).pieces(request.cancel)
 
     def judge(self, request: JudgeRequest) -> list[float]:
-        """See `Engine.judge`: vLLM's /generative_scoring, elsewhere the log-probabilities of a completion.
+        """See `Engine.judge`. Uses vLLM's /generative_scoring where available, else log-probabilities of a completion.
 
-        vLLM and llama.cpp weigh the two labels whatever else is likely. Other servers list the most likely tokens:
-        where only one of the labels is among them, the other counts as the least likely listed.
+        vLLM and llama.cpp compare the two labels even when other tokens are more likely. Other servers list only the
+        most likely tokens: if only one label is among them, the other gets the probability of the least likely one.
         """
         if not request.candidates:
             return []
@@ -108,7 +109,7 @@ class OpenAIEngine:
         return Job(self._translated(work), "whyfeed-judge").result(request.cancel)
 
     def warm(self, prefix: str) -> None:
-        """See `Engine.warm`: one token, so that a server with a prefix cache has read it."""
+        """See `Engine.warm`: generates one token, which fills the server's prefix cache if it has one."""
         text = checked_text(prefix)
 
         def work(job: Job[None]) -> None:
@@ -117,10 +118,10 @@ class OpenAIEngine:
         Job(self._translated(work), "whyfeed-warm").result()
 
     def embed(self, texts: Sequence[str]) -> list[tuple[list[float], int]]:
-        """Each text's pooled vector, and how many tokens were pooled, by /v1/embeddings.
+        """(pooled vector, number of pooled tokens) of each text, by /v1/embeddings.
 
-        One request a text, `in_flight` of them at once: a server counts the tokens of a whole request only, and
-        batches what arrives together by itself.
+        Sends one request per text, `in_flight` at once, because a server reports only the token count of a whole
+        request; it batches concurrent requests itself.
         """
         checked = [checked_text(text) for text in texts]
 
@@ -189,7 +190,7 @@ class OpenAIEngine:
             if self._closed:
                 raise ModelError(f"the engine for {self.url!r} is closed; open a new one")
             if self._opened is None:
-                # A key of the environment belongs to another server: only the one that was given is sent.
+                # A key in the environment may be for another server: only the given key is sent.
                 self._opened = openai.OpenAI(
                     base_url=self.url,
                     api_key=self._key or "none",
@@ -207,25 +208,25 @@ class OpenAIEngine:
         return self._model
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """A route of the server itself, beside /v1; None when it has no such route."""
+        """POST to a route of the server outside of /v1; None when it has no such route."""
         import openai
 
         try:
             return self._client().post(f"{self._root}{path}", cast_to=object, body=dict(body))
         except openai.APIStatusError as exc:
-            # An unknown model is a 404 too, and says so.
+            # An unknown model is a 404 too, with "model" in its message.
             if exc.status_code in (404, 405) and "model" not in str(exc.body).lower():
                 return None
             raise
 
     def _token_ids(self, texts: Sequence[str], job: Job[list[float]]) -> list[list[int]] | None:
-        """Each text's token ids, only the first with the model's own opening token; None where there is no route."""
+        """Token ids of each text; only the first gets the beginning-of-sequence token. None without such a route."""
         keys = [(text, place == 0) for place, text in enumerate(texts)]
         with self._lock:
             known = {key: self._ids[key] for key in keys if key in self._ids}
         missing = [key for key in dict.fromkeys(keys) if key not in known]
         if missing:
-            first = self._tokenised(*missing[0])  # tells whether there is such a route
+            first = self._tokenised(*missing[0])  # None when there is no such route
             if first is None:
                 return None
 
@@ -246,7 +247,7 @@ class OpenAIEngine:
             while len(self._ids) > _TOKENISED:
                 self._ids.popitem(last=False)
         found = [known[key] for key in keys]
-        # An over-long pair would be cut at its end, and a plausible score come back.
+        # The server would truncate a prompt that is too long and return a plausible score.
         longest = len(found[0]) + max(len(each) for each in found[1:])
         if self._context and longest >= self._context:
             raise ModelError(
@@ -255,7 +256,7 @@ class OpenAIEngine:
         return found
 
     def _tokenised(self, text: str, opening: bool) -> list[int] | None:
-        # Two servers have this route, and each looks at its own names: first vLLM's, then llama.cpp's.
+        # vLLM and llama.cpp both have this route, with different field names; each ignores those of the other.
         body = {"model": self._chosen(), "prompt": text, "add_special_tokens": opening}
         answer = self._post("/tokenize", {**body, "content": text, "add_special": opening, "parse_special": True})
         tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
@@ -286,24 +287,24 @@ class OpenAIEngine:
         return self._probabilities([float(row["score"]) for row in rows], len(ids) - 3)
 
     def _score_by_llama(self, ids: list[list[int]], job: Job[list[float]]) -> list[float]:
-        """Both labels lifted above all other tokens, and what llama.cpp then makes of the two.
+        """P(yes) from llama.cpp's server, with a logit bias that leaves only the two labels; see `label_options`.
 
-        A prompt at a time and read cold: what is cached is computed in batches of another shape, which rounds
-        differently, and a score would hang on what was asked before.
+        Prompts are sent one at a time and without the cache: a cached start would change the shape of the batches and
+        so the rounding, and scores would depend on earlier requests.
         """
         labels = self._labels(ids)
-        body = {"model": self._chosen(), "max_tokens": 1, "cache_prompt": False, **weighing(labels)}
+        body = {"model": self._chosen(), "max_tokens": 1, "cache_prompt": False, **label_options(labels)}
         scores = []
         for item in ids[1:-2]:
             check_wanted(job.stop)
             answer = self._post("/v1/completions", {**body, "prompt": [*ids[0], *item]})
-            scores.append(share(answer, labels))
+            scores.append(label_probability(answer, labels))
         return self._probabilities(scores, len(ids) - 3)
 
     def _score_by_logprobs(
         self, texts: Sequence[str], ids: Sequence[Sequence[int]] | None, yes: str, no: str
     ) -> list[float]:
-        """The first token's log-probabilities, of both labels by their ids where the server takes ids."""
+        """P(yes) from the log-probabilities of the first token; labels are given as ids if both are single tokens."""
         prompts: Any = [texts[0] + candidate for candidate in texts[1:]]
         more: dict[str, Any] = {}
         if ids is not None and len(ids[-2]) == len(ids[-1]) == 1:
@@ -334,7 +335,7 @@ class OpenAIEngine:
         return scores
 
     def _translated(self, work: Callable[[Job[T]], T]) -> Callable[[Job[T]], T]:
-        """The work as soon as there is room for it, and what goes wrong in it as a ModelError."""
+        """`work`, run when fewer than `most` calls are running, with its errors translated to ModelError."""
 
         def translated(job: Job[T]) -> T:
             while not self._room.acquire(timeout=0.1):
@@ -343,7 +344,7 @@ class OpenAIEngine:
                 return work(job)
             except (ModelError, _BadLabel):
                 raise
-            except Exception as exc:  # the client, its HTTP library, and answers that are not of the protocol
+            except Exception as exc:  # of the client, its HTTP library, or answers that violate the protocol
                 raise self._explain(exc) from exc
             finally:
                 self._room.release()
@@ -377,7 +378,7 @@ class OpenAIEngine:
 
 
 def _status_of(exc: Exception) -> int:
-    """The HTTP status of an answer, or of an error that came in the middle of a stream; 0 for none."""
+    """The HTTP status of an answer, or of an error within a stream; 0 for none."""
     found = getattr(exc, "status_code", None)
     if found is None:
         body = getattr(exc, "body", None)

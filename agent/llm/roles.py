@@ -1,11 +1,10 @@
-"""The models of a home by role, opened when they are first needed, and what state each is in."""
+"""The language models of a home by role: opened on first use, with a fallback when the server is down, and status."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +22,20 @@ from whyfeed.agent.registry import JUDGE, Registry
 from whyfeed.agent.settings import Settings
 from whyfeed.retrieval.community.embedder import Embedder, open_embedder
 from whyfeed.retrieval.errors import ModelError, WeightsError, WhyfeedError
+from whyfeed.retrieval.progress import Progress
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 Role = Literal["writer", "ranker"]
 ROLES: tuple[Role, ...] = ("writer", "ranker")
-EMBEDDER = "embedder"  # in the registry: a folder of sentence-transformers, see `finetune.llm.embedder`
-_LOOK_AGAIN = 5.0  # seconds until a server that lacked the home's judge is asked for it again
-TUNED = "tuned"  # as a setting: the live one of those
+EMBEDDER = "embedder"  # name in the registry of a sentence-transformers folder, see `finetune.llm.embedder`
+_CHECK_AGAIN = 5.0  # seconds between two checks whether the server has the home's judge as an adapter
+TUNED = "tuned"  # value of the setting `embedder` for the live one of the registry
 
 
 def embedder_of(settings: Settings) -> Embedder:
-    """The embedder that the settings name. ModelError when it is the home's own and none is live."""
+    """The embedder of the settings. ModelError when it is the tuned one and none is live, or when loading fails."""
     if settings.embedder != TUNED:
         return open_embedder(settings.embedder)
     registry = Registry(settings.home.expanduser())
@@ -50,51 +50,51 @@ def embedder_of(settings: Settings) -> Embedder:
 
 @dataclass(frozen=True, slots=True)
 class _OwnJudge:
-    """The live judge of a home: its GGUF file ("" without one), its name at a server, slope and intercept."""
+    """The live judge of a home: its GGUF file ("" without one), its name at a server, calibration of its logit."""
 
     file: str = ""
     name: str = ""
-    calibration: tuple[float, float] = (1.0, 0.0)
+    calibration: tuple[float, float] = (1.0, 0.0)  # slope, intercept
 
 
 class RoleSlot:
-    """The engines of one role: the server's behind a circuit breaker, and one in this process or the caller's own.
+    """The engines of one role: that of the server behind a circuit breaker, and a local one.
 
-    It has no lock of its own: `Models` holds one while it changes a slot.
+    Not safe for use from several threads: `Models` holds its lock while it changes a slot.
     """
 
     def __init__(self, role: Role, usage: Usage) -> None:
         self._role, self._usage = role, usage
-        self.local: Engine | None = None  # in this process, or the caller's own
-        self.spec = ""  # what `local` was opened from
-        self.given = False  # whether `local` is the caller's own
-        self.failure = ""  # why there is no engine in this process
+        self.local: Engine | None = None  # weights in this process, or an engine given by the caller
+        self.spec = ""  # the spec `local` was opened with
+        self.given = False  # whether `local` was given by the caller
+        self.failure = ""  # why `local` could not be opened
         self.breaker: CircuitBreaker | None = None
-        self.served: Engine | None = None  # the breaker with its calls counted
-        self.adapter = ""  # that the server is asked for; "" for its base model
-        self.looked = 0.0  # when the server was last asked for adapters, `time.monotonic`
+        self.served: Engine | None = None  # `breaker`, metered
+        self.adapter = ""  # name of the adapter that is used at the server; "" for its base model
+        self.checked = 0.0  # `time.monotonic` of the last check for adapters at the server
 
     @property
     def down(self) -> str:
-        """Why the server is not asked at the moment; "" when it is, and without a server."""
+        """Why the server is not used at the moment; "" when it is used, and without a server."""
         return self.breaker.down if self.breaker is not None else ""
 
     @property
     def serves(self) -> bool:
-        """Whether there is a server that answers."""
+        """Whether there is a server and it is not known to be down."""
         return self.breaker is not None and not self.breaker.down
 
     def give(self, engine: Engine) -> None:
-        """Use the caller's own engine."""
+        """Use an engine given by the caller."""
         self.local, self.spec, self.given = self._metered(engine), "", True
 
     def serve(self, breaker: CircuitBreaker) -> Engine:
-        """Use the server's engine. One that it replaces is left to end what it does; it holds connections alone."""
+        """Use the server's engine. A replaced one is not closed, so that its running calls can finish."""
         self.breaker, self.served = breaker, self._metered(breaker)
         return self.served
 
     def open(self, spec: str) -> Engine | None:
-        """The engine in this process; None while its weights are missing, and when they are of no use."""
+        """The engine in this process, opened if necessary; None while weights are missing and when opening failed."""
         if self.local is not None and self.spec != spec:
             self.local.close()  # another judge went live
             self.local, self.failure = None, ""
@@ -118,7 +118,7 @@ class RoleSlot:
 
 @dataclass(frozen=True, slots=True)
 class RoleState:
-    """State of a role: off, missing, downloading, ready, failed or fallback, and why where that is known."""
+    """State of a role: `name` is off, missing, downloading, ready, failed or fallback; `why` is the cause or ""."""
 
     name: str
     why: str = ""
@@ -128,7 +128,10 @@ class RoleState:
 
 
 class Models:
-    """Writer and ranker LLM. A role without a usable model answers None, and `status` says why."""
+    """The writer and the ranker LLM of a home. A role without a usable model is None; `status` says why.
+
+    Safe for use from several threads.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -136,10 +139,10 @@ class Models:
         self._lock = threading.Lock()
         self._slots: dict[Role, RoleSlot] = {role: RoleSlot(role, self.usage) for role in ROLES}
         self._registry = Registry(settings.home.expanduser())
-        self._judge: tuple[object, _OwnJudge] = (None, _OwnJudge())  # with the registry's stamp
+        self._judge: tuple[object, _OwnJudge] = (None, _OwnJudge())  # stamp of the registry, judge read then
         self._caller: BaseChatModel | None = None
         self._given_caller = False
-        self._progress: dict[str, tuple[int, int]] = {}  # by the weights' name: bytes done and in all
+        self._progress: dict[str, tuple[int, int]] = {}  # name of weights -> bytes done, bytes in total
         self._stop = threading.Event()
         self._fetching: threading.Thread | None = None
 
@@ -148,11 +151,11 @@ class Models:
         return self._engine("writer")
 
     def ranker(self) -> Engine | None:
-        """The LLM that judges a reader and a post, or None while there is none."""
+        """The LLM that judges whether a reader will engage with a post, or None while there is none."""
         return self._engine("ranker")
 
     def tool_caller(self) -> BaseChatModel | None:
-        """The server's model as LangChain calls it, with tools; None without a server, and while it is down."""
+        """The server's model as a LangChain chat model, for tool calls; None without a server and while it is down."""
         if self._caller is not None and self._given_caller:
             return self._caller
         if not self._settings.llm_url or self.writer() is None:
@@ -173,30 +176,30 @@ class Models:
             return self._caller
 
     def check_server(self) -> None:
-        """Have the circuit breakers ask the server in the background, after a call beside them found no answer."""
+        """Let the circuit breakers check the server in the background, after a call outside of them got no answer."""
         for slot in self._slots.values():
             if slot.breaker is not None and not slot.breaker.down:
                 threading.Thread(target=slot.breaker.probe, name="whyfeed-probe", daemon=True).start()
 
     def put_tool_caller(self, model: BaseChatModel) -> None:
-        """Use a model of the caller's own to plan turns."""
+        """Use a LangChain chat model given by the caller to plan chat turns."""
         self._caller, self._given_caller = model, True
 
     def calibration(self) -> tuple[float, float]:
-        """Slope and intercept of the logit of the home's own judge; 1 and 0 of any other."""
+        """(slope, intercept) to calibrate the judge's logit where the home's own judge is in use; else (1, 0)."""
         own, slot = self._own(), self._slots["ranker"]
         mine, asked = (own.name, slot.adapter) if slot.serves else (own.file, slot.spec)
         return own.calibration if mine and mine == asked else (1.0, 0.0)
 
     def put(self, role: Role, engine: Engine) -> None:
-        """Use an engine of the caller's own for a role, in place of what the settings name; `close` closes it."""
+        """Use an engine given by the caller for a role, instead of that of the settings; `close` closes it."""
         with self._lock:
             self._slots[role].give(engine)
 
-    def fetch(self, progress: Callable[[str, int, int], None] | None = None) -> None:
-        """Download missing weights in the background; `status` follows it, `close` stops it.
+    def fetch(self, progress: Progress | None = None) -> None:
+        """Download missing weights in the background; `status` reports it, `close` stops it.
 
-        `progress` is called with a file's name, the bytes that are there and those that it has.
+        `progress` is called with the name of the weights, the bytes so far and in total.
         """
         roles: tuple[Role, ...] = ("ranker", "writer")
         wanted = [(role, weights) for role in roles if (weights := self._missing(role)) is not None]
@@ -222,20 +225,20 @@ class Models:
         self._fetching.start()
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """By role: name, state (off, missing, downloading, ready, failed), bytes done and total, and why."""
+        """By role: name, state (see `RoleState`), for a download the bytes done and total, and the cause as "why"."""
         return {role: self._status(role) for role in ROLES}
 
     def state(self, role: Role) -> RoleState:
-        """The state of a role, with the cause when it failed."""
+        """The state of a role."""
         status = self._status(role)
         return RoleState(str(status["state"]), str(status.get("why", "")))
 
     def describe(self, role: Role) -> str:
-        """`state` in a few words."""
+        """`state` as text, with the cause in brackets."""
         return str(self.state(role))
 
     def close(self) -> None:
-        """Stop a download and unload the engines."""
+        """Stop a download and close the engines."""
         self._stop.set()
         if self._fetching is not None:
             self._fetching.join()
@@ -259,21 +262,21 @@ class Models:
             return slot.open(self._spec(role))
 
     def _served(self, role: Role) -> Engine:
-        """The server's engine; as the ranker the home's own judge as soon as the server has it as an adapter."""
+        """The server's engine; for the ranker, the home's own judge once the server has loaded it as an adapter."""
         slot = self._slots[role]
         wanted = self._own().name if role == "ranker" else ""
         if slot.breaker is not None and slot.served is not None:
-            due = time.monotonic() > slot.looked + _LOOK_AGAIN
+            due = time.monotonic() > slot.checked + _CHECK_AGAIN
             if wanted == slot.adapter or slot.down or not due:
                 return slot.served
-            slot.looked = time.monotonic()
+            slot.checked = time.monotonic()
             if (wanted if wanted in slot.breaker.probe() else "") == slot.adapter:
                 return slot.served  # nothing has changed there
         breaker = CircuitBreaker(self._client(self._settings.llm_model or None))
-        # What is kept bears the model's name, in the next process too.
+        # Asking also fixes the model's name, which is part of the keys of cached documents.
         names = breaker.probe()
         if role == "ranker":
-            slot.looked = time.monotonic()
+            slot.checked = time.monotonic()
             slot.adapter = wanted if wanted in names else ""
             if slot.adapter:
                 breaker.close()
@@ -290,16 +293,16 @@ class Models:
         return self._settings.writer if role == "writer" else self._own().file or self._settings.ranker
 
     def _own(self) -> _OwnJudge:
-        """The home's live judge; nothing when there is none, or a ranker was named."""
+        """The home's live judge; an empty one when there is none or the settings name a ranker."""
         if "ranker" in self._settings.model_fields_set:
             return _OwnJudge()
         stamp = self._registry.stamp(JUDGE)
         if stamp != self._judge[0]:
-            folder = self._registry.live(JUDGE)  # reads every file: not at each request
+            folder = self._registry.live(JUDGE)  # reads every file, so only when the stamp has changed
             found = _OwnJudge()
             if folder is not None:
                 calibration = (1.0, 0.0)
-                # Older judges have none, and no number of a card keeps a judge from serving.
+                # Older judges have no calibration; a bad one in the card does not keep the judge from being used.
                 with suppress(OSError, ValueError, KeyError, TypeError):
                     said = json.loads((folder / "card.json").read_bytes())["calibration"]
                     calibration = float(said["slope"]), float(said["intercept"])
@@ -309,7 +312,7 @@ class Models:
         return self._judge[1]
 
     def _missing(self, role: Role) -> Weights | None:
-        """The manifest's weights of this role when they are not there yet; with a server none are needed."""
+        """The weights of this role that must still be downloaded; None when there are none, as with a server."""
         return None if self._settings.no_llm or self._settings.llm_url else _absent(self._spec(role))
 
     def _status(self, role: Role) -> dict[str, Any]:
@@ -327,14 +330,14 @@ class Models:
             done, total = self._progress[weights.name]
             document |= {"state": "downloading", "done": done, "total": total}
         elif weights is not None:
-            # The ranker is downloaded before the writer: the writer waits, it is not missing for good.
+            # The ranker is downloaded before the writer, which is "downloading" while it waits.
             waiting = self._fetching is not None and self._fetching.is_alive()
             document |= {"state": "downloading" if waiting else "missing", "done": 0, "total": weights.size}
         return document
 
 
 def _absent(spec: str) -> Weights | None:
-    """The weights of the manifest that a spec names, when they are not on this machine."""
+    """The weights of the manifest with that name or role if they are not on this machine, else None."""
     try:
         weights = weight_files.find(spec)
     except ValueError:

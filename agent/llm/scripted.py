@@ -1,4 +1,4 @@
-"""A deterministic engine for tests and benchmarks: replies are given in advance."""
+"""A deterministic engine for tests and benchmarks, with replies given in advance."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Reply = str | Exception
 
 @dataclass
 class ScriptedEngine:
-    """A deterministic engine: `replies` in order, or a function of the messages; an exception is raised.
+    """A deterministic engine. `replies` are given out in order, or computed by a function of the messages.
 
-    A token is a word with the space before it. `judgement` maps (prefix, candidate) to P(yes); without
-    it, P is the share of the candidate's words that the prefix has too. `history`, `judged` and `warmed` hold what it
-    was asked, for a test to look at.
+    A reply that is an exception is raised. A token is a word with the space before it. `judgement` maps (prefix,
+    candidate) to P(yes); without it, P is the share of the candidate's words that are in the prefix too. `history`,
+    `judged` and `warmed` record the requests, for tests.
     """
 
     replies: Callable[[Sequence[Message]], Reply] | Sequence[Reply] = ()
@@ -56,7 +56,7 @@ class ScriptedEngine:
         return [judgement(request.prefix, candidate) for candidate in request.candidates]
 
     def warm(self, prefix: str) -> None:
-        """See `Engine.warm`; kept in `warmed`."""
+        """See `Engine.warm`; recorded in `warmed`."""
         with self._lock:
             self._check(None)
             self.warmed.append(checked_text(prefix))

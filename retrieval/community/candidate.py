@@ -1,4 +1,4 @@
-"""A candidate: a post that could be shown, with who brought it, what speaks for it, and because of what."""
+"""A candidate post: its sources, signals and score, and the user's events that raised the score."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Because:
-    """One event of the reader's own that raised a candidate's score.
+    """One event of the reader that raised a candidate's score.
 
-    `share` is by how much the score falls (in score units) had the reader never acted on that post;
-    `via` names how the posts are related: "text" (alike), "cooccurrence" (readers of one read the
-    other), "people" (by the same author).
+    `share` is the difference that the score loses (in score units) without the reader's events on that post. `via` is
+    how the two posts are related: "text" (similar vectors), "cooccurrence" (read by the same users), "people" (by the
+    same author).
     """
 
     event: str
@@ -22,7 +22,11 @@ class Because:
 
 @dataclass(slots=True)
 class Candidate:
-    """A post on its way through one request. Signals are raw values in the units of `retrieval.community.signals`."""
+    """A candidate of one request.
+
+    `row` is its row in the `Community`, `sources` maps the names of sources to their scores, `signals` has raw values
+    in the units of `retrieval.community.signals`, and `probability` is the calibrated P(engage) where there is one.
+    """
 
     post: str
     row: int

@@ -1,8 +1,7 @@
-"""The community in memory: what every request looks at, as of one moment.
+"""Posts and events in memory, in arrays for ranking; optionally as of a moment in the past.
 
-Computed from the store and nothing else, so it can be thrown away at any time. Appended events
-are taken in as they come; anything else (an import, something forgotten) builds it anew, which
-gives exactly the state of never having seen what is gone.
+A `Community` is computed from the store alone. Appended events are added incrementally. After any other change (an
+import, forgotten events) it is rebuilt, so forgotten data leaves no traces in it.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ from whyfeed.retrieval.store.store import Store
 INDEX_FILE = "index.faiss"
 NEIGHBOURS_FILE = "neighbours.npz"
 TAGS_FILE = "tags.npz"
-_TAGS_READ = 4000
-_RECOUNT_SHARE = 0.01  # co-occurrence is counted anew when that share of events has come since
-_SMALL = 5_000  # acts, up to which co-occurrence is counted anew with each: some milliseconds
+_TAGS_READ = 4000  # most frequent tags that get a vector
+_RECOUNT_SHARE = 0.01  # co-occurrence is recomputed when the events have grown by this share
+_SMALL = 5_000  # up to this many positive events it is recomputed after each, in some milliseconds
 
 
 class Community:
-    """Everything about posts and readers that ranking needs, in arrays; row r is post `ids[r]`.
+    """Everything about posts and users that ranking needs, in arrays; row r is the post `ids[r]`.
 
-    `as_of` leaves out every post and event after that time, and "now" is then: nothing here reads
-    the wall clock. `events_until` leaves out events alone: training looks at posts of the near
-    future with the statistics of the past. Follow edges, which have no time, are left out with either.
-    Build it with `Community.load`.
+    `as_of` (Unix seconds) leaves out all posts and events after that time. `events_until` leaves out only events:
+    training needs posts of the near future with the statistics of the past. Follow edges have no time and are left out
+    with either. "Now" is the time of the newest post or event, never that of the system clock. Build it with
+    `Community.load`.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Community:
         self.nums: Rows = np.array([row[0] for row in rows], dtype=np.int64)
         self.ids: list[str] = [row[1] for row in rows]
         self.row_of: dict[str, int] = {id: place for place, id in enumerate(self.ids)}
-        # Numbers of posts that the index holds and this community does not: they came after `as_of`.
+        # Numbers of posts that are in the index but were created after `as_of`.
         self.later: Rows = np.array(sorted(set(index.digests()).difference(self.nums.tolist())), dtype=np.int64)
         self.kinds: list[str] = [row[2] for row in rows]
         self.authors: list[str] = [row[3] for row in rows]
@@ -74,7 +73,7 @@ class Community:
         self.tags: list[tuple[str, ...]] = [_tags(row[7]) for row in rows]
         self.tag_counts: Counter[str] = Counter(tag for tags in self.tags for tag in tags)
         self._idf = {tag: float(np.log((len(rows) + 1) / (count + 1))) for tag, count in self.tag_counts.items()}
-        self._rarest = float(np.log(len(rows) + 1))  # what a tag says that no post has
+        self._rarest = float(np.log(len(rows) + 1))  # IDF of a tag that no post has
         self._tag_norms = [sum(self._idf[tag] ** 2 for tag in tags) ** 0.5 or 1.0 for tags in self.tags]
         self.common_tags: list[str] = [tag for tag, _ in self.tag_counts.most_common(_TAGS_READ)]
         self.tag_vectors: Vectors = np.zeros((len(self.common_tags), index.dimension), dtype=np.float32)
@@ -97,7 +96,7 @@ class Community:
         self._counted = 0
         self.event_counts: Counter[str] = Counter()
         self.following: dict[str, dict[str, float]] = defaultdict(dict)
-        # Edges carry no time, and those of an archive are often counted from all its replies: the past knows none.
+        # Edges have no time, and an archive's edges are often derived from all its replies, also later ones.
         for follower, followed, weight in store.follows() if self._events_until is None else ():
             self.following[follower][followed] = weight
         self._add([item for item in store.events() if _known_by(item[1], self._events_until)])
@@ -119,10 +118,7 @@ class Community:
         events_until: float | None = None,
         progress: Progress | None = None,
     ) -> Community:
-        """Bring vectors and index up to date (each batch is kept as it is made) and read everything.
-
-        `progress` is called with what is being done, how much of it is done, and how much there is.
-        """
+        """Bring vectors and index in the store up to date, batch by batch, and build the community from the store."""
         nums, digests, vectors = embedded(store, embedder, progress)
         path = store.home / INDEX_FILE
         index = PostIndex.load(path, embedder.dimension, embedder.name, factory)
@@ -140,7 +136,7 @@ class Community:
         places = {num: place for place, num in enumerate(nums)}
         community = cls(store, index, np.zeros((0, embedder.dimension), dtype=np.float16), as_of, events_until)
         if community.digests != [there.get(num) for num in community.nums.tolist()]:
-            # Another process has imported meanwhile: once more, with what it brought.
+            # Another process has imported posts meanwhile: start again.
             return cls.load(store, embedder, factory=factory, as_of=as_of, events_until=events_until, progress=progress)
         community._vectors = vectors[[places[num] for num in community.nums.tolist()]].astype(np.float16)
         if progress:
@@ -150,23 +146,23 @@ class Community:
         community.tag_vectors = _tag_vectors(store.home / TAGS_FILE, community.common_tags, embedder, as_of is None)
         return community
 
-    def take_in(self, store: Store) -> None:
-        """Take in the events appended since; co-occurrence follows when enough have come."""
+    def add_new_events(self, store: Store) -> None:
+        """Add the events appended since the last call; co-occurrence is recomputed when there are enough new ones."""
         with self._lock:
             new = [item for item in store.events(after=self.last_event) if _known_by(item[1], self._events_until)]
             known = len(self._rows)
             self._add(new)
             if new:
-                # Where posts have no dates, "now" is the newest event.
+                # For communities without dates of posts, "now" is the newest event and has moved.
                 self._measure_time() if self._undated else self._measure_popularity(known)
             small, grown = len(self._rows) < _SMALL, len(self._rows) - self._counted
             if (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1):
                 self._count()
 
-    def look_ahead(self, model: NextItem | None, states: Vectors | None = None) -> None:
-        """Use a next-item transformer from now on, or none.
+    def set_next_item(self, model: NextItem | None, states: Vectors | None = None) -> None:
+        """Set the next-item transformer, or none.
 
-        `states` (posts, d) are what its language model read in each post, if it has one; see `NextItem.text`.
+        `states` (posts, d) are the vectors of its post encoder, if it has one; see `NextItem.text`.
         """
         if model is None:
             self.next_posts = None
@@ -184,15 +180,15 @@ class Community:
         return self._vectors[np.asarray(rows, dtype=np.int64)].astype(np.float32)
 
     def now(self, code: int) -> float:
-        """The newest moment of a community, up to `as_of`: an archive of 2018 is fresh in 2018."""
+        """The time of a community's newest post, or of its newest event where posts have no dates."""
         return float(self._now[code])
 
     def freshness(self, rows: Rows) -> Floats:
-        """0..1 for each row: halves with each tenth of its community's span of time; 0 when undated."""
+        """Freshness (0..1) of each row: it halves with each tenth of its community's time span; 0 without a date."""
         return self._freshness[rows]
 
     def popularity(self, rows: Rows) -> Floats:
-        """0..1 for each row: recent acts on it, logarithmic, relative to its community's most popular."""
+        """Popularity (0..1) of each row: log of its decayed positive events, relative to its community's maximum."""
         return self._popularity[rows]
 
     def rows_by(self, author: str) -> list[int]:
@@ -200,7 +196,7 @@ class Community:
         return self._rows_by.get(author, [])
 
     def rows_in(self, codes: Iterable[int]) -> Rows:
-        """Rows of the posts in these communities; of all communities when there are none."""
+        """Rows of the posts in these communities; of all posts when `codes` is empty."""
         wanted = np.zeros(max(len(self.community_names), 1), dtype=np.bool_)
         wanted[list(codes)] = True
         if not wanted.any():
@@ -208,15 +204,15 @@ class Community:
         return np.flatnonzero(wanted[self.community_codes])
 
     def idf(self, tag: str) -> float:
-        """How much a tag says: log of posts over posts with it."""
+        """Inverse document frequency of a tag: log((posts + 1) / (posts with the tag + 1))."""
         return self._idf.get(tag, self._rarest)
 
     def tag_norm(self, row: int) -> float:
-        """Length of a post's tags as a vector of `idf`; 1 where it has none."""
+        """Euclidean norm of the post's tags as a vector of `idf`; 1 for a post without tags."""
         return self._tag_norms[row]
 
     def active_users(self) -> list[tuple[str, int]]:
-        """(user, number of acts), the most active first."""
+        """(user, number of positive events), the most active first."""
         return sorted(self.event_counts.items(), key=lambda item: (-item[1], item[0]))
 
     def communities_of(self, user: str) -> tuple[str, ...]:
@@ -225,7 +221,7 @@ class Community:
         return tuple(sorted(self._active_in[code])) if code is not None else ()
 
     def sequences(self) -> tuple[list[str], Rows, Rows, Floats, npt.NDArray[np.float64]]:
-        """(user ids, user codes, rows, weights, times) of all positive acts, in order of time."""
+        """(user ids, user codes, rows, weights, times) of all positive events, in order of time; a code indexes ids."""
         order = np.argsort(np.array(self._times), kind="stable")
         return (
             list(self._user_codes),
@@ -251,8 +247,8 @@ class Community:
             self._users.append(code)
             self._rows.append(row)
             self._weights.append(event.weight)
-            # Undated events come in the order in which they arrived. Not by their number: that has gaps
-            # where something was forgotten.
+            # Events without a time get their index in the order of arrival. Not their number in the ledger, which has
+            # gaps where events were forgotten.
             self._times.append(float(len(self._times)) if event.time is None else event.time)
 
     def _count(self) -> None:
@@ -282,11 +278,11 @@ class Community:
         self._measure_popularity()
 
     def _measure_popularity(self, known: int = 0) -> None:
-        """Popularity of every post; the first `known` acts are in it already."""
+        """Compute the popularity of every post; the first `known` positive events are already counted."""
         popular = self._popular if known else np.zeros(len(self.ids))
         rows = np.array(self._rows[known:], dtype=np.int64)
         codes = self.community_codes[rows]
-        # Older acts count less, but never nothing: a classic stays a classic.
+        # Older events count less, but at least a fifth: posts that were popular for long keep some popularity.
         age = np.clip((self._now[codes] - np.array(self._times[known:])) / self._half_life[codes], 0, None)
         np.add.at(popular, rows, np.array(self._weights[known:]) * (0.2 + 0.8 * 0.5**age))
         most = np.zeros(max(len(self.community_names), 1))
@@ -297,7 +293,7 @@ class Community:
 
 
 def _neighbours(path: Path, community: Community, keep: bool) -> object:
-    """Text neighbours of all posts; read from the file when it was made from the same vectors."""
+    """`text_neighbours` of all posts; read from the cache file when that was computed from the same vectors."""
     from scipy import sparse
 
     def make() -> dict[str, npt.NDArray[Any]]:
@@ -314,7 +310,7 @@ def _neighbours(path: Path, community: Community, keep: bool) -> object:
 
 
 def _tag_vectors(path: Path, tags: Sequence[str], embedder: Embedder, keep: bool) -> Vectors:
-    """Vectors of the community's tags (n, d); only those that the file does not hold are made."""
+    """Vectors (n, d) of the tags; only those that are not in the cache file are computed."""
     texts = [tag.replace("-", " ").replace("_", " ") for tag in tags]
     made = kept_arrays(path, embedder.name) or {}
     vector_of = dict(zip(made["texts"].tolist(), made["vectors"], strict=True)) if made else {}

@@ -1,8 +1,8 @@
-"""Item co-occurrence smoothed by text: readers of one post read the other, or one much like it.
+"""Item co-occurrence smoothed by text: users who read one post read the other, or a similar one.
 
-Plain counts starve: the median post has a handful of events. Spreading both the history and the
-candidates over their textual neighbours is the largest cheap gain known to us (measured in
-`benchmarks/`): it needs no learning and is linear in the history, so leaving one event out is exact.
+Plain counts are too sparse: the median post has a handful of events. Both the history and the candidates are therefore
+smoothed over their nearest neighbours by text (measured in `benchmarks/`). This needs no training, and scores are
+linear in the history, so the effect of leaving one event out is exact.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import numpy as np
 
 from whyfeed.retrieval.arrays import Floats, Rows, Vectors
 
-WINDOW = 8  # events of one user that are still "one after the other"
-GAP_DECAY = 0.75
-NEIGHBOURS = 50
-MIN_COSINE = 0.3
-HISTORY_SMOOTHING = 0.5
-CANDIDATE_SMOOTHING = 0.75
-LONGEST_HISTORY = 200  # events of one user that are counted: work and memory stay bounded
-EXACT_UP_TO = 20_000  # posts; beyond, neighbours are searched in an inverted file
+WINDOW = 8  # transitions are counted between events of one user that are at most this many apart
+GAP_DECAY = 0.75  # weight of a transition for each further step between the two events
+NEIGHBOURS = 50  # by text, of each post
+MIN_COSINE = 0.3  # of neighbours by text
+HISTORY_SMOOTHING = 0.5  # weight of a history post's neighbours beside its own weight of 1
+CANDIDATE_SMOOTHING = 0.75  # weight of a candidate's neighbours beside its own weight of 1
+LONGEST_HISTORY = 200  # last events of one user that are counted, to bound time and memory
+EXACT_UP_TO = 20_000  # posts; above this, neighbours are searched approximately in an inverted file
 
 
 class Cooccurrence:
-    """Scores every post for a history. Built from events in order, n posts, and their neighbours."""
+    """Scores of all n posts (`size`) for a history.
+
+    Built from events in order of time (the user code and row of each) and `neighbours`, see `text_neighbours`.
+    """
 
     def __init__(self, users: Rows, rows: Rows, size: int, neighbours: Any) -> None:
         from scipy import sparse
@@ -35,20 +38,20 @@ class Cooccurrence:
         self._identity = sparse.identity(size, dtype=np.float32, format="csr")
 
     def reach(self, rows: Rows) -> Any:
-        """Sparse (len(rows), n): what one unit of each history row reaches, before the candidates are smoothed."""
+        """Sparse (len(rows), n): scores by each history row with weight 1, before the candidates are smoothed."""
         side = self._identity[rows] + HISTORY_SMOOTHING * self._neighbours[rows]
         return side @ self._counts
 
     def spread(self, reach: Any, weights: Floats) -> Floats:
-        """Scores (n,) of all posts for a history with these weights; linear in the weights."""
+        """Scores (n,) of all posts for a history, linear in its weights (len(history),); `reach` as from `reach`."""
         reached = reach.T @ weights
         there = np.flatnonzero(reached)
-        # Few posts are reached: a product with all neighbours would cost several times as much.
+        # Few scores differ from 0: a product with the neighbours of all posts would cost several times as much.
         near = self._transposed[there].T @ reached[there]
         return np.asarray(reached + CANDIDATE_SMOOTHING * near, dtype=np.float32)
 
     def shares(self, reach: Any, candidate: int) -> Floats:
-        """What one unit of each history row adds to the score of `candidate`: one column of `spread`."""
+        """(len(history),): what each history row with weight 1 adds to the score of `candidate` in `spread`."""
         column = np.zeros(reach.shape[1], dtype=np.float32)
         near = slice(*self._neighbours.indptr[candidate : candidate + 2])
         column[self._neighbours.indices[near]] = CANDIDATE_SMOOTHING * self._neighbours.data[near]
@@ -57,7 +60,7 @@ class Cooccurrence:
 
 
 def _counts(users: Rows, rows: Rows, size: int) -> Any:
-    """The matrix M of the recipe: what follows what, discounted by how common the history post is."""
+    """Sparse (n, n) co-occurrence weights from history post to candidate, damped by the history post's popularity."""
     from scipy import sparse
 
     forward, together, popularity = transitions(users, rows, size)
@@ -66,14 +69,17 @@ def _counts(users: Rows, rows: Rows, size: int) -> Any:
 
 
 def transitions(users: Rows, rows: Rows, size: int) -> tuple[Any, Any, Rows]:
-    """What events in order say of pairs of posts: sparse (n, n) "b soon after a", sparse (n, n) "a and b of one user",
-    each user sharing out one vote, and the number (n,) of users of each post.
+    """Pair counts of n posts (`size`) from events in order of time, as (forward, together, popularity).
+
+    `forward`, sparse (n, n), has transitions from a to b within `WINDOW` events, weighted by `GAP_DECAY`. `together`,
+    sparse (n, n), has pairs in one user's history, each divided by the length of that history. `popularity` (n,) is
+    the number of users of each post.
     """
     from scipy import sparse
 
     order = np.argsort(users, kind="stable")
     users, rows = users[order], rows[order]
-    # The first act of a user on a post counts; ten comments on one question are one meeting.
+    # Only a user's first act on a post counts: ten comments on one question are one event.
     _, first = np.unique(users.astype(np.int64) * size + rows, return_index=True)
     first.sort()
     users, rows = users[first], rows[first]
@@ -109,7 +115,10 @@ def _position_from_end(users: Rows) -> Rows:
 
 
 def text_neighbours(vectors: Vectors) -> Any:
-    """Sparse (n, n): each post's nearest others by cosine, max(cos - .3, 0)^4, rows summing to 1."""
+    """Sparse (n, n): weights of the nearest other posts by cosine, max(cos - `MIN_COSINE`, 0)^4, rows normalised to 1.
+
+    `vectors` are unit vectors (n, d).
+    """
     import faiss
     from scipy import sparse
 

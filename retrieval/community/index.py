@@ -1,7 +1,7 @@
-"""The FAISS index over post vectors: a cache of what the store holds, never the truth.
+"""The FAISS index over post vectors, a cache of the vectors in the store.
 
-Faiss accepts a second vector under the same id, a wrong dimension ends in a bare AssertionError,
-and a too large k is padded with -1; all three are dealt with here, so that callers see none.
+FAISS accepts a second vector under the same id, raises a bare AssertionError for a wrong dimension, and pads the
+result with -1 when k is too large. This module handles all three cases.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from whyfeed.retrieval.errors import HomeError
 from whyfeed.retrieval.files import write_whole
 
 _GPU_MAX_K = 2048  # FAISS's own limit on a GPU
-_WORTH_THREADS = 1_000_000  # cosines of one search, tens of milliseconds on one core
+_WORTH_THREADS = 1_000_000  # cosines in one search from which threads help; tens of milliseconds on one core
 
 
 class PostIndex:
-    """Inner product search over unit vectors, by the posts' numbers.
+    """Inner product search over unit vectors, whose ids are the posts' numbers.
 
-    `factory` is any FAISS factory string whose index takes ids. Some kinds (HNSW) cannot remove:
-    `can_remove` says so, and whoever must take a vector out of one builds it anew. Where faiss-gpu
-    is installed the index is searched on the GPU. Safe for use from several threads.
+    `factory` is any FAISS factory string whose index takes ids. Some kinds (HNSW) cannot remove vectors, see
+    `can_remove`; rebuild such an index instead. Where faiss-gpu is installed, the search runs on the GPU. HomeError
+    when FAISS rejects `factory`. Safe for use from several threads.
     """
 
     def __init__(self, dimension: int, model: str, factory: str = "IDMap2,Flat") -> None:
@@ -49,16 +49,19 @@ class PostIndex:
 
     @property
     def digest(self) -> str:
-        """Says what is in the index: changes with any number, text or model."""
+        """A SHA-256 over the content of the index: model, dimension, factory, and the digests of all posts."""
         content = ",".join(f"{num}:{digest}" for num, digest in sorted(self._digests.items()))
         return hashlib.sha256(f"{self.model}|{self.dimension}|{self.factory}|{content}".encode()).hexdigest()
 
     def digests(self) -> dict[int, str]:
-        """number -> digest of the text that its vector was made from."""
+        """Number -> digest of the text that was embedded."""
         return dict(self._digests)
 
     def add(self, nums: Sequence[int], digests: Sequence[str], vectors: Vectors) -> None:
-        """Add vectors, or replace those that are there; ValueError when the shapes do not fit."""
+        """Add vectors (n, dimension), or replace those with the same numbers.
+
+        ValueError when shapes differ or a number occurs twice, HomeError when there are too few to train the index.
+        """
         if vectors.shape != (len(nums), self.dimension) or len(digests) != len(nums):
             raise ValueError(
                 f"{len(nums)} numbers, {len(digests)} digests, vectors {vectors.shape}: need (n, {self.dimension})"
@@ -82,7 +85,7 @@ class PostIndex:
             self._gpu = None
 
     def remove(self, nums: Sequence[int]) -> None:
-        """Remove vectors; numbers that are not there are ignored. ValueError when this kind cannot."""
+        """Remove vectors; unknown numbers are ignored. ValueError when this kind of index cannot remove."""
         there = [num for num in nums if num in self._digests]
         if not there:
             return
@@ -96,28 +99,31 @@ class PostIndex:
 
     @property
     def can_remove(self) -> bool:
-        """Whether `remove`, and so replacing, works on this kind of index."""
+        """Whether this kind of index can remove, and therefore replace, vectors."""
         import faiss
 
         return not isinstance(self._inner(), faiss.IndexHNSW)
 
     def search(self, vectors: Vectors, k: int, exclude: Rows | None = None) -> list[list[tuple[int, float]]]:
-        """For each row of `vectors` at most k (number, cosine), best first, none of them excluded."""
+        """For each row of `vectors` (n, dimension), at most k (number, cosine), best first, without `exclude`.
+
+        ValueError for another dimension.
+        """
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
             raise ValueError(f"query vectors {vectors.shape}: need (n, {self.dimension})")
         if not len(self) or k < 1:
             return [[] for _ in vectors]
-        hidden = np.unique(np.asarray([] if exclude is None else exclude, dtype=np.int64))
+        excluded = np.unique(np.asarray([] if exclude is None else exclude, dtype=np.int64))
         array = np.ascontiguousarray(vectors, dtype=np.float32)
         with self._lock:
-            found = self._search(array, k, hidden)
+            found = self._search(array, k, excluded)
         return [
             [(num, score) for num, score in zip(nums.tolist(), scores.tolist(), strict=True) if num >= 0][:k]
             for nums, scores in found
         ]
 
     def save(self, path: Path) -> None:
-        """Write the index and its manifest beside each other, each whole or not at all."""
+        """Write the index to `path` and its manifest to the same name with .json, each atomically."""
         import faiss
 
         with self._lock:
@@ -136,7 +142,7 @@ class PostIndex:
 
     @classmethod
     def load(cls, path: Path, dimension: int, model: str, factory: str = "IDMap2,Flat") -> PostIndex | None:
-        """The saved index, or None when it is missing, damaged, or made by another model: then rebuild."""
+        """The saved index; None when it is missing, damaged, or of another model, dimension or factory."""
         import faiss
 
         try:
@@ -165,37 +171,37 @@ class PostIndex:
             ) from exc
         return index
 
-    def _search(self, vectors: Vectors, k: int, hidden: Rows) -> Sequence[tuple[Rows, Floats]]:
-        """(numbers, cosines) for each vector, best first; -1 stands for none, and there may be more than k."""
+    def _search(self, vectors: Vectors, k: int, excluded: Rows) -> Sequence[tuple[Rows, Floats]]:
+        """(numbers, cosines) for each vector, best first; the number -1 means none, and there may be more than k."""
         import faiss
 
-        wide = min(k + len(hidden), self._index.ntotal)
+        wide = min(k + len(excluded), self._index.ntotal)
         if faiss.get_num_gpus() and wide <= _GPU_MAX_K:
-            # Selectors do not work on a GPU: ask for more, and drop what is hidden.
+            # FAISS has no id selectors on a GPU: search for more, and drop the excluded ones.
             if self._gpu is None:
                 self._gpu = faiss.index_cpu_to_all_gpus(self._index)
             scores, nums = self._gpu.search(vectors, wide)
-            return list(zip(np.where(np.isin(nums, hidden), -1, nums), scores, strict=True))
+            return list(zip(np.where(np.isin(nums, excluded), -1, nums), scores, strict=True))
         inner = self._inner()
         if isinstance(inner, faiss.IndexFlat):
-            # FAISS reads every vector once for each query; reading them once for all takes less than half the time.
+            # FAISS reads every vector once per query; reading them once for all queries takes less than half the time.
             there = faiss.rev_swig_ptr(inner.get_xb(), inner.ntotal * inner.d).reshape(-1, 1, inner.d)
             ids = faiss.vector_to_array(faiss.downcast_index(self._index).id_map)
             found = []
             for cosines in np.ascontiguousarray(np.vecdot(there, vectors).T):
                 places = largest(cosines, wide)
                 nums = ids[places]
-                found.append((np.where(np.isin(nums, hidden), -1, nums), cosines[places]))
+                found.append((np.where(np.isin(nums, excluded), -1, nums), cosines[places]))
             return found
-        parameters = self._parameters(hidden) if len(hidden) else None
+        parameters = self._parameters(excluded) if len(excluded) else None
         with _threads(len(vectors) * self._index.ntotal):
             scores, nums = self._index.search(vectors, min(k, self._index.ntotal), params=parameters)
         return list(zip(nums, scores, strict=True))
 
-    def _parameters(self, hidden: Rows) -> Any:
+    def _parameters(self, excluded: Rows) -> Any:
         import faiss
 
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(hidden))
+        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded))
         inner = self._inner()
         if isinstance(inner, faiss.IndexIVF):
             return faiss.SearchParametersIVF(sel=selector, nprobe=inner.nprobe)
@@ -204,7 +210,7 @@ class PostIndex:
         return faiss.SearchParameters(sel=selector)
 
     def _inner(self) -> Any:
-        """The index inside the map of ids."""
+        """The FAISS index inside the id map."""
         import faiss
 
         outer = faiss.downcast_index(self._index)
@@ -212,9 +218,9 @@ class PostIndex:
 
 
 def largest(values: Floats, k: int) -> Rows:
-    """Places of the k largest values, the largest first, equal ones in the order of their places."""
+    """Indices of the k largest values, in descending order of value; ties in ascending order of index."""
     if (chunk := len(values) // (4 * k)) >= 2:
-        # The k-th best chunk's maximum bounds the k-th best value from below, at the price of one pass.
+        # The k-th largest of the chunks' maxima is a lower bound of the k-th largest value, found in one pass.
         maxima = values[: len(values) // chunk * chunk].reshape(-1, chunk).max(axis=1)
         places = np.flatnonzero(values >= np.partition(maxima, -k)[-k])
     else:
@@ -224,7 +230,7 @@ def largest(values: Floats, k: int) -> Rows:
 
 @contextlib.contextmanager
 def _threads(cosines: int) -> Iterator[None]:
-    """One thread for a small search. Waiting for a second costs 40 ms where something else keeps the cores busy."""
+    """Limits a small search to one thread: on busy cores, waiting for a second thread costs 40 ms."""
     import faiss
 
     before = faiss.omp_get_max_threads()

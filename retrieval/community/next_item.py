@@ -1,9 +1,9 @@
-"""The next-item transformer: which post a history goes on with. Numpy alone; `finetune.ranking.next_item` trains it.
+"""The next-item transformer: scores posts as the next one of a history. Inference in numpy.
 
-Self-attention over the posts of a history (SASRec: Kang and McAuley 2018), where a post is its own learnt vector plus
-a projection of its text vectors. A post that arrived after training has no vector of its own yet and stands by its
-text. Nothing but the history itself is looked at, so every event counts from the moment it is written. Places are
-counted from the end of a history: its newest post always stands at the same one.
+`finetune.ranking.next_item` trains it. It is self-attention over the posts of a history (SASRec: Kang and McAuley
+2018), where the input vector of a post is a learnt vector plus a projection of its text vectors. Posts newer than the
+model use only their text vectors. New events count without retraining, because the model reads the history itself.
+Positions are counted from the end of a history, so the newest post always has the same one.
 """
 
 from __future__ import annotations
@@ -19,38 +19,39 @@ import numpy as np
 from whyfeed.retrieval.arrays import Condenser, Floats, Rows, Vectors
 
 Arrays = Mapping[str, Floats]
-_BLOCK = 512  # histories at a time
+_BLOCK = 512  # histories in one batch
 _EPSILON = 1e-5  # of the layer norms
 
 
 @dataclass(frozen=True, eq=False)
 class NextItem:
-    """Weights by name, as `finetune.ranking.next_item` writes them, and how to read them."""
+    """The trained model; `arrays` are its weights by name, as `finetune.ranking.next_item` writes them."""
 
     arrays: Arrays
     heads: int
-    longest: int  # events of a history that are looked at, the newest
-    posts: tuple[str, ...] = ()  # ids of the posts of training, where they are to be found again
-    encoder: str = ""  # name of the language model whose readings stand beside the sentence vectors, if any
+    longest: int  # newest events of a history that are read
+    posts: tuple[str, ...] = ()  # ids of the training posts, by index in `arrays["ids"]`; empty if not stored
+    encoder: str = ""  # name of the post encoder whose vectors are used beside the sentence vectors; "" for none
 
     @property
     def ordered(self) -> bool:
-        """Whether the order within a history counts."""
+        """Whether the model uses the order of a history."""
         return "positions" in self.arrays
 
     def text(self, vectors: Vectors, states: Vectors) -> Vectors:
-        """(n, t) text vectors of posts: their sentence vectors, and what its `encoder` read in them (n, d).
+        """Text vectors (n, t) of posts: their sentence vectors beside the condensed `states` (n, d) of the `encoder`.
 
-        Rows that are not a number were not read yet: such a post stands by its sentence vector.
+        Rows of NaN are posts that were not encoded yet; they get zeros in place of the condensed states.
         """
         centre = self.arrays["centre"]
         known = np.where(np.isnan(states), centre, states)
         return np.concatenate([vectors, Condenser(centre, self.arrays["directions"])(known)], axis=1)
 
     def items(self, text: Vectors, known: Rows | None = None) -> Vectors:
-        """(n, d): what posts with these text vectors (n, t) are to the transformer.
+        """Input vectors (n, d) of posts with these text vectors (n, t).
 
-        `known` (n,) are their places in training, -1 for posts that were not there; None when all are, in order.
+        `known` (n,) are the posts' indices among the training posts, -1 for posts newer than the model; None when the
+        posts are exactly the training posts, in order.
         """
         ids = self.arrays["ids"]
         projected = text @ self.arrays["text"]
@@ -61,14 +62,14 @@ class NextItem:
         return np.asarray(projected, dtype=np.float32)
 
     def biases(self, known: Rows) -> Floats:
-        """(n,): how common posts at these places of training are; those that were not there get the mean."""
+        """Popularity biases (n,) of posts with these training indices; posts newer than the model (-1) get the mean."""
         bias = self.arrays["bias"]
         return np.where(known >= 0, bias[known], bias.mean()).astype(np.float32)
 
     def read(self, history: Rows) -> Rows:
-        """What is looked at of a history, in the order in which it is.
+        """The rows of a history that the model reads, in the order in which it reads them.
 
-        Without order it was trained on any, and is asked in one that hangs on the posts alone.
+        A model that was trained without order reads them in a fixed pseudo-random order of the posts.
         """
         rows = np.asarray(history, dtype=np.int64)
         if not self.ordered:
@@ -76,9 +77,10 @@ class NextItem:
         return rows[-self.longest :]
 
     def states(self, histories: Sequence[Rows], items: Vectors) -> Vectors:
-        """(len(histories), d): what each history, oldest post first, looks for next; zero for an empty one.
+        """The state (len(histories), d) after each history, whose rows are oldest first; zero for an empty one.
 
-        The logit of a post is the product of its vector in `items` with it, plus its bias.
+        `items` are the input vectors (n, d) of all posts. The logit of a post is the product of its input vector and
+        the state, plus its bias.
         """
         found = np.zeros((len(histories), items.shape[1]), dtype=np.float32)
         cut = [self.read(history) for history in histories]
@@ -91,7 +93,7 @@ class NextItem:
         return found
 
     def _last(self, read: Floats) -> Floats:
-        """(n, d): the state after the last of equally long histories (n, length, d)."""
+        """The state (n, d) at the last position of n histories of the same length, (n, length, d)."""
         arrays, (count, length, size) = self.arrays, read.shape
         x = read
         if self.ordered:
@@ -100,7 +102,7 @@ class NextItem:
         for block in range(blocks):
             own = {name.split(".", 1)[1]: value for name, value in arrays.items() if name.startswith(f"{block}.")}
             normed = _normed(x, own["norm1"], own["shift1"])
-            # Of the last block only the last place is read.
+            # The last block is only needed at the last position.
             asking = normed[:, -1:] if block == blocks - 1 else normed
             width = size // self.heads
             query = asking @ own["attend_in"][:, :size] + own["attend_shift"][:size]
@@ -120,7 +122,7 @@ class NextItem:
         return np.asarray(_normed(x[:, -1], arrays["norm"], arrays["shift"]), dtype=np.float32)
 
     def to_bytes(self) -> bytes:
-        """A file for `from_bytes`."""
+        """The model as the bytes of an .npz file; `from_bytes` reads it."""
         buffer = io.BytesIO()
         shape = np.array([self.heads, self.longest])
         names = {"posts": np.array(self.posts, dtype=np.str_), "encoder": np.array(self.encoder)}
@@ -129,7 +131,7 @@ class NextItem:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> NextItem:
-        """ValueError when the file is damaged or is none."""
+        """The model that `to_bytes` wrote; ValueError when the file is damaged or of another kind."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 arrays = dict(file)
@@ -140,18 +142,18 @@ class NextItem:
             raise ValueError(f"not the weights of a next-item transformer ({exc})") from exc
 
 
-_STATES = 64  # histories that are remembered: those of one request, with one post or another left out
+_STATES = 64  # cached states: one request scores a history and its variants with one post left out
 
 
 class NextPosts:
-    """A next-item transformer at work among the posts of one community, ids and text vectors (n, t) aligned."""
+    """A next-item transformer applied to the n posts of one community, given by ids and text vectors (n, t)."""
 
     def __init__(self, model: NextItem, ids: Sequence[str], text: Vectors) -> None:
         place_of = {id: place for place, id in enumerate(model.posts)}
         known = np.array([place_of.get(id, -1) for id in ids], dtype=np.int64)
         self._model = model
         self._items = model.items(text, known)
-        # The bias is one more direction, in which every state is 1.
+        # The bias is appended as one more dimension, in which every state is 1.
         self._wide = np.concatenate([self._items, model.biases(known)[:, None]], axis=1)
         self._mean = self._wide.mean(axis=0)
         centred = (self._wide - self._mean).astype(np.float64)
@@ -159,15 +161,15 @@ class NextPosts:
         self._states: OrderedDict[bytes, tuple[Floats, float, float]] = OrderedDict()
 
     def score(self, history: Rows, rows: Rows | None = None) -> Floats:
-        """Logits of `rows` (all posts when None) after a history, in deviations from the mean over the community.
+        """Logits of `rows` (all posts when None) after a history, standardised over the posts of the community.
 
-        The score of a post depends on nothing but the history and the community; 0 for all without a history.
+        A post's score depends on the history and the community, not on the other rows; it is 0 without a history.
         """
         wanted = self._wide if rows is None else self._wide[rows]
         if not len(history):
             return np.zeros(len(wanted), dtype=np.float32)
         state, mean, deviation = self._state(history)
-        # Not a matrix product: BLAS adds up a row differently with how many rows there are.
+        # Not a matrix product: the rounding of BLAS depends on the number of rows.
         return np.asarray((np.vecdot(wanted, state) - mean) / deviation, dtype=np.float32)
 
     def _state(self, history: Rows) -> tuple[Floats, float, float]:
@@ -189,5 +191,5 @@ def _normed(x: Floats, scale: Floats, shift: Floats) -> Floats:
 
 
 def _gelu(x: Floats) -> Floats:
-    # The form with tanh (Hendrycks and Gimpel 2016): numpy has no error function.
+    # The tanh approximation (Hendrycks and Gimpel 2016): numpy has no error function.
     return np.asarray(0.5 * x * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x**3))))

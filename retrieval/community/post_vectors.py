@@ -1,6 +1,7 @@
-"""Vectors of posts, made once: when a post arrives, when its text has changed, when another model comes.
+"""Vectors of posts in the store, computed where they are missing, outdated or of another model.
 
-Each batch is kept as it is made, in float16 beside its post, and goes with it.
+Each batch is stored (float16) as soon as it is computed, so an interrupted run loses little. Vectors are deleted with
+their posts.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from whyfeed.retrieval.post import Post, reading_text
 from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store.store import Store, embedding_text
 
-_EMBEDDED = 256  # posts between two commits
-_ENCODED = 64
+_EMBEDDED = 256  # posts in a batch of the embedder
+_ENCODED = 64  # posts in a batch of a post encoder
 
 
 def embedded(
     store: Store, embedder: Embedder, progress: Progress | None = None
 ) -> tuple[list[int], list[str], Vectors]:
-    """(nums, digests, sentence vectors (n, dimension)) of all posts by num, those that are missing made now."""
+    """(nums, digests, sentence vectors (n, dimension)) of all posts, by num; computes those that are missing."""
     return _made(store, embedder, store.texts("digest"), embedding_text, _EMBEDDED, "reading posts", progress)
 
 
 def encoded(store: Store, encoder: PostEncoder, progress: Progress | None = None) -> tuple[list[int], Vectors]:
-    """(nums, vectors (n, dimension)) of all posts by num as a causal model reads them, those missing made now.
+    """(nums, encoder's vectors (n, dimension)) of all posts, by num; computes those that are missing.
 
-    ModelError when the model cannot read; what it has read by then is kept.
+    ModelError when the encoder fails; the batches before are stored.
     """
     nums, _, vectors = _made(
         store,
@@ -46,9 +47,10 @@ def encoded(store: Store, encoder: PostEncoder, progress: Progress | None = None
 def readings(
     store: Store, name: str, nums: Rows, width: int, encoder: PostEncoder | None, progress: Progress | None = None
 ) -> Vectors:
-    """(len(nums), width): what the encoder of that name read in these posts, not a number where it has not.
+    """Stored vectors (len(nums), width) of these posts by the encoder called `name`; rows of NaN where there is none.
 
-    With the encoder at hand what is missing is read now; it is not opened where nothing is.
+    With `encoder`, missing vectors are computed first, which may raise ModelError; when none are missing, it is not
+    called.
     """
     digests = {num: digest for num, _, digest in store.texts("reading")}
 

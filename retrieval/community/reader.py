@@ -1,9 +1,9 @@
-"""A reader: what one user's own events say, ready for ranking.
+"""The profile of one user for ranking, computed from the user's own events.
 
-Several interest vectors, because one average of beer and quantum physics is near neither: recent
-posts are grouped by Ward's method and each group keeps its weighted mean (PinnerSage, Pal et al.
-2020, arXiv 2007.03634). Recency is counted in events, not in days: who comes back after a year
-still likes what they liked.
+It has several interest vectors, because the mean of beer and quantum physics is similar to neither: recent posts are
+clustered by Ward's method as in PinnerSage (Pal et al. 2020, arXiv 2007.03634), and each cluster is represented by its
+weighted mean, where PinnerSage takes a medoid. Recency is counted in events and not in days, so that interests do not
+fade while a user is away.
 """
 
 from __future__ import annotations
@@ -22,27 +22,30 @@ from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.event import Event
 
-LONGEST = 100  # posts of the history that are looked at
-DECAY = 0.97  # of an event's weight with each later one
-RECENT_DECAY = 0.8
-WARD_DISTANCE = 1.25  # groups are cut there; unit vectors, chosen by eye on demo members' interests
+LONGEST = 100  # latest posts of the history that are used
+DECAY = 0.97  # factor on a post's weight for each later post
+RECENT_DECAY = 0.8  # the same for `Reader.recent`, in addition
+WARD_DISTANCE = 1.25  # merging of clusters stops here; for unit vectors, chosen by hand on the demo's users
 MOST_INTERESTS = 8
-NAMED_WEIGHT = 1.0  # of an interest that somebody named, beside an act's weight
+NAMED_WEIGHT = 1.0  # of an interest that the user named; a like has 1
 
 
 @dataclass(frozen=True, slots=True)
 class InterestGroup:
-    """Posts of one reader that belong together. `rows` has the most telling first."""
+    """One interest of a reader: a cluster of posts, or a topic that the reader named.
+
+    `rows` are the cluster's posts, those that contribute most to `vector` (d,) first.
+    """
 
     vector: Vectors
-    weight: float  # share of all groups, sums to 1
+    weight: float  # the weights of all groups sum to 1
     rows: tuple[int, ...]
-    topic: str = ""  # what the reader called it, when they named it
+    topic: str = ""  # of a named interest, in the reader's words
 
 
 @dataclass(frozen=True, slots=True)
 class SteeringRule:
-    """A topic that the reader wants more or less of. `id` is the event that made the rule."""
+    """A topic that the reader wants more (include) or less (exclude) of. `id` is that of the rule's event."""
 
     id: str
     kind: str  # include, exclude
@@ -55,9 +58,9 @@ class SteeringRule:
 
 @dataclass(frozen=True, slots=True)
 class Liked:
-    """The latest posts that somebody liked, oldest first, with their vectors (n, d) and distances (n, n).
+    """The latest posts that a user liked, oldest first, with vectors (n, d) and Euclidean distances (n, n).
 
-    One more than are looked at, so that any of them can be left out without measuring the others again.
+    It has one post more than the profile uses: one can be left out without computing distances again.
     """
 
     rows: Rows
@@ -66,7 +69,7 @@ class Liked:
 
     @classmethod
     def of(cls, rows: Rows, community: Community) -> Liked:
-        """Measure the distances between these posts."""
+        """Compute the distances between these posts."""
         vectors = community.vectors(rows)
         if len(rows) < 2:
             return cls(rows, vectors, np.zeros((len(rows),) * 2))
@@ -75,7 +78,7 @@ class Liked:
         return cls(rows, vectors, squareform(pdist(vectors)))
 
     def only(self, rows: Rows) -> Liked | None:
-        """Those of them that are in `rows`; None when there are others in it."""
+        """The same for `rows` alone; None when `rows` has posts that are not among these."""
         place_of = {row: place for place, row in enumerate(self.rows.tolist())}
         kept = [place_of.get(row, -1) for row in rows.tolist()]
         if -1 in kept:
@@ -85,7 +88,7 @@ class Liked:
 
 @dataclass(frozen=True, slots=True)
 class _Ledger:
-    """What a user's own events say before anything is measured; the fields are those of `Reader`."""
+    """The fields of `Reader` that come from the user's events directly, before vectors are computed."""
 
     user: str
     events: tuple[Event, ...]
@@ -100,18 +103,20 @@ class _Ledger:
 
 @dataclass(slots=True)
 class Reader:
-    """One user as the ranking sees them.
+    """The profile of one user. A row is that of a post in the `Community`.
 
-    rows/weights: the latest of what they liked, oldest first (weights decay with later events);
-    liked: the same rows and one more;
-    hidden: rows they pushed away; people: acts on the posts of others, or the edge to them.
+    rows, weights: the latest liked posts (at most `LONGEST`), oldest first; weights decay with each later post.
+    liked: the same posts and one more, with their vectors. recent: unit vector (d,), mean of the last liked posts.
+    groups: interests, the strongest first. hidden: rows of rejected posts. named, named_vectors: interests that the
+    user named, with vectors (n, d). tags: tag -> weight, a unit vector. people: author -> number of acts on their
+    posts, or the weight of the follow edge. communities: code -> share of the user's weight.
     """
 
     user: str
     events: tuple[Event, ...]
-    acts: Mapping[int, Sequence[Event]]  # row -> own acts on it, oldest first
-    past: Mapping[int, float]  # row -> weight of what they liked, the latest act last
-    replied: Mapping[str, int]  # author -> acts on their posts
+    acts: Mapping[int, Sequence[Event]]  # row -> the user's events on the post, oldest first
+    past: Mapping[int, float]  # row -> weight of every liked post, in order of the latest event
+    replied: Mapping[str, int]  # author -> positive events on their posts
     liked: Liked
     rows: Rows
     weights: Floats
@@ -127,11 +132,11 @@ class Reader:
 
     @property
     def seen(self) -> frozenset[int]:
-        """Every row that the reader acted on in any way."""
+        """Rows of all posts with an event of the user."""
         return frozenset(self.acts)
 
     def without(self, row: int, community: Community) -> Reader:
-        """The same reader had they never acted on that post."""
+        """The profile without the user's events on one post, exactly as if they had never happened."""
         if row not in self.acts:
             return self
         acts, past, replied = dict(self.acts), dict(self.past), dict(self.replied)
@@ -156,12 +161,12 @@ class Reader:
 
 
 def read(user: str, events: Sequence[Event], community: Community, embedder: Embedder) -> Reader:
-    """Build a reader from their own events, in the order of arrival."""
+    """The profile of a user from their own events, given in the order of arrival."""
     ordered = sorted(enumerate(events), key=lambda item: (item[1].time is not None, item[1].time or 0.0, item[0]))
     timeline = tuple(event for _, event in ordered)
     acts: dict[int, list[Event]] = defaultdict(list)
     past: dict[int, float] = {}
-    pushed: dict[int, bool] = {}
+    rejected: dict[int, bool] = {}
     for event in timeline:
         row = community.row_of.get(event.post)
         if row is None:
@@ -169,11 +174,11 @@ def read(user: str, events: Sequence[Event], community: Community, embedder: Emb
         acts[row].append(event)
         weight = event.weight
         if weight > 0:
-            past[row] = max(past.pop(row, 0.0), weight)  # moves to the end: the latest act counts
-            pushed.pop(row, None)
+            past[row] = max(past.pop(row, 0.0), weight)  # moves the post to the end of the order
+            rejected.pop(row, None)
         elif weight < 0:
             past.pop(row, None)
-            pushed[row] = True
+            rejected[row] = True
     replied: dict[str, int] = defaultdict(int)
     for row in past:
         if community.authors[row] not in ("", user):
@@ -181,7 +186,7 @@ def read(user: str, events: Sequence[Event], community: Community, embedder: Emb
     rules, named = _rules(timeline), _named(timeline)
     vectors = embedder.encode([topic for _, topic in named]) if named else np.zeros((0, embedder.dimension), np.float32)
     liked = Liked.of(_latest(past, LONGEST + 1), community)
-    ledger = _Ledger(user, timeline, acts, past, replied, tuple(pushed), rules, named, vectors)
+    ledger = _Ledger(user, timeline, acts, past, replied, tuple(rejected), rules, named, vectors)
     return _compose(ledger, liked, community)
 
 
@@ -244,8 +249,8 @@ def _compose(ledger: _Ledger, liked: Liked, community: Community) -> Reader:
 def _groups(
     rows: Rows, weights: Floats, vectors: Vectors, distances: npt.NDArray[np.float64]
 ) -> list[tuple[Vectors, float, tuple[int, ...], str]]:
-    """(centre, weight, rows with the most telling first, no topic) of the posts that belong together."""
-    together = _together(distances)
+    """(mean vector, weight, rows by their contribution, "" for the topic) of each cluster of posts."""
+    together = _clusters(distances)
     if not together:
         return []
     weighted = vectors * weights[:, None]
@@ -263,8 +268,8 @@ def _groups(
     ]
 
 
-def _together(distances: npt.NDArray[np.float64]) -> list[list[int]]:
-    """Places (of n, distances (n, n)) that belong together by Ward's method."""
+def _clusters(distances: npt.NDArray[np.float64]) -> list[list[int]]:
+    """Clusters by Ward's method, as lists of indices; `distances` is (n, n)."""
     size = len(distances)
     clusters = {place: [place] for place in range(size)}
     if size > 1:
@@ -280,7 +285,7 @@ def _together(distances: npt.NDArray[np.float64]) -> list[list[int]]:
 
 
 def _named(timeline: Sequence[Event]) -> tuple[tuple[Event, str], ...]:
-    """Interests that the user named, each once, the latest first."""
+    """(event, topic) of at most 12 interests that the user named, each once, the latest first."""
     found: dict[str, Event] = {}
     for event in timeline:
         if event.kind == "interest" and event.text:
@@ -289,7 +294,7 @@ def _named(timeline: Sequence[Event]) -> tuple[tuple[Event, str], ...]:
 
 
 def _rules(timeline: Sequence[Event]) -> tuple[SteeringRule, ...]:
-    """Rules in the order in which they were made; a later one on the same topic replaces an earlier."""
+    """Rules in order of creation; a later rule on the same topic replaces an earlier one."""
     rules: dict[str, SteeringRule] = {}
     for event in timeline:
         if event.kind in ("include", "exclude"):
@@ -311,7 +316,7 @@ def _rules(timeline: Sequence[Event]) -> tuple[SteeringRule, ...]:
 
 
 def _detail(text: str) -> dict[str, Any]:
-    """What a rule's text says. One that came by import may say anything: what is no JSON object is the topic."""
+    """The fields of a rule, from the JSON in its event's text; any other text, as in imported events, is the topic."""
     try:
         detail = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Signals: what speaks for or against a post for one reader, each a plain number with a meaning.
+"""Signals: the features of a post for one reader, each an interpretable number; input of the ranker.
 
-A new signal is one function and one entry in `TABLE`: the ranking measures, stores and shows what stands there. Its
-weight is 0 until `whyfeed finetune rank` has fitted one, or `agent/recommend/ranker.py` sets one by hand.
+A new signal is one function and one entry in `TABLE`; ranking, traces and explanations use the table. Its weight is 0
+until `whyfeed finetune rank` has fitted one, or `agent/recommend/ranker.py` sets one by hand.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from whyfeed.retrieval.arrays import Floats, Rows, Vectors
 from whyfeed.retrieval.community.community import Community
 from whyfeed.retrieval.community.reader import Reader
 
-_FLOOR = 1e-5  # of the smoothed co-occurrence: what is below is noise
+_FLOOR = 1e-5  # smoothed co-occurrence below this is noise
 
 
 @dataclass(frozen=True)
 class SignalContext:
-    """The posts whose signals are measured, n of them, and everything that they are measured against.
+    """The n posts whose signals are computed (`rows`), with reader and community.
 
-    `spread` is that of these rows alone (n,); `query` and `include` map rows to what was asked for, with how surely
-    a post is about it. What several signals need is computed once.
+    `spread` (n,) are the values of the function `spread` for these rows. `query` and `include` map rows to the
+    confidence (0..1) that the post matches the query, and the topics of include rules. Values that several signals
+    use are cached properties.
     """
 
     rows: Rows
@@ -42,12 +43,12 @@ class SignalContext:
 
     @cached_property
     def places(self) -> list[int]:
-        """The rows as plain numbers, for loops."""
+        """`rows` as a list of Python integers, which is faster in loops."""
         return list(self.rows.tolist())
 
     @cached_property
     def cosines(self) -> Floats:
-        """Cosines with the mean of the reader's last acts, then with each of their interests (n, 1 + interests)."""
+        """Cosines (n, 1 + interests) with `Reader.recent`, then with each of the reader's interest vectors."""
         return _cosines(self.vectors, np.stack([self.reader.recent, *(group.vector for group in self.reader.groups)]))
 
     @property
@@ -62,10 +63,10 @@ Measure = Callable[[SignalContext], Floats]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One entry of the table; `function` gives the values (n,), each within `range`.
+    """One entry of the table; `function` computes the values (n,), each within `range`.
 
-    Groups: "history" depends on what the reader liked, "always" is there without a history too, "asked" needs
-    something asked for in words; "judged" has no function: a later stage adds it to the posts that it looks at.
+    Groups: "history" depends on the posts that the reader liked, "always" is available without a history too, "asked"
+    needs a query or an include rule, and "judged" has no function: a later stage sets it on the posts that it judges.
     """
 
     name: str
@@ -75,61 +76,63 @@ class Signal:
     range: tuple[float, float]
 
 
-def _interest(given: SignalContext) -> Floats:
-    return given.cosines[:, 1:].max(axis=1) if given.reader.groups else given.nothing
+def _interest(context: SignalContext) -> Floats:
+    return context.cosines[:, 1:].max(axis=1) if context.reader.groups else context.nothing
 
 
-def _recent(given: SignalContext) -> Floats:
-    return given.cosines[:, 0]
+def _recent(context: SignalContext) -> Floats:
+    return context.cosines[:, 0]
 
 
-def _cooccurrence(given: SignalContext) -> Floats:
-    return on_log_scale(given.spread)
+def _cooccurrence(context: SignalContext) -> Floats:
+    return on_log_scale(context.spread)
 
 
-def _next(given: SignalContext) -> Floats:
-    ahead = given.community.next_posts
-    return given.nothing if ahead is None else ahead.score(given.reader.rows, given.rows)
+def _next(context: SignalContext) -> Floats:
+    ahead = context.community.next_posts
+    return context.nothing if ahead is None else ahead.score(context.reader.rows, context.rows)
 
 
-def _tags(given: SignalContext) -> Floats:
-    if not given.reader.tags:
-        return given.nothing
-    return np.array([_shared_tags(given.community, row, given.reader.tags) for row in given.places], dtype=np.float32)
+def _tags(context: SignalContext) -> Floats:
+    if not context.reader.tags:
+        return context.nothing
+    return np.array(
+        [_shared_tags(context.community, row, context.reader.tags) for row in context.places], dtype=np.float32
+    )
 
 
-def _people(given: SignalContext) -> Floats:
-    known, authors = given.reader.people, given.community.authors
-    people = np.array([known.get(authors[row], 0.0) for row in given.places], dtype=np.float32)
+def _people(context: SignalContext) -> Floats:
+    known, authors = context.reader.people, context.community.authors
+    people = np.array([known.get(authors[row], 0.0) for row in context.places], dtype=np.float32)
     return np.minimum(np.log1p(people) / 4, 1)
 
 
-def _community(given: SignalContext) -> Floats:
-    shares, codes = given.reader.communities, given.community.community_codes[given.rows].tolist()
+def _community(context: SignalContext) -> Floats:
+    shares, codes = context.reader.communities, context.community.community_codes[context.rows].tolist()
     return np.array([shares.get(code, 0.0) for code in codes], dtype=np.float32)
 
 
-def _fresh(given: SignalContext) -> Floats:
-    return given.community.freshness(given.rows)
+def _fresh(context: SignalContext) -> Floats:
+    return context.community.freshness(context.rows)
 
 
-def _popular(given: SignalContext) -> Floats:
-    return given.community.popularity(given.rows)
+def _popular(context: SignalContext) -> Floats:
+    return context.community.popularity(context.rows)
 
 
-def _disliked(given: SignalContext) -> Floats:
-    if not given.reader.hidden:
-        return given.nothing
-    nearest = _cosines(given.vectors, given.community.vectors(given.reader.hidden)).max(axis=1)
+def _disliked(context: SignalContext) -> Floats:
+    if not context.reader.hidden:
+        return context.nothing
+    nearest = _cosines(context.vectors, context.community.vectors(context.reader.hidden)).max(axis=1)
     return np.asarray(np.maximum(nearest - 0.3, 0) / 0.7, dtype=np.float32)
 
 
-def _query(given: SignalContext) -> Floats:
-    return _asked(given, given.query)
+def _query(context: SignalContext) -> Floats:
+    return _asked(context, context.query)
 
 
-def _include(given: SignalContext) -> Floats:
-    return _asked(given, given.include)
+def _include(context: SignalContext) -> Floats:
+    return _asked(context, context.include)
 
 
 TABLE: tuple[Signal, ...] = (
@@ -165,19 +168,16 @@ SIGNALS = (*MEASURED, *_names("judged"))
 _FUNCTIONS = {signal.name: signal.function for signal in TABLE if signal.function is not None}
 
 
-def measure(given: SignalContext, names: Sequence[str] = MEASURED) -> Floats:
-    """The signals of these names in their order: array (n, len(names)).
-
-    All is measured from scratch, so that what one post gets never depends on the others.
-    """
-    measured = np.zeros((len(given.rows), len(names)), dtype=np.float32)
+def measure(context: SignalContext, names: Sequence[str] = MEASURED) -> Floats:
+    """The signals with these names, as an array (n, len(names)); a post's values do not depend on the other posts."""
+    measured = np.zeros((len(context.rows), len(names)), dtype=np.float32)
     for column, name in enumerate(names):
-        measured[:, column] = _FUNCTIONS[name](given)
+        measured[:, column] = _FUNCTIONS[name](context)
     return measured
 
 
 def spread(reader: Reader, community: Community, reach: Any) -> Floats:
-    """Text-smoothed co-occurrence of the reader's history with every post (n,), per unit of history.
+    """Text-smoothed co-occurrence (n,) of the reader's history with every post, divided by the history's weight.
 
     `reach` is `Cooccurrence.reach` of the reader's rows.
     """
@@ -188,23 +188,23 @@ def spread(reader: Reader, community: Community, reach: Any) -> Floats:
 
 
 def reach(reader: Reader, community: Community) -> Any:
-    """What each row of the reader's history reaches, sparse (len(rows), n); None without a history."""
+    """`Cooccurrence.reach` of the reader's history, sparse (len(reader.rows), n); None without a history."""
     if community.cooccurrence is None or not len(reader.rows):
         return None
     return community.cooccurrence.reach(reader.rows)
 
 
 def on_log_scale(spread_values: Floats) -> Floats:
-    """0 for nothing, 1 for the strongest seen in practice; see the table."""
+    """Values of `spread` on a log10 scale from 0 (at most `_FLOOR`) to about 1 (the largest seen in practice)."""
     return np.asarray((np.log10(np.maximum(spread_values, _FLOOR)) + 5) / 5, dtype=np.float32)
 
 
-def _asked(given: SignalContext, asked: Mapping[int, float] | None) -> Floats:
-    return np.array([asked.get(row, 0.0) for row in given.places], dtype=np.float32) if asked else given.nothing
+def _asked(context: SignalContext, asked: Mapping[int, float] | None) -> Floats:
+    return np.array([asked.get(row, 0.0) for row in context.places], dtype=np.float32) if asked else context.nothing
 
 
 def _cosines(vectors: Vectors, others: Vectors) -> Floats:
-    # Not a matrix product: BLAS adds up a row differently with how many rows there are.
+    # Not a matrix product: the rounding of BLAS depends on the number of rows.
     return np.asarray(np.vecdot(vectors[:, None], others), dtype=np.float32)
 
 

@@ -1,7 +1,6 @@
-"""Candidate sources: who could bring a post, and with what signal. Wide and cheap; ranking decides.
+"""Candidate sources: cheap searches that together return more posts than are shown; ranking chooses among them.
 
-A new source is one class and one entry in `SOURCES`. When something was asked for in words, `AskedSource` brings what
-matches it, and nothing else brings any.
+A new source is one class and one entry in `SOURCES`. For a request with a query, `AskedSource` is the only source.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from whyfeed.retrieval.community.reader import Reader
 from whyfeed.retrieval.community.topics import Topics
 from whyfeed.retrieval.store.store import Store
 
-PER_SOURCE = 100
-EXPLORED = 10
+PER_SOURCE = 100  # candidates of each source
+EXPLORED = 10  # random candidates
 
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What sources look through for one reader. `spread` is that of all posts (n,), see `signals.spread`.
+    """The data that sources search for one reader. `spread` (n,) has the values of `signals.spread` of all posts.
 
-    `include` maps rows to how surely they are about what a rule in force asks for; `seed` stands for the moment.
+    `include` maps rows to the confidence (0..1) that the post is about the topic of an include rule in force. `seed`
+    varies the random candidates over time.
     """
 
     store: Store
@@ -41,17 +41,17 @@ class SourceContext:
 
 
 class Source(Protocol):
-    """Brings candidates: (row, signal in the source's own unit), best first."""
+    """Finds candidates: (row, score in the source's own unit), best first."""
 
     name: str
 
     def find(self, reader: Reader, limit: int) -> Iterable[tuple[int, float]]:
-        """At most about `limit` rows; seen and hidden ones may be among them."""
+        """About `limit` rows at most; posts that the reader has seen or hidden may be among them."""
         ...
 
 
 class InterestSource:
-    """Nearest posts of each interest vector; a stronger interest may bring more."""
+    """The posts nearest to each interest vector; interests with more weight get more candidates."""
 
     name = "interest"
 
@@ -73,7 +73,7 @@ class InterestSource:
 
 
 class CooccurrenceSource:
-    """The highest text-smoothed co-occurrence with the history."""
+    """The posts with the highest text-smoothed co-occurrence with the history."""
 
     name = "cooccurrence"
 
@@ -86,7 +86,7 @@ class CooccurrenceSource:
 
 
 class NextSource:
-    """What the next-item transformer expects after the history, if the community has one."""
+    """The posts that the next-item transformer scores highest after the history; none without a trained one."""
 
     name = "next"
 
@@ -101,7 +101,7 @@ class NextSource:
 
 
 class TextSource:
-    """Full-text matches of the reader's most telling tags, or of the interests they named."""
+    """Full-text matches of the reader's strongest tags and of the interests they named."""
 
     name = "text"
 
@@ -120,7 +120,7 @@ class TextSource:
 
 
 class PeopleSource:
-    """Posts by people whom the reader replies to or follows, the strongest tie first."""
+    """Posts by authors whom the reader replies to or follows, those with the strongest tie first."""
 
     name = "people"
 
@@ -139,7 +139,7 @@ class PeopleSource:
 
 
 class FreshSource:
-    """The newest posts of the reader's communities (of all, for a newcomer)."""
+    """The newest posts of the reader's communities; of all communities for a new user."""
 
     name = "fresh"
 
@@ -153,7 +153,7 @@ class FreshSource:
 
 
 class PopularSource:
-    """The most popular posts of the reader's communities (of all, for a newcomer)."""
+    """The most popular posts of the reader's communities; of all communities for a new user."""
 
     name = "popular"
 
@@ -167,7 +167,7 @@ class PopularSource:
 
 
 class ExploreSource:
-    """A few posts drawn by a hash of reader and moment: repeatable, and different for everyone."""
+    """A few random posts of the reader's communities, drawn with a seed from the user's id and `seed`."""
 
     name = "explore"
 
@@ -187,7 +187,7 @@ class ExploreSource:
 
 
 class AskedSource:
-    """What matches the words that were asked for: "query" now, "include" by a rule in force."""
+    """The posts that match the query of the request ("query"), or the topic of an include rule ("include")."""
 
     def __init__(self, name: str, found: Mapping[int, float]) -> None:
         self.name = name
@@ -199,20 +199,20 @@ class AskedSource:
 
 
 SOURCES: tuple[Callable[[SourceContext], Source], ...] = (
-    lambda given: InterestSource(given.community, given.topics),
-    lambda given: CooccurrenceSource(given.spread),
-    lambda given: NextSource(given.community),
-    lambda given: TextSource(given.store, given.topics),
-    lambda given: PeopleSource(given.community),
-    lambda given: FreshSource(given.community),
-    lambda given: PopularSource(given.community),
-    lambda given: AskedSource("include", given.include),
-    lambda given: ExploreSource(given.community, given.seed),
+    lambda context: InterestSource(context.community, context.topics),
+    lambda context: CooccurrenceSource(context.spread),
+    lambda context: NextSource(context.community),
+    lambda context: TextSource(context.store, context.topics),
+    lambda context: PeopleSource(context.community),
+    lambda context: FreshSource(context.community),
+    lambda context: PopularSource(context.community),
+    lambda context: AskedSource("include", context.include),
+    lambda context: ExploreSource(context.community, context.seed),
 )
 
 
 def gather(sources: Sequence[Source], reader: Reader, community: Community, limit: int = PER_SOURCE) -> list[Candidate]:
-    """All candidates, each once, with every source that brought it; in the order of their rows."""
+    """The union of the sources' candidates, by row; each has its best score from every source that found it."""
     found: dict[int, Candidate] = {}
     for source in sources:
         for row, signal in source.find(reader, limit):

@@ -1,9 +1,8 @@
-"""Topics in words, and the posts that are about them.
+"""Topics given in words: the tags that mean them, and the posts that are about them.
 
-"less homebrewing" must reach posts tagged `brewing` and `home-brew` as well as those that say
-"homebrewing"; 量子纠错 must reach `error-correction`. So a topic is matched three ways: words in
-title and tags, the community's own tags whose vectors are near the topic's, and the whole post's
-vector.
+"less homebrewing" must match posts tagged `brewing` and `home-brew` as well as posts that say "homebrewing", and
+量子纠错 must match `error-correction`. A topic is therefore matched in three ways: by words in title and tags, by the
+cosine with the vectors of the community's tags, and by the cosine with the vector of the post.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from whyfeed.retrieval.language import stem, stems
 from whyfeed.retrieval.store.store import Store
 from whyfeed.retrieval.words import words
 
-# Cosines between a topic and a tag that means the same, chosen by eye on the demo's tags: where one
-# tag is the topic word for word, others must be near synonyms; else the nearest ones count.
+# Least cosines between a topic and a tag of the same meaning, chosen by hand on the tags of the demo. Where a tag
+# equals the topic, others must be near synonyms; otherwise the nearest tags count, within a margin of the best.
 TAG_COSINE, TAG_COSINE_BESIDE_EXACT, TAG_MARGIN = 0.62, 0.75, 0.03
-POST_COSINE = 0.55  # between a topic and a post that is about it; the topic is a word or two
+POST_COSINE = 0.55  # least cosine between a topic of a word or two and a post about it
 
 
 class Topics:
@@ -48,7 +47,7 @@ class Topics:
         return self._vector_of[topic]
 
     def tags(self, topic: str) -> list[tuple[str, float]]:
-        """The community's tags that mean the topic, with how near they are (0..1), nearest first."""
+        """(tag, cosine) of the community's tags that mean the topic, best first; 1 for the same words."""
         if not self._tags:
             return []
         spoken = _stems(topic)
@@ -63,7 +62,7 @@ class Topics:
         return sorted(near.items(), key=lambda item: -item[1])
 
     def match(self, topic: str) -> dict[int, float]:
-        """Rows of the posts that are about the topic, with how surely (0..1)."""
+        """Row -> confidence (0..1) of the posts that are about the topic."""
         found: dict[int, float] = {}
         for tag, cosine in self.tags(topic):
             for row in self._rows_of_tag[tag]:
@@ -82,9 +81,9 @@ class Topics:
         return found
 
     def search(self, query: str, limit: int) -> dict[int, float]:
-        """Rows for a query with their relevance (0..1): meaning (cosine), words (BM25), and tags.
+        """Row -> relevance (0..1) for a query, best first: a weighted sum of cosine, BM25 and tags.
 
-        Where no word matches, as with a Chinese query over English posts, meaning alone decides.
+        Where no word matches, as with a Chinese query over English posts, the cosine gets the weight of BM25 too.
         """
         lexical = self._store.search(query, limit, self.as_of)
         meaning = 0.45 if lexical else 0.85
@@ -112,5 +111,5 @@ class Topics:
 
 
 def _stems(text: str) -> frozenset[str]:
-    """So that "brewing beers" meets "beer" and "brew"; where no word carries meaning, of them all."""
+    """Stems of the content words, so that "brewing beers" matches "beer" and "brew"; of all words if there are none."""
     return stems(text) or frozenset(map(stem, words(text)))

@@ -1,8 +1,9 @@
-"""Similar past situations: every answer that operators have given, found by meaning and by words.
+"""Search for similar past situations at the desk, by vector and by words, with what the operator answered.
 
-A case's vector is of what the customer had said and, with less weight, of what the operator had said before, since
-"yes please" means something only after a question. This is a cache of the desk's tables: new cases are appended;
-any other change (an import that replaces, an erasure) rebuilds it.
+A case is one past answer of an operator and the situation before it. Its vector is that of the customer's messages
+plus, with less weight, that of the operator's message before them, because "yes please" means nothing without the
+question. The index in memory is a cache of the desk's tables: new cases are appended, any other change (an import that
+replaces, an erasure) rebuilds it.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ from whyfeed.retrieval.desk.store import Case, DeskStore
 from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.words import words
 
-BEFORE = 0.3  # weight of the operator's own last words in a situation's vector; chosen on validation conversations
-DENSE, LEXICAL, EDITS = 80, 40, 10  # cases that each of the two searches returns
-SHARPNESS = 6.0  # of the weights that like cases get
-WORDS_WEIGHT = 1.0  # of the likeness of the words beside the cosine
+BEFORE = 0.3  # weight of the operator's last message in a situation's vector; chosen on validation conversations
+DENSE, LEXICAL, EDITS = 80, 40, 10  # cases returned by vector search, by word search, and by search among edits
+SHARPNESS = 6.0  # inverse temperature of the softmax that turns scores into weights of cases
+WORDS_WEIGHT = 1.0  # weight of the word similarity; the vectors' cosine has 1
 INDEX_FILE = "cases.faiss"
-_LARGE = 60_000  # cases from which on an inverted file is searched instead of all of them
+_LARGE = 60_000  # from this many cases on, an inverted file is searched instead of every vector
 _BATCH = 2_000
-_READ = 50_000  # first cases from which word frequencies are counted
-_CACHED = 50_000  # vectors of texts that are kept
+_READ = 50_000  # word frequencies are counted on the first cases only, up to this many
+_CACHED = 50_000  # vectors of texts kept in memory
 _MARK = "case"
 _HAN_RUN = re.compile(r"[\u3400-\u9fff]+")
-_COLUMNS = 1 << 18  # columns of a bag of words; more than there are words, so that few collide
+_COLUMNS = 1 << 18  # columns of the hashed bag of words; more than there are words, so that few collide
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A similar case. The `weight`s of all neighbours sum to 1."""
+    """A similar case: the cosine of its vector, and its weight; the weights of all neighbours sum to 1."""
 
     case: Case
     similarity: float
@@ -66,16 +67,16 @@ class CaseBook:
         self.habits: Counter[str] = Counter()  # saved reply -> how often it was taken
         self._frequency: Counter[str] = Counter()  # word -> cases whose answer has it
         self._read = 0
-        self._edits: list[int] = []  # cases in which an operator wrote over what was suggested
+        self._edits: list[int] = []  # cases in which an operator rewrote a suggestion
         self._edit_vectors: list[Vectors] = []
         self._bags: dict[str, tuple[npt.NDArray[np.int32], Floats]] = {}
-        self._bagged = 0  # answers that had been read when these were made
+        self._bagged = 0  # answers counted for the frequencies behind `_bags`
 
     def __len__(self) -> int:
         return 0 if self._index is None else len(self._index)
 
     def refresh(self, progress: Progress | None = None) -> None:
-        """Append cases that are new in the store."""
+        """Append cases that are new in the store; load everything again where cases were removed or replaced."""
         with self._lock:
             generation = self._desk.generation()
             if self._index is None or generation != self._generation:
@@ -86,7 +87,7 @@ class CaseBook:
                 self._add(new, progress)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of texts, (n, d); those seen lately are remembered."""
+        """Unit vectors of texts, (n, d), with a cache of the recently used ones."""
         with self._lock:
             missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
             for start in range(0, len(missing), 256):
@@ -101,15 +102,15 @@ class CaseBook:
 
     @property
     def dimension(self) -> int:
-        """Of the vectors."""
+        """Dimension d of the vectors."""
         return self._embedder.dimension
 
     def vector(self, asked: Sequence[str], before: Sequence[str]) -> Vectors:
-        """Vectors of situations, (n, d)."""
+        """Unit vectors (n, d) of n situations, given by their two texts each; see `Situation`."""
         return unit(self.encode(asked) + BEFORE * self.encode(before))
 
     def nearest(self, found: Situation, limit: int) -> list[tuple[Case, float]]:
-        """Cases by the cosine of their situation alone, the best first."""
+        """At most `limit` (case, cosine) by the vectors of the situations alone, best first."""
         if self._index is None or not len(self._index):
             return []
         near = self._index.search(self.vector([found.asked], [found.before]), limit)[0]
@@ -117,12 +118,16 @@ class CaseBook:
         return [(cases[num], cosine) for num, cosine in near if num in cases]
 
     def like(self, found: Situation, besides: str = "") -> list[Neighbour]:
-        """Cases in situations like this one, the most alike first; none of the conversation `besides`."""
+        """Cases in similar situations, best first; none of the conversation `besides`.
+
+        Candidates come from vector search and from BM25; their score is the cosine of the vectors plus the cosine of
+        the TF-IDF bags of words, and the weights are a softmax of the scores.
+        """
         if self._index is None or not len(self._index):
             return []
         vector = self.vector([found.asked], [found.before])[0]
         near = dict(self._index.search(vector[None], DENSE)[0])
-        if self._edits:  # operators' edits must not be missed among thousands of equal situations
+        if self._edits:  # searched apart, so that they are found among thousands of equal situations
             likeness = np.stack(self._edit_vectors) @ vector
             near |= {self._edits[place]: float(likeness[place]) for place in np.argsort(-likeness)[:EDITS]}
         spoken = [num for num, _ in self._desk.search(f"{found.asked} {found.draft}", LEXICAL)]
@@ -143,11 +148,11 @@ class CaseBook:
         return [Neighbour(cases[nums[place]], near[nums[place]], float(weights[place])) for place in order]
 
     def rarity(self, word: str) -> float:
-        """Inverse document frequency of a word: 0 if every answer has it, log of the number of answers if none has."""
+        """Inverse document frequency log((n + 1) / (n with the word + 1)) over the n counted answers; 1 without any."""
         return math.log((self._read + 1) / (self._frequency[word] + 1)) if self._read else 1.0
 
     def bags(self, texts: Sequence[str]) -> Any:
-        """The grams of texts weighted by rarity: sparse (n, columns), rows of length 1."""
+        """Hashed bags of the grams of texts, weighted by `rarity`: sparse (n, columns), rows of length 1."""
         from scipy.sparse import csr_array
 
         rows = [self._bag(text) for text in texts]
@@ -157,13 +162,13 @@ class CaseBook:
         return csr_array((values, places, starts), shape=(len(texts), _COLUMNS))
 
     def frequency(self, word: str) -> int:
-        """In how many of the answers that were read the word occurs."""
+        """The number of counted answers that contain the word."""
         return self._frequency[word]
 
     # ---- inside ----
 
     def _bag(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:
-        if self._read > 1.05 * self._bagged or len(self._bags) > _CACHED:  # the rarity of words has changed
+        if self._read > 1.05 * self._bagged or len(self._bags) > _CACHED:  # frequencies changed, or it is full
             self._bags, self._bagged = {}, self._read
         if text in self._bags:
             return self._bags[text]
@@ -220,7 +225,7 @@ class CaseBook:
         self._last = cases[-1].num
 
     def _embed(self, cases: Sequence[Case], progress: Progress | None, done: int, total: int) -> Vectors:
-        """Make and keep the vectors of cases; returns them."""
+        """Compute the vectors of cases (n, d), store and return them."""
         vectors = self.vector([case.asked for case in cases], [case.before for case in cases])
         self._desk.put_vectors(self._embedder.name, [case.num for case in cases], vectors)
         if progress:
@@ -240,9 +245,9 @@ class CaseBook:
 
 @lru_cache(maxsize=50_000)
 def grams(text: str) -> frozenset[str]:
-    """What is compared between texts: words, pairs of words, short runs of Chinese characters."""
+    """The features of a text for word similarity: words, pairs of words, 2- and 3-grams of Chinese characters."""
     spelled = words(text)
-    # Runs of Chinese characters instead of words, whose segmentation depends on the context.
+    # Character n-grams for Chinese, because its word segmentation depends on the context.
     runs = [
         run[at : at + size] for run in _HAN_RUN.findall(text) for size in (2, 3) for at in range(len(run) - size + 1)
     ]
@@ -251,5 +256,5 @@ def grams(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=50_000)
 def _columns(text: str) -> dict[int, str]:
-    """The columns of a text's grams in a bag of words."""
+    """Column in the bag of words -> gram, for the grams of a text."""
     return {zlib.crc32(gram.encode()) % _COLUMNS: gram for gram in sorted(grams(text))}

@@ -1,8 +1,7 @@
-"""The situation at a desk in which an operator chooses the next reply.
+"""The situation in which an operator chooses the next reply: its texts and its features for the reply ranker.
 
-It has two forms. Two short texts, what the customer just said and what the operator had said before, are embedded
-to find similar past situations. Named features (words, replies used so far, what was looked up) are the input of
-the reply ranker.
+Two short texts, the customer's last messages and the operator's message before them, are embedded to find similar
+past situations. Named binary features (words, replies used so far, look-ups) are the input of the reply ranker.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from typing import Any
 from whyfeed.retrieval.desk.types import DeskTurn, since_answer
 from whyfeed.retrieval.words import words
 
-_REPLIES_SEEN = 3  # last replies of the operator whose positions are features
-_ITEMS = 6  # look-ups are counted up to here
-_SHORT_VALUE = 3  # words; longer values of a look-up are read word by word
+_REPLIES_SEEN = 3  # last replies of the operator that are features with their position
+_ITEMS = 6  # counts of look-ups are capped here
+_SHORT_VALUE = 3  # words; a longer value of a look-up gives one feature per word instead of one in all
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """`asked`: the customer's words since the operator last spoke; `before`: the operator's last words."""
+    """`asked`: the customer's messages since the operator's last one, `before`: the operator's last message."""
 
     asked: str
     before: str
-    said: tuple[str, ...]  # everything the operator has said so far
-    everything: str  # all that was said so far
-    draft: str
+    said: tuple[str, ...]  # all messages of the operator
+    everything: str  # all messages of both
+    draft: str  # what the operator is typing
 
 
 def situation(turns: Sequence[DeskTurn], draft: str = "") -> Situation:
@@ -44,7 +43,7 @@ def situation(turns: Sequence[DeskTurn], draft: str = "") -> Situation:
 
 
 def features(turns: Sequence[DeskTurn], draft: str = "") -> list[str]:
-    """Distinct named features of the situation after these turns; "draft:" ones are of what is being typed."""
+    """Distinct named features of the situation after these turns; those of the draft begin with "draft:"."""
     return list(dict.fromkeys(_features(turns, draft)))
 
 
@@ -113,7 +112,7 @@ def _of_item(name: str, item: Mapping[str, Any], asked: set[str]) -> Iterator[st
             yield f"{name}:{key}={' '.join(spelled)}"
         else:
             yield from (f"{name}:{key}:{gram}" for gram in _grams(spelled))
-        # Whether the value is what the customer has just said: an answer to a check, a name that was searched for.
+        # Whether the customer has just said this value, as in an answer to an identity check.
         same = set(spelled) & asked
         yield f"{name}:{key}:{'same' if same == set(spelled) else 'partly' if same else 'other'}"
 

@@ -1,7 +1,7 @@
-"""The service desk's tables: conversations, their cases, saved replies and vectors, all masked.
+"""The service desk's tables: conversations, cases, saved replies and vectors, all with personal data masked.
 
-The values behind a conversation's chips are stored only until it is closed. Cases are added or removed, never
-changed; a copy in memory reads new ones by number and is rebuilt when `generation` changes.
+The values behind a conversation's chips are stored only until it is closed. Cases are added or removed, never changed:
+a copy in memory reads new cases by number and is rebuilt when `generation` changes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from whyfeed.retrieval.words import content_words, segment
 
 _CHUNK = 500  # cases in one SQL statement
 _QUERY_WORDS = 6
-_FREQUENT = 20_000  # a word in more cases than this is not searched: it is uninformative and slow to score
-_MOST_HITS = 20_000  # of all words of a query: BM25 takes about a microsecond a hit
-_CANDIDATE_WORDS = 32  # distinct words of a query that are looked at
+_FREQUENT = 20_000  # a word in more cases than this is not searched: uninformative and slow to score
+_MOST_HITS = 20_000  # over all words of a query; BM25 takes about a microsecond a hit
+_CANDIDATE_WORDS = 32  # distinct words of a query that are considered
 _CASES = (
     "SELECT c.num, v.id, c.place, c.asked, c.before, c.text, c.reply, c.offered, v.language, c.time, c.live"
     " FROM desk_cases c JOIN desk_conversations v ON v.num = c.conversation"
@@ -38,10 +38,11 @@ _CASES = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One past situation and what the operator said in it; all text is masked.
+    """One past situation and the operator's answer `text` in it; all text is masked.
 
-    `place` counts the conversation's turns from 0. `asked` are the customer's words since the operator last spoke,
-    `before` is what the operator had said last. `reply` is the saved reply that was sent, "" for a free one.
+    `place` is the index of the turn in the conversation, from 0. `asked` are the customer's messages since the
+    operator's last one, which is `before`. `reply` is the id of the saved reply that was sent, "" for free text.
+    `time` is Unix seconds or None.
     """
 
     num: int
@@ -54,16 +55,16 @@ class Case:
     offered: tuple[str, ...]
     language: str
     time: float | None
-    live: bool = False  # said at this desk, not imported
+    live: bool = False  # written at this desk, not imported
 
     @property
     def edited(self) -> bool:
-        """At this desk an operator wrote these words in place of what was suggested."""
+        """Whether an operator at this desk wrote this text instead of sending a suggestion."""
         return self.live and bool(self.offered) and not self.reply
 
     @property
     def id(self) -> str:
-        """The conversation's id and the place in it."""
+        """CONVERSATION/PLACE."""
         return f"{self.conversation}/{self.place}"
 
 
@@ -73,20 +74,20 @@ class DeskStore:
     def __init__(self, store: Store) -> None:
         self.home = store.home
         self._database = store.database
-        self._frequent: set[str] = set()  # words found to be too frequent, so that they are counted only once
+        self._frequent: set[str] = set()  # words known to be too frequent, to count each only once
 
     # ---- conversations ----
 
     def put_conversations(self, conversations: Iterable[DeskConversation]) -> None:
-        """Mask and add conversations; one with a known id and other content replaces the old one with its cases.
+        """Mask and add conversations; one with a known id and new content replaces the old one and its cases.
 
-        The same content again changes nothing, even when turns were added here since.
+        One with unchanged content is skipped, even when turns were added here since its import.
         """
         with self._database.write() as db:
             for conversation in conversations:
                 vault = Vault()
                 safe = masked(conversation, vault)
-                # Of the masked text: a short secret could be guessed from a digest of the raw text.
+                # A digest of the masked text: from one of the raw text a short secret could be guessed.
                 digest = hashlib.sha256(json.dumps(safe.to_row(), sort_keys=True).encode()).hexdigest()[:16]
                 values = vault.values() if safe.status == "waiting" else {}
                 known_as = "SELECT num, digest, status FROM desk_conversations WHERE id = ?"
@@ -108,7 +109,7 @@ class DeskStore:
         raise UnknownConversation(id)
 
     def waiting(self, limit: int = 50) -> list[DeskConversation]:
-        """Conversations in which a customer waits for an answer, the longest waiting first."""
+        """Open conversations in which the customer waits for an answer, the longest waiting first."""
         return self._open("customer", "since, num", limit)
 
     def recent(self, limit: int = 50) -> list[DeskConversation]:
@@ -116,7 +117,7 @@ class DeskStore:
         return self._open("agent", "since DESC, num DESC", limit)
 
     def latest(self, limit: int) -> Iterator[DeskConversation]:
-        """Closed conversations, the latest first."""
+        """At most `limit` closed conversations, the latest first."""
         for row in self._all(
             "SELECT num FROM desk_conversations WHERE status = 'closed' ORDER BY num DESC LIMIT ?", [limit]
         ):
@@ -124,7 +125,7 @@ class DeskStore:
                 yield found
 
     def all(self) -> Iterator[DeskConversation]:
-        """Every conversation in the order in which they came."""
+        """Every conversation in the order of arrival."""
         for row in self._all("SELECT num FROM desk_conversations ORDER BY num"):
             if found := self._read(row[0]):
                 yield found
@@ -134,7 +135,7 @@ class DeskStore:
         return [row[0] for row in self._all("SELECT id FROM desk_conversations WHERE customer = ?", [customer])]
 
     def start(self, language: str = "", customer: str = "", id: str | None = None) -> str:
-        """Open an empty conversation and return its id, which cannot be guessed unless it was given.
+        """Open an empty conversation and return its id; without `id` a random one that cannot be guessed.
 
         ValueError for an invalid id, DataError for one that exists.
         """
@@ -146,9 +147,9 @@ class DeskStore:
         return id
 
     def add_turn(self, id: str, turn: DeskTurn) -> int:
-        """Mask a turn, append it to an open conversation and return its place; without a time it is said now.
+        """Mask a turn, append it to an open conversation and return its index; without a time, now is used.
 
-        An operator's answer becomes a case at once. Raises UnknownConversation, and DataError when it is closed.
+        An operator's answer becomes a case at once. UnknownConversation, or DataError when it is closed.
         """
         text, draft = clean_text(turn.text, LONGEST_TURN), clean_text(turn.draft, LONGEST_TURN)
         turn = replace(turn, text=text, draft=draft, time=time.time() if turn.time is None else turn.time)
@@ -167,23 +168,23 @@ class DeskStore:
         return len(turns)
 
     def unmask(self, id: str, text: str) -> str:
-        """The text with the values of an open conversation in place of their chips."""
+        """The text with the values of an open conversation in place of their chips; UnknownConversation."""
         return Vault(self.chips(id)).unmask(text)
 
     def chips(self, id: str) -> dict[str, str]:
-        """Chip to value of an open conversation, in order of appearance; none of a closed one."""
+        """Chip to value of an open conversation, in order of appearance; empty for a closed one."""
         with self._database.translated():
             return _vault(self._database.connection, _num(self._database.connection, id)[0])
 
     def close(self, id: str) -> None:
-        """End a conversation: its cases stay, the values of its chips are deleted."""
+        """Close a conversation: its cases stay, the values of its chips are deleted."""
         with self._database.write() as db:
             num, _ = _num(db, id)
             db.execute("UPDATE desk_conversations SET status = 'closed' WHERE num = ?", [num])
             db.execute("DELETE FROM desk_vault WHERE conversation = ?", [num])
 
     def remove(self, id: str) -> None:
-        """Erase a conversation with everything that was made of it."""
+        """Erase a conversation with its turns, cases and vectors."""
         with self._database.write() as db:
             _delete(db, _num(db, id)[0])
 
@@ -208,8 +209,8 @@ class DeskStore:
     # ---- cases ----
 
     def cases(self, after: int = 0) -> Iterator[Case]:
-        """The cases with a larger num than `after`, by num: every operator turn that answers something."""
-        # In pages, so that a slow caller does not keep an old snapshot of the database open.
+        """The cases with a larger num than `after`, by num; there is one for every operator message with a context."""
+        # Read in pages: a slow caller would otherwise keep an old snapshot of the database open.
         while rows := self._all(f"{_CASES} WHERE c.num > ? ORDER BY c.num LIMIT ?", [after, _CHUNK]):
             yield from map(_case, rows)
             after = rows[-1][0]
@@ -224,11 +225,14 @@ class DeskStore:
         return found
 
     def search(self, text: str, limit: int = 50) -> list[tuple[int, float]]:
-        """Cases whose situation shares rare words with the text: (num, BM25 score, larger is better), best first."""
+        """Full-text search over the situations of cases: (num, BM25 score, larger is better), best first.
+
+        Only the rarest words of the query are searched, see `_FREQUENT` and `_MOST_HITS`.
+        """
         found = []
         for word in list(dict.fromkeys(content_words(text)))[:_CANDIDATE_WORDS]:
             if word not in self._frequent:
-                # Counted with the index's own tokeniser, which also finds "booking" under "book".
+                # Counted in the index itself, whose tokeniser stems: "booking" counts as "book".
                 count = self._all(
                     "SELECT count(*) FROM (SELECT 1 FROM desk_search WHERE desk_search MATCH ? LIMIT ?)",
                     [f'"{word}"', _FREQUENT],
@@ -252,7 +256,7 @@ class DeskStore:
         )
 
     def counts(self) -> dict[str, int]:
-        """How many conversations there are, how many of them wait for an answer, how many cases and saved replies."""
+        """The numbers of conversations, of those that wait for an answer, of cases, and of saved replies."""
         tables = {
             "conversations": "desk_conversations",
             "waiting": "desk_conversations WHERE status = 'waiting' AND speaker = 'customer'",
@@ -262,14 +266,14 @@ class DeskStore:
         return {name: self._all(f"SELECT count(*) FROM {table}")[0][0] for name, table in tables.items()}
 
     def generation(self) -> int:
-        """Changes when cases were removed or replaced; not when some were added."""
+        """A counter that grows when cases are removed or replaced, but not when they are added."""
         rows = self._all("SELECT value FROM meta WHERE key = 'desk-generation'")
         return int(rows[0][0]) if rows else 0
 
     # ---- vectors ----
 
     def put_vectors(self, model: str, nums: Sequence[int], vectors: Vectors) -> None:
-        """Keep vectors (n, d) of cases; those of cases that were removed meanwhile are not kept."""
+        """Store vectors (n, d) of cases, as float16; those of cases that were removed meanwhile are skipped."""
         with self._database.write() as db:
             for num, vector in zip(nums, vectors, strict=True):
                 db.execute(
@@ -278,7 +282,7 @@ class DeskStore:
                 )
 
     def vectors(self, model: str, dimension: int, after: int = 0) -> tuple[list[int], Vectors]:
-        """(nums, float32 (n, dimension)) of this model, by num, of cases with a larger num than `after`."""
+        """(nums, float32 (n, dimension)) of a model's vectors, by num, for cases with a larger num than `after`."""
         nums, buffer = [], bytearray()
         query = "SELECT num, vector FROM desk_vectors WHERE model = ? AND num > ? ORDER BY num"
         with self._database.translated():
@@ -296,7 +300,7 @@ class DeskStore:
     def _open(self, speaker: str, order: str, limit: int) -> list[DeskConversation]:
         where = f"status = 'waiting' AND speaker = ? ORDER BY {order} LIMIT ?"
         rows = self._all(f"SELECT num FROM desk_conversations WHERE {where}", [speaker, limit])
-        # A conversation that is removed meanwhile is left out.
+        # A conversation that was removed meanwhile is left out.
         return [found for (num,) in rows if (found := self._read(num))]
 
     def _read(self, num: int) -> DeskConversation | None:
@@ -330,7 +334,7 @@ def _keep_vault(db: SqliteDatabase, num: int, values: Mapping[str, str]) -> None
 
 
 def _insert(db: SqliteDatabase, conversation: DeskConversation, digest: str) -> int:
-    """Write a conversation without its turns. `digest` is that of its import, "" for one begun here."""
+    """Write a conversation without its turns. `digest` is that of the imported row, "" for one started here."""
     row = db.execute(
         "INSERT INTO desk_conversations VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING num",
         [
@@ -344,7 +348,7 @@ def _insert(db: SqliteDatabase, conversation: DeskConversation, digest: str) -> 
 def _add(
     db: SqliteDatabase, num: int, place: int, turn: DeskTurn, earlier: Sequence[DeskTurn], *, live: bool = False
 ) -> None:
-    """Write one masked turn after the `earlier` ones, and the case that it makes."""
+    """Write one masked turn after the `earlier` ones; an operator's message with a context also adds a case."""
     db.execute("INSERT INTO desk_turns VALUES (?, ?, ?)", [num, place, _json(turn.to_row())])
     asked, before = _situation(earlier) if turn.role == "agent" and turn.text else ("", "")
     if asked or before:
@@ -364,14 +368,14 @@ def _delete(db: SqliteDatabase, num: int) -> None:
 
 
 def _situation(turns: Sequence[DeskTurn]) -> tuple[str, str]:
-    """(what the customer has said since the operator last spoke, what the operator had said then)."""
+    """(the customer's messages since the operator's last one, that last message)."""
     since = since_answer(turns)
     asked = " ".join(turn.text for turn in since if turn.role == "customer" and turn.text)
     return asked, turns[-len(since) - 1].text if len(since) < len(turns) else ""
 
 
 def _last_word(turns: Sequence[DeskTurn]) -> tuple[str, float | None]:
-    """Who spoke last, and since when the other one waits; a customer waits since their first unanswered message."""
+    """(who spoke last, since when the other side waits); a customer waits since their first unanswered message."""
     since = since_answer(turns)
     for turn in since:
         if turn.role == "customer" and turn.text:
@@ -380,9 +384,9 @@ def _last_word(turns: Sequence[DeskTurn]) -> tuple[str, float | None]:
 
 
 def masked(conversation: DeskConversation, vault: Vault) -> DeskConversation:
-    """The conversation masked; the values go into `vault`.
+    """The conversation with personal data masked; the values are added to `vault`.
 
-    The customer's turns are masked first, so that what they tell about themselves is masked in earlier texts too.
+    The customer's turns are masked first, so that data the customer mentions late is masked in earlier texts too.
     """
     turns, known, asked = [], [], ""
     for turn in conversation.turns:
@@ -393,7 +397,7 @@ def masked(conversation: DeskConversation, vault: Vault) -> DeskConversation:
         turns.append(turn)
         known.append(len(vault.values()) if turn.role == "customer" else -1)
     for place, turn in enumerate(turns):
-        # The customer's last turns were masked when all values were known; masking them again would be slow.
+        # A customer's turn that was masked when all values were known is not masked again, which would be slow.
         if known[place] != len(vault.values()) or turn.draft or turn.item or turn.query:
             turns[place] = _mask_known(turn, vault)
     return replace(conversation, turns=tuple(turns), attributes=masked_value(conversation.attributes, vault))
@@ -405,7 +409,7 @@ def _mask_known(turn: DeskTurn, vault: Vault) -> DeskTurn:
 
 
 def masked_value(value: Any, vault: Vault) -> Any:
-    """A JSON value whose strings, and numbers that are known as personal, are masked."""
+    """A JSON value with personal data masked in its strings, and in numbers that are known values of `vault`."""
     if isinstance(value, str):
         return vault.mask_known(value)
     if isinstance(value, Mapping):

@@ -12,19 +12,20 @@ from whyfeed.retrieval.language import detect_language
 from whyfeed.retrieval.post import clean_text, row_id
 
 Role = Literal["customer", "agent", "knowledge"]
-Status = Literal["closed", "waiting"]  # closed: a past case to learn from; waiting: somebody waits for an answer
+# In the stored data the role of an operator is called "agent".
+Status = Literal["closed", "waiting"]  # closed: a past case to learn from; waiting: open
 ROLES = ("customer", "agent", "knowledge")
-MOST_TURNS = 500  # of one conversation that are read
+MOST_TURNS = 500  # the last turns of a conversation that are read
 LONGEST_TURN = 10_000  # characters
 PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_\u4e00-\u9fff][\w\- \u4e00-\u9fff]{0,60})\s*\}")
 
 
 @dataclass(frozen=True, slots=True)
 class DeskTurn:
-    """One turn. `item` is what a look-up found (role knowledge), `query` what an operator looked it up with.
+    """One turn of a conversation. `item` is a look-up's result (role knowledge), `query` the operator's look-up.
 
-    Of an operator's words: `offered` are the ids of what was suggested, `reply` the saved reply that they took
-    ("" when they wrote themselves), `draft` what they had typed before.
+    For an operator's message, `offered` are the ids of the suggestions shown, `reply` is the id of the saved reply
+    that was taken ("" for the operator's own words), and `draft` what the operator had typed before.
     """
 
     role: Role
@@ -38,7 +39,7 @@ class DeskTurn:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> DeskTurn:
-        """Build a turn from one of a conversation's `turns`; ValueError names what is wrong with it."""
+        """Build a turn from an element of a conversation's `turns`; ValueError says which field is wrong."""
         if not isinstance(row, Mapping):
             raise ValueError(f"turn {row!r} is not an object")
         role = row.get("role")
@@ -61,7 +62,7 @@ class DeskTurn:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """The object in `turns` that gives this turn back; empty fields are left out."""
+        """The element of `turns` for this turn, inverse of `from_row`; empty fields are left out."""
         row: dict[str, Any] = {"role": self.role}
         for name in ("text", "reply", "draft"):
             if getattr(self, name):
@@ -79,7 +80,7 @@ class DeskTurn:
 
 @dataclass(frozen=True, slots=True)
 class DeskConversation:
-    """A conversation with one customer. `customer` is a user's id where the home knows them."""
+    """A conversation with one customer. `customer` is the id of a user of the home, "" when unknown."""
 
     id: str
     turns: tuple[DeskTurn, ...] = ()
@@ -90,7 +91,7 @@ class DeskConversation:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> DeskConversation:
-        """Build a conversation from a row of conversations.jsonl; ValueError names what is wrong with it."""
+        """Build a conversation from a row of conversations.jsonl; ValueError says which field is wrong."""
         turns = row.get("turns")
         if not isinstance(turns, list | tuple):
             raise ValueError("turns is missing" if turns is None else f"turns {turns!r} is not a list")
@@ -108,7 +109,7 @@ class DeskConversation:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """The row of conversations.jsonl that gives this conversation back."""
+        """The row of conversations.jsonl for this conversation; inverse of `from_row`."""
         row: dict[str, Any] = {"id": self.id}
         for name in ("language", "customer"):
             if getattr(self, name):
@@ -120,13 +121,13 @@ class DeskConversation:
 
     @property
     def asked(self) -> str:
-        """What the customer has said since the operator last spoke; "" when nobody waits for an answer."""
+        """The customer's messages since the operator's last one, joined by spaces; "" when there are none."""
         return " ".join(turn.text for turn in since_answer(self.turns) if turn.role == "customer" and turn.text)
 
 
 @dataclass(frozen=True, slots=True)
 class SavedReply:
-    """A reply that a team keeps ready; `{placeholders}` in its text are filled when it is used."""
+    """A prepared reply of a support team; `{placeholders}` in its text are filled when it is used."""
 
     id: str
     text: str
@@ -136,7 +137,7 @@ class SavedReply:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> SavedReply:
-        """Build a saved reply from a row of replies.jsonl; ValueError names what is wrong with it."""
+        """Build a saved reply from a row of replies.jsonl; ValueError says which field is wrong."""
         text = clean_text(row.get("text"), LONGEST_TURN)
         if not text:
             raise ValueError("text is missing")
@@ -150,7 +151,7 @@ class SavedReply:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """The row of replies.jsonl that gives this reply back."""
+        """The row of replies.jsonl for this reply; inverse of `from_row`."""
         row: dict[str, Any] = {"id": self.id, "text": self.text}
         for name in ("intent", "language"):
             if getattr(self, name):
@@ -159,7 +160,7 @@ class SavedReply:
 
 
 def since_answer(turns: Sequence[DeskTurn]) -> tuple[DeskTurn, ...]:
-    """The turns after the operator last said something: the customer's words, and what was looked up meanwhile."""
+    """The turns after the operator's last message: the customer's messages and look-ups."""
     for place in range(len(turns) - 1, -1, -1):
         if turns[place].role == "agent" and turns[place].text:
             return tuple(turns[place + 1 :])
@@ -167,7 +168,7 @@ def since_answer(turns: Sequence[DeskTurn]) -> tuple[DeskTurn, ...]:
 
 
 def language_of(conversation: DeskConversation) -> str:
-    """The language of a conversation, guessed from the customer's last words where it is not said."""
+    """The language of a conversation, en or zh; detected in the customer's last message where it is not set."""
     if conversation.language in ("en", "zh"):
         return conversation.language
     said = [turn.text for turn in conversation.turns if turn.role == "customer" and turn.text]
@@ -175,7 +176,7 @@ def language_of(conversation: DeskConversation) -> str:
 
 
 def _query(value: object) -> Mapping[str, Any] | None:
-    """A look-up's fields, from an object or, as in some logs, a list of objects with one field each."""
+    """The fields of a look-up, from an object or from a list of objects with one field each, as in some logs."""
     if isinstance(value, Mapping):
         return dict(value) or None
     if isinstance(value, list | tuple):

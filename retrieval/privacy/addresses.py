@@ -1,4 +1,4 @@
-"""Postal addresses: those of English form, some of the continent's, and Chinese ones."""
+"""Rules for postal addresses: English, some continental European, and Chinese."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WAY = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Boulevard|Blvd|Drive|Dr|Court|Ct|Place|Pl|Terrace|Ter|Way|Square|Sq|Close"
     r"|Crescent|Parkway|Pkwy|Circle|Cir|Highway|Hwy|Gardens|Grove|Mews|Row|Hill|Walk|Trail)"
 )
-# The UK's, Canada's, the US's with and without the state.
+# Postcodes of the UK, Canada and the US, the last with and without the state.
 _POSTCODE = (
     r"(?:[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}"
     r"|(?:[A-Z]{2}\s)?[A-Z]\d[A-Z]\s\d[A-Z]\d"
@@ -20,7 +20,7 @@ _POSTCODE = (
 )
 _FLAT = r"(?:(?:Flat|Apt\.?|Apartment|Unit|Suite)\s[\w-]{1,6},?\s)?"
 _HOUSE = r"(?<![\w.,$€£/-])\d{1,5}[A-Za-z]?(?:-\d{1,5})?\s"
-# "5 blocks down the road" is a way and no address.
+# "5 blocks down the road" is a direction and not an address.
 _NOT_FAR = r"(?!(?:\w+\s)?(?:blocks?|minutes?|miles?|hours?|on|of|the|to|from|down|at|and|in|for)\s)"
 _NAMED_WAY = (
     rf"(?:(?:(?:{CAPITALISED}\.?|[NSEW]\.?|\d{{1,3}}(?:st|nd|rd|th))\s){{1,4}}{_WAY}\b(?:\.(?=[, ]))?"
@@ -30,7 +30,7 @@ _NAMED_WAY = (
 _DOOR = r"(?:,?\s(?:(?:Apt|apt|Apartment|Suite|Unit|unit|Flat|Floor)\b\.?\s?|#\s?)[\w-]{1,6}\b)?"
 _TOWNS = rf"(?:,\s{{0,2}}(?!(?:Please|Thanks|I|My|The|And|It|We)\b){CAPITALISED}(?:\s{CAPITALISED}){{0,3}}){{0,3}}"
 _STATE = rf"(?:,?\s{_POSTCODE}(?!\w)|,\s[A-Z]{{2}}\b)?"
-# Small letters: a postcode, or a town between commas and a postcode, still belongs to the address before it.
+# In lower case: a postcode, or a town and a postcode, at the end of an address.
 _SMALL = (
     r"(?:(?:,\s[a-z. ]{2,20})?,?\s"
     r"(?:[a-z]{1,2}\d[a-z\d]?\s\d[a-z]{2}|[a-z]{2}\s(?:\d{5}(?:-\d{4})?|[a-z]\d[a-z]\s\d[a-z]\d))\b)?"
@@ -41,7 +41,7 @@ _ENGLISH = re.compile(
     rf"|\b[Pp]\.?\s?[Oo]\.?\s(?:Box|BOX|box)\s\d{{1,6}}{_TOWNS}{_STATE}"
     r"|\b[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}\b"
 )
-# With every word in small letters the kind of way, and a house number before it, must do.
+# In lower case an address needs a house number and a word for a street.
 _LOWER = re.compile(
     r"(?:(?:flat|apt|unit)\s\w{1,5},?\s)?(?<![\w.,$€£/-])\d{1,5}[a-z]?\s"
     rf"{_NOT_FAR}(?:(?:[a-z]+\.?|\d{{1,3}}(?:st|nd|rd|th))\s){{1,3}}"
@@ -59,7 +59,7 @@ _CONTINENTAL = re.compile(
     rf"[^\W\d_]{{2,20}}(?:-[^\W\d_]{{2,20}})*(?:\s{CAPITALISED})*(?:{_CITY})?",
     re.I,
 )
-# Where the sentence says that an address follows, a house number and words are enough.
+# After "I live at" or "deliver it to", a house number followed by words is enough.
 _SAID = re.compile(
     r"(?:\bi live at|\baddress(?: is|:)|\b(?:deliver|ship|send)(?: it| this| them)? to:?|\bpick me up (?:from|at))"
     r"\s(\d{1,5}[a-z]?\s(?!(?:am|pm|people|days?|minutes?|hours?)\b)[a-z][^\n.,!?;\0]{3,60})",
@@ -72,7 +72,7 @@ ADDRESSES = (
     Rule("address", _CONTINENTAL, " "),
 )
 
-# From the kind of a way on: "…路88号3单元502室". A line, an exit and a gate of a station are numbered too.
+# From the word for a street on: "…路88号3单元502室". Numbers of metro lines, exits, gates and shops are excluded.
 _NUMBER_ZH = r"号(?!线|出口|口|店|航站|厅)"
 _WAY_ZH = re.compile(
     r"(?:[路街道巷弄村里园段]|胡同|小区|花园|公寓|大厦|新村|家园)"
@@ -81,7 +81,7 @@ _WAY_ZH = re.compile(
     r"(?:\d{2,5}(?!\d|元|块|人))?"
 )
 _LEAD_ZH = re.compile(r"地址|[是在到至从住给于我家寄送叫的了,。;:!?、\s\0(\"]")
-# The answer to "where do you live?": a number and words, or a Chinese place without a number.
+# An answer to "where do you live?": a number and words, or a Chinese place without a number.
 _BARE = re.compile(
     r"(?<![\w$])(?!\d+\s?(?:am|pm|people|days?|minutes?|hours?|dollars)\b)(\d{1,5}[A-Za-z]?,?\s+[A-Za-z][^\n.!?;\0]{3,100})",
     re.I,
@@ -97,7 +97,7 @@ def addresses_zh(plain: str) -> Iterator[Span]:
     for match in _WAY_ZH.finditer(plain):
         if not re.search(r"\d号|\d[^\d]{1,6}\d", match[0]):
             continue
-        # Names of provinces, cities and streets have no grammar: go back to what introduces an address.
+        # Names of provinces, cities and streets follow no pattern: the address starts after the last introducing word.
         start = match.start()
         while start and match.start() - start < 40 and not _LEAD_ZH.match(plain[start - 1]):
             start -= 1
@@ -107,7 +107,7 @@ def addresses_zh(plain: str) -> Iterator[Span]:
 
 
 def bare_address(plain: str) -> Iterator[Span]:
-    """What answers a question for an address."""
+    """Addresses in the answer to a question for one, where looser patterns apply too."""
     yield from addresses_zh(plain)
     yield from spans(ADDRESSES, plain)
     if match := _BARE.search(plain) or _BARE_ZH.search(plain):

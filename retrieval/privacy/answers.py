@@ -1,4 +1,4 @@
-"""The bare answer to what an agent asked for: it says nothing of what it is."""
+"""Rules for bare answers to an operator's question, whose kind only the question tells: "4321" after "Your PIN?"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ASKS = re.compile(
     r"|\b(?:please|provide|tell|give|need|enter|confirm|share|may i|send|what)\b",
     re.I,
 )
-# What is asked for. "word" is the answer to a security question, "date" a birthday.
+# Questions by the kind of the answer. "word" is the answer to a security question, "date" a date of birth.
 _ASKED = {
     "word": r"maiden|\bpet\b|pet's|first school|security (?:question|answer)|password|母亲.{0,4}姓|宠物|密码|口令",
     "name": (
@@ -44,7 +44,7 @@ _ASKED = {
 }
 _ASKED_RULES = {kind: re.compile(rule, re.I) for kind, rule in _ASKED.items()}
 
-# What people say before the answer itself.
+# Words before the answer itself.
 _LEAD = re.compile(
     r"(?:[\s,.!:;-]|\b(?:yes|yeah|yep|sure|ok|okay|of course|certainly|alright|well|oh|uh+h?|um+|hmm|hi|hello|hey"
     r"|it's|its|it is|it was|it|is|was|that's|that is|that would be|i'm|im|i am|this is|here(?:'s)?"
@@ -65,17 +65,17 @@ _BARE_HAN = re.compile(
     r"(?!转|人工|经理|主管|投诉|你好|您好|再见|不知道|没有|谢谢|忘|不记得|可以|对的|当然|不用|不想|不方便)"
     rf"(?:{SURNAME}?[{HAN}]{{1,3}}|[{HAN}]{{1,6}}(?:·[{HAN}]{{1,8}})+)(?=[,。!;\s的]|$)"
 )
-# A password after the lead and to the end, and one with a digit anywhere.
+# A password from the end of `_LEAD` to the end of the text, and one with letters and digits anywhere.
 _BARE_SECRET = re.compile(r"(?![A-Za-z]+\s*$)[!-~]{4,64}(?=\s*$)")
 _CODED_SECRET = re.compile(r"(?<![!-~])(?![!-~]*[$'])(?=[!-~]{0,20}\d)(?=[!-~]{0,20}[A-Za-z])[!-~]{6,64}(?<![.,;?])")
-# Digits with single letters between them, in groups; no price, time or share.
+# Groups of digits with single letters between them; prices, times and percentages are excluded.
 _CODES = re.compile(
     r"(?<!\d[.,:/])(?<![A-Za-z0-9_$€£#/-])#?(?:(?-i:[A-Z]{1,2})[ -])?[A-Za-z]{0,5}-?\d(?:[ -]?[A-Za-z]?\d){1,23}"
     rf"(?:-?[A-Za-z0-9]{{1,6}})?{END}(?![:%/]|[.,]\d|\s?(?:(?:am|pm|dollars|people)\b|元|点))",
     re.I,
 )
 _TOKENS = re.compile(rf"(?<!\d[.,:])(?<![A-Za-z0-9_$€£/-])#?(?=(?:[A-Za-z/-]{{0,8}}\d){{3}}){TOKEN}(?![.,]\d)")
-_REFERENCE = re.compile(r"(?<![A-Za-z])[A-Z]{6}(?![A-Za-z])")  # an airline's, without a digit
+_REFERENCE = re.compile(r"(?<![A-Za-z])[A-Z]{6}(?![A-Za-z])")  # an airline's booking reference without a digit
 _BARE = {
     "date": Rule("identity", re.compile(rf"(?<!\d)(?:{DATE})", re.I)),
     "phone": Rule("phone", re.compile(rf"\+?\(?\d(?:[ .()-]{{0,2}}\d){{5,14}}{END}(?!:)")),
@@ -84,7 +84,7 @@ _BARE = {
 
 
 def answers(plain: str, asked: str) -> Iterator[Span]:
-    """What in a text answers the agent's question for personal data."""
+    """Spans of a folded text that answer the operator's message `asked`, where that asks for personal data."""
     said = (fold(asked[start:end])[0] for start, end in sentences(asked))
     request = "\n".join(sentence for sentence in said if _ASKS.search(sentence))
     kinds = [kind for kind, rule in _ASKED_RULES.items() if rule.search(request)]
@@ -96,7 +96,7 @@ def answers(plain: str, asked: str) -> Iterator[Span]:
         elif kind in _BARE:
             yield from spans([_BARE[kind]], plain)
     coded = [kind for kind in kinds if kind in ("secret", "card", "account", "order", "identity")]
-    # Who cannot tell his birthday or his pet's name offers his PIN instead.
+    # Customers who do not remember a birthday or a security word often offer a PIN instead.
     kind = coded[0] if coded else "secret" if {"word", "date"} & {*kinds} else ""
     least = {"order": 2}.get(kind, 3 if coded else 4)
     for _, start, end in spans([Rule(kind, _CODES)], plain) if kind else ():
@@ -107,7 +107,10 @@ def answers(plain: str, asked: str) -> Iterator[Span]:
 
 
 def _bare_words(plain: str, kind: str, capital: bool) -> Iterator[Span]:
-    """A name, or the word that answers a security question; `capital` when more than that was asked for."""
+    """A name, or the word that answers a security question.
+
+    `capital`: the question asked for other data too, so a name must be capitalised.
+    """
     if named := (_SAID_WORD if kind == "secret" else _SAID_NAME).search(plain):
         end = take_name(plain, named.end(), capital=True)
         if kind == "secret" or end == len(plain.rstrip(" .!")):

@@ -1,4 +1,4 @@
-"""Names of people: introduced, addressed, signed, Chinese, and those known from before in the conversation."""
+"""Rules for names of people: introductions, salutations, signatures, Chinese names, and names known already."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from whyfeed.retrieval.privacy.rules import HAN, WORD_LISTS, Rule, Span, fold, s
 from whyfeed.retrieval.words import STOPWORDS
 
 GIVEN = WORD_LISTS["given"]
-# Alone in the middle of a text these are not taken for a name: they are words, places or brands too.
+# Given names that are also words, places or brands: alone in the middle of a text they do not count as names.
 _AMBIGUOUS = WORD_LISTS["ambiguous"]
-# No name even where one is expected: "I'm Sorry", "my name is not important".
+# Words that are never names, even after an introduction: "I'm Sorry", "my name is not important".
 _NOT_NAMES = (STOPWORDS - {"may", "will"}) | WORD_LISTS["not_names"]
 ORDINARY = STOPWORDS | _AMBIGUOUS | _NOT_NAMES
 SURNAME = f"(?:{'|'.join(sorted(WORD_LISTS['compound_surnames']))}|[{''.join(sorted(WORD_LISTS['surnames']))}])"
-# "van der Berg", "al-Farsi": small words within a name, when a capital follows.
+# Lower-case particles within a name, before a capital: "van der Berg", "al-Farsi".
 _PARTICLE = re.compile(
     r"\s(?:van der|van den|van de|van|von der|von|de la|de los|della|dos|del|de|da|di|el|al|bin|ibn|ter|zu)"
     r"[\s-](?=[A-Z\u00c0-\u00de])"
@@ -31,7 +31,7 @@ _MY_NAME = re.compile(
     r"|i go by|call me|i'm called|i am called)\s{1,2}(?:is\s)?",
     re.I,
 )
-# What is done for somebody, or stands under a name: a capital must follow, and something that may end a name.
+# "book it for …", "under the name …", "my wife …": a capitalised name must follow, then `_SOMEBODY_ENDS`.
 _SOMEBODY = re.compile(
     r"\b(?:(?:[Uu]nder|[Ii]n)\s(?:the|my)\s(?:last\s|first\s)?name(?:\sof|\sis)?|[Uu]nder"
     r"|(?:[Bb]ook|[Rr]eserve|[Pp]ut|[Ss]ave|[Hh]old)(?:\s(?:it|them|that|this|one|a\s\w+|the\s\w+))?\sfor"
@@ -44,7 +44,7 @@ _SOMEBODY_ENDS = re.compile(
     r"(?:[.,!?;)\n]|$|'s\b|\s(?:and|as|down|please|for|from|to|on|with|will|is|was|has|who|at|in|here|instead|thanks)\b)"
 )
 _I_AM = re.compile(r"\b(?:I'?m|I am|[Tt]his is|[Ii]t's|[Ii]ts)\s{1,2}(?=[A-Z\u00c0-\u00de])")
-# In small letters: where only a name can follow, and where a given name that is no word may.
+# For lower-case names: contexts where only a name can follow, and contexts where a known given name may follow.
 _SOMEBODY_SMALL = re.compile(
     r"\b(?:(?:card|account)\s?holder(?:'s name)? is|in the name of|under the name(?: of)?)\s(?=[a-z\u00df-\u024f])",
     re.I,
@@ -59,14 +59,14 @@ _SENTENCE = re.compile(r"(?:^|[.,!?]\s)(?=[A-Z\u00c0-\u00de])")
 _HERE = re.compile(r"\s(?:here|speaking)\b")
 _DEAR = re.compile(rf"\b(?:Dear|Hi|Hello|Hey|Thanks|Thank you|Cheers),?\s({CAPITALISED}(?:\s{CAPITALISED})?)")
 _TITLE = re.compile(rf"\b(?:Mr|Mrs|Ms|Miss|Mx|Mister)\b\.?\s((?:{CAPITALISED})(?:\s{CAPITALISED})?)")
-# A signature at the end: after a greeting on the same line or the next, or after a dash.
+# A signature at the end of the text: after a closing phrase on the same line or the line before, or after a dash.
 _SIGNED = re.compile(
     r"(?:\b(?:regards|sincerely|respectfully|yours truly|faithfully|thanks a lot,|many thanks,),?\s{0,3}"
     r"|\b(?:best(?: wishes)?|thanks(?: a lot)?|thank you|many thanks|cheers|love)[,!.]?[ ]{0,2}\n\s{0,3}"
     rf"|\n\s{{0,3}}[-]{{1,2}}\s?)((?-i:{CAPITALISED}(?:\s[A-Z]\.|\s(?:van|von|der|den|de|la|bin)){{0,2}}(?:\s{CAPITALISED}){{0,2}}))[.!]?\s{{0,3}}$",
     re.I,
 )
-# In small letters a signature must have a given name, which is looked up.
+# A lower-case signature, which must begin with a known given name.
 _SIGNED_SMALL = re.compile(
     r"\b(?:regards|sincerely|thanks(?: a lot)?|thank you|cheers),?\s{0,3}"
     r"([^\W\d_]{2,20}(?:[ '-][^\W\d_]{2,20}){0,2})[.!]?\s*$",
@@ -82,14 +82,14 @@ _CALLED_ZH = (
     r"收货人|联系人|预订人|预定人|入住人|乘客|本人)\s?(?:是|叫|为|:)?\s?"
 )
 _NAMES_ZH = re.compile(
-    # after what introduces a name: to the end of the word, or to a word that goes on
+    # after an introduction: up to the end of the Chinese run, or up to a particle
     rf"{_CALLED_ZH}({SURNAME}(?:[{HAN}]{{1,2}}|某{{1,2}})(?![{HAN}])|{SURNAME}[{HAN}]{{1,2}}?(?=[的想要,。的是在有和]))"
     rf"|我叫\s?([{HAN}]{{2,3}})(?=[,。!;\s]|$)|(?:我|免贵|本人)姓\s?({SURNAME})"
     rf"|(?:我是|这里是)\s?({SURNAME}[{HAN}]{{1,2}})(?<![员人户生级的了家客])(?=[,。!;\s]|$)"
     rf"|(?<![上下每本这那])({SURNAME}[{HAN}]{{0,2}}?(?:女士|先生|小姐|太太))"
     rf"|(?:用|以)\s?({SURNAME}[{HAN}]{{1,2}}?)(?=的?名[字义])"
 )
-# "玛丽亚·冈萨雷斯": restaurants and hotels write the dot too, so something must lead up to it.
+# "玛丽亚·冈萨雷斯": names of restaurants and hotels have the dot too, so an introduction is required.
 _TRANSLITERATED = re.compile(
     rf"(?:{_CALLED_ZH}|我是\s?|[用以]\s?)([{HAN}]{{1,6}}(?:·[{HAN}]{{1,7}}?)+)(?=的|[^{HAN}·]|$)"
 )
@@ -101,12 +101,15 @@ CHINESE = (
 
 
 def is_name(word: str) -> bool:
-    """Whether a word can be a name where one is expected."""
+    """Whether a word can be a name after an introduction."""
     return not _SOUND.match(word) and word.lower() not in _NOT_NAMES and 1 < len(word) < 30
 
 
 def take_name(plain: str, start: int, capital: bool, most: int = 3) -> int:
-    """Where a name that starts at `start` ends; `start` when there is none. `capital`: small letters are no name."""
+    """The end of the name that starts at `start`, of at most `most` words; `start` when there is none.
+
+    With `capital` every word must be capitalised, particles aside.
+    """
     end, first = start, ""
     for _ in range(most):
         particle = _PARTICLE.match(plain, end) if first else None
@@ -125,14 +128,14 @@ def take_name(plain: str, start: int, capital: bool, most: int = 3) -> int:
 
 
 def introduced(plain: str) -> Iterator[Span]:
-    """Names that something leads up to: "my name is …", "I'm …", "Dear …", "Mr …", "Regards, …"."""
+    """Names after an introduction, a salutation or a closing: "my name is …", "I'm …", "Dear …", "Regards, …"."""
     for match in _MY_NAME.finditer(plain):
         capital = not match[0].lower().startswith(("my", "name:", "i am called", "i'm called"))
         yield "name", match.end(), take_name(plain, match.end(), capital)
     for match in _I_AM.finditer(plain):
         end = take_name(plain, match.end(), capital=True)
         first = plain[match.end() : end].partition(" ")[0]
-        # An unknown word must stand as a name does: "I'm Kylo, …", and not "I'm Canadian born".
+        # A word that is no known given name must be followed as a name is: "I'm Kylo, …", but not "I'm Canadian born".
         stands = (
             r"\s?(?:[.,!;]|$|and\b|from\b|calling\b|here\b)" if match[0][1] in "'m " else r"\s(?:calling|speaking)\b"
         )
@@ -153,7 +156,7 @@ def introduced(plain: str) -> Iterator[Span]:
 
 
 def _somebody(plain: str) -> Iterator[Span]:
-    """Names of whom something is done for or said of, and of who speaks."""
+    """Names of third persons ("book it for …", "my wife …") and of the speaker ("Ann Park here")."""
     for match in _SOMEBODY.finditer(plain):
         end = take_name(plain, match.end(), capital=True)
         # "Under Lincoln Square" is a place, "my wife Ann Park" is not.
@@ -175,7 +178,7 @@ def _somebody(plain: str) -> Iterator[Span]:
             end = take_name(plain, match.end(), capital=False)
             if end > match.end() and (known or rule is _SOMEBODY_SMALL):
                 more = " " in plain[match.end() : end]
-                # Small letters do not tell "john smith" from "john needs": more than one word must end a clause.
+                # In lower case "john smith" looks like "john needs": two words count only before punctuation.
                 if re.match(r"[.,!?;)\n]|$", plain[end:]) if more and known else _SOMEBODY_ENDS.match(plain, end):
                     yield "name", match.end(), end
                 elif known and first:
@@ -194,7 +197,7 @@ _LED = (
 
 
 def given_names(plain: str) -> Iterator[Span]:
-    """Given names on their own or before a surname, unless a doctor's, a place's or an ordinary word."""
+    """Given names, alone or with a surname; not those of doctors or places, and no ordinary words."""
     for word in WORD.finditer(plain):
         name = word[0].removesuffix("'s")
         if not name.istitle() or name.lower() not in GIVEN or _NO_CUSTOMER.search(plain[: word.start()][-12:]):
@@ -212,7 +215,7 @@ def given_names(plain: str) -> Iterator[Span]:
 
 
 def known_names(plain: str, names: Iterable[str]) -> Iterator[Span]:
-    """Names of this conversation, whole in any case, and their capitalised parts."""
+    """Occurrences of known names: the whole name in upper or lower case, and its capitalised parts."""
     for name in names:
         name = fold(name)[0].strip()
         parts = [part for part in name.split() if len(part) > 2 and part[0].isupper()]

@@ -1,4 +1,4 @@
-"""Numbers, codes and addresses on the net: what is checked by its digits, and what is named before or after it."""
+"""Rules for numbers, codes, e-mail addresses and user names, found by their form or by the words around them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from whyfeed.retrieval.privacy.rules import DATE, END, LINK, START, TOKEN, UNITS, WORD_LISTS, Rule, named
 
-# --- What things are called
+# --- Words for each kind of value
 
 _SECRET = (
     r"pass ?(?:word|code|phrase)|pwd?|cvv2?|cvc2?"
@@ -32,38 +32,38 @@ _IDENTITY = (
 _IDENTITY_ZH = "身份证号?|护照号?|证件号?|驾驶证号?"
 _PHONE = r"phone|mobile|cell ?(?:phone)?|tel|telephone|whatsapp|landline|call me|text me|ring me|reach me|my number"
 _PHONE_ZH = "电话|手机号?|联系方式|座机|致电"
-# "order number 12", "order is 12", "order: 12", and not "order 12 pizzas".
+# "order number 12", "order is 12", "order: 12", but not "order 12 pizzas".
 _NUMBERED = (
     r"(?:\s{0,2}(?:number|no\b\.?|nr\b\.?|id\b|code|ref(?:erence)?\b|#)"
     r"|(?:\s(?:on|in)\s(?:my|the|your)\s\w{1,12})?\s{0,2}(?:is\b|says\b|should\sbe\b|:|=|#))"
 )
-# A code long or mixed enough to be one without a word for "number": five digits, or letters and two digits.
+# A code that needs no word such as "number" before it: at least five digits, or letters with at least two digits.
 _LONG_TOKEN = (
     rf"(?=(?:[A-Za-z/_-]{{0,8}}\d){{5}}"
     rf"|(?-i:[A-Z0-9/-]{{0,4}}[A-Z])[A-Za-z0-9/-]*\d[A-Za-z0-9/-]*\d){TOKEN}"
     rf"|[a-z0-9]{{1,6}}-\d{{3,9}}-[a-z0-9]{{1,9}}{END}"
 )
-# A booking reference may be six capitals; these are what people shout.
+# A booking reference may be six capitals; the excluded words are common ones that customers write in capitals.
 _CAPITALS = r"(?-i:(?!URGENT|PLEASE|CANCEL|STATUS|NUMBER|THANKS)[A-Z]{6}\b)"
 _ID_CODE = r"(?=(?:[A-Za-z]{0,2} ?\d){4})[A-Za-z0-9](?:[ -]?[A-Za-z0-9]){4,19}(?![A-Za-z0-9])"
-# A card of 16 digits, and a run of digits that may hold a card.
+# A card of 16 digits in four groups, and a run of digits that may contain a card number.
 _FOUR_FOURS = re.compile(r"(?<!\d[.,/: -])(?<!\d)\d{4}(?:[ -]\d{4}){3}(?![\d-]| \d)")
 _RUN = re.compile(r"(?<!\d)(?<!\d[.,/:])\d(?:[ -]{0,2}+\d)*+(?![\d/:]|[.,]\d)")
 
-# --- What a match really holds
+# --- Functions for `Rule.meant`: the part of a match that is the value
 
 _NO_PASSWORD = re.compile(r"(?:[a-z]+(?:ed|ing)|invalid|too|unable)[.,!?]*$", re.I)
 
 
 def password(value: str) -> str:
-    """A password without the sentence's punctuation, "" for words such as "wrong"."""
+    """A password without the punctuation after it; "" for words such as "wrong" that are no password."""
     value = value.rstrip(".,;?\"'")
     plain = value.rstrip("!")
     return "" if _NO_PASSWORD.match(value) or plain.lower() in WORD_LISTS["not_names"] else value
 
 
 def _coded(value: str) -> str:
-    """A password that has a digit in it: where "password" alone goes before, a word may follow."""
+    """A password that has a digit, else "": after the bare word "password", an ordinary word may follow."""
     value = password(value)
     return value if any(map(str.isdigit, value)) else ""
 
@@ -71,30 +71,30 @@ def _coded(value: str) -> str:
 def _iban(value: str) -> str:
     from stdnum import iban
 
-    # The rule may have run on into the next words.
+    # The match may include the next words: drop words from its end until the checksum is valid.
     while value and not iban.is_valid(value):
         value = value.rpartition(" ")[0]
     return value
 
 
 def _phone(number: str) -> str:
-    """The number if libphonenumber takes it for one of the world, or of the US, the UK or China."""
+    """The number if libphonenumber accepts it, else "": with a country code any country, else China, the UK, the US."""
     import phonenumbers
 
     written = "+" + number[2:] if number.startswith("00") else number
     for region in (None,) if written.startswith("+") else ("CN", "GB", "US"):
         with contextlib.suppress(phonenumbers.NumberParseException):
-            # Ranges kept for fiction are possible and not valid; people type them into forms all the same.
+            # "Possible" and not "valid": number ranges reserved for fiction are typed into forms too.
             if phonenumbers.is_possible_number(phonenumbers.parse(written, region)):
                 return number
     return ""
 
 
 def _card(run: str) -> str:
-    """The part of a run of digits that is a card's number, "" when none is."""
+    """The part of a run of digits that is a card number by length, first digit and Luhn checksum; "" for none."""
     groups = list(re.finditer(r"\d+", run)) if len(run) >= 13 else []
     if not groups or len(groups) > 40:
-        return ""  # more groups are no card, and too much to try
+        return ""  # too many groups for a card number, and too slow to try them all
     from stdnum import luhn
 
     for first, group in enumerate(groups):
@@ -108,13 +108,13 @@ def _card(run: str) -> str:
     return ""
 
 
-# --- Rules of one kind each, put into their order below
+# --- Patterns of one kind each; their order is set at the end of the module
 
 _EMAIL = re.compile(
     r"[A-Za-z0-9\u00c0-\u024f_%+-](?:[A-Za-z0-9\u00c0-\u024f._%+-]{0,63}+)@\s?"
     r"[A-Za-z0-9\u00c0-\u024f-]{1,63}+(?:\.[A-Za-z0-9\u00c0-\u024f-]{1,63}+){1,8}(?<=[A-Za-z\u00c0-\u024f])"
 )
-# "jane (at) host dot com"; without brackets the end must be one that people spell out.
+# "jane (at) host dot com"; without brackets it must end in a common top-level domain.
 _SPELLED_EMAIL = re.compile(
     r"(?<![A-Za-z0-9._-])[A-Za-z0-9_+-]{1,40}+(?:(?:\.|\s?[(\[]dot[)\]]\s?|\sdot\s)[A-Za-z0-9_+-]{1,40}+){0,3}"
     r"(?:\s?[(\[{<]\s?at\s?[)\]}>]\s?[A-Za-z0-9-]{1,40}+"
@@ -128,27 +128,27 @@ _PASSWORD = re.compile(
     r"|(?:密码|口令)\s{0,2}(?:是|为|[:=]|[设改]成了?))\s{0,2}[\"'“”:]?([!-~]{3,64})",
     re.I,
 )
-# Named as a secret, with a digit in it; and the other way round: "tiger23 is my password".
+# A value with a digit after a word for a secret, and before it: "tiger23 is my password".
 _CODED_PASSWORD = named(_SECRET, r"(?=[!-~]{0,20}\d)[!-~]{4,64}", _SECRET_ZH)
 _PASSWORD_BEFORE = re.compile(
     rf"(?<![!-~])((?=[!-~]{{0,20}}\d)[!-~]{{4,64}})\s(?:is|was|for|as)\s(?:my|the|our)\s(?:\w{{1,8}}\s)?(?:{_SECRET}){END}",
     re.I,
 )
-# The PIN of the next sentence: "You want my PIN? It's either 1234 or 4321".
+# A PIN in the next sentence: "You want my PIN? It's either 1234 or 4321".
 _PIN_LATER = re.compile(
     r"(?<![a-z])pin(?![a-z])[^\d\n.!?$€£¥\0]{0,30}"
     r"(?:[.!]\s{1,2}(?:maybe\.\s)?(?:it's|its|it is|it was|i think it's)\s(?:either\s)?)?"
     r"(\d{3,8})(?![\d:])(?:\s(?:or|and)\s(\d{3,8})(?![\d:]))?",
     re.I,
 )
-# A code that opens something, and none of the codes that say where, how much or what went wrong.
+# An access code; postal, area, discount and error codes are excluded.
 _CODE = re.compile(
     r"(?<!zip )(?<!postal )(?<!area )(?<!promo )(?<!discount )(?<!country )(?<!error )(?<!post)(?<![a-z])code"
     r"(?:\s{1,2}(?:i got|i received|you sent(?: me)?))?(?:\s{1,2}(?:is|was|says|said))?\s{0,2}[:=]?\s{0,2}"
     rf"(\d{{4,8}}{END}(?!:)|\d{{3}}[ -]\d{{3}}{END}|(?=[A-Za-z]{{0,7}}\d)(?-i:[A-Z0-9]){{4,12}}{END})",
     re.I,
 )
-# "The code I got is tiger5526": letters and digits, as what a person chose.
+# "The code I got is tiger5526": letters and digits, chosen by a person.
 _CODE_IS = re.compile(
     r"(?<!promo )(?<!discount )(?<!error )(?<![a-z])code(?:\s{1,2}(?:i got|i received|i set|you sent(?: me)?))?"
     r"\s{1,2}(?:is|was)\s([A-Za-z][!-~]{5,40})",
@@ -158,7 +158,7 @@ _CHINESE_IDENTITY = re.compile(
     r"(?<!\d)[1-9]\d{5}[ -]?(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])[ -]?\d{3}[\dXx](?!\d)"
 )
 _SSN = re.compile(r"(?<![\d-])\d{3}(?:-\d{2}-|\s\d{2}\s)\d{4}(?![\d-])")
-# With words in between: "correct the passport on the ticket to …".
+# With other words in between: "correct the passport on the ticket to …".
 _IDENTITY_NEAR = re.compile(rf"(?<![a-z])(?:{_IDENTITY})(?![a-z])[^\d\n.!?\0]{{1,40}}?{START}({_ID_CODE})", re.I)
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,8}(?![A-Z0-9])", re.I)
 _ORDER_NUMBERED = re.compile(
@@ -176,7 +176,7 @@ _ORDER_MINE = re.compile(
     re.I,
 )
 _ORDER_DONE = re.compile(rf"(?<![a-z])(?:cancel|track|trace|where(?:'s| is))\s({_LONG_TOKEN}|{_CAPITALS}){UNITS}", re.I)
-# Codes that show by their form what they are: of shops, carriers and airlines, and letters mixed with digits.
+# Codes that are recognised by their form alone: those of shops, carriers and airlines, and mixed letters and digits.
 _ORDER_FORM = re.compile(
     r"(?<![\w&#])#\s?[A-Z]{0,4}-?\d{4,20}(?:-[A-Z0-9]{1,12}){0,3}(?!\w)"
     r"|(?<![A-Za-z0-9-])(?:"
@@ -195,7 +195,7 @@ _ACCOUNT_NAMED = named(
     rf"(?=(?:[A-Za-z]{{0,4}}[ -]?\d){{1}})[A-Za-z]{{0,4}}-?\d(?:[ -]?\d){{3,23}}{END}(?!:){UNITS}",
     _ACCOUNT_ZH,
 )
-# What people are called elsewhere on the net.
+# User names on other services.
 _USER_NAME = re.compile(
     r"(?:(?<![a-z])(?:user ?name|user id|login|wechat(?: id)?|skype)(?:\s(?:is|was)\b|\s?[:=])"
     r"|(?:微信号?|QQ号?|用户名)(?:是|为|[:= ])?)\s?(?:is\s)?([A-Za-z0-9][A-Za-z0-9._-]{3,39})",
@@ -222,7 +222,7 @@ def _before(words: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w$€£])({TOKEN})\s{{1,2}}(?:is|was|for|as)\s(?:my|the|our)\s(?:{words})(?![a-z])", re.I)
 
 
-# --- The surest first
+# --- Groups of rules, the most precise rules first
 
 SURE = (
     Rule("email", _EMAIL, "@"),
@@ -247,7 +247,7 @@ NUMBERS = (
     Rule("order", _BEFORE_ORDER_CHINESE, "这"),
     Rule("card", _RUN, "", _card),
     Rule("card", _CARD_NAMED),
-    Rule("card", _FOUR_FOURS),  # even with a digit mistyped
+    Rule("card", _FOUR_FOURS),  # without a checksum: a digit may be mistyped
     Rule("account", _ACCOUNT_NAMED),
     Rule("secret", _before(_SECRET), " "),
     Rule("account", _before(_ACCOUNT), " "),

@@ -1,8 +1,9 @@
-"""Personal data in messages: found, replaced by chips such as "[email 1]", and put back into what is really sent.
+"""Personal data in messages: detected, replaced by chips such as "[email 1]", and restored in what is sent.
 
-Values that can be checked (cards, IBANs, identity and phone numbers) are checked with python-stdnum and
-phonenumbers; the rest is found by how people name it ("my PIN is …", "订单号…") or by what was asked just before.
-The rules stand in privacy_numbers, privacy_addresses, privacy_names and privacy_answers.
+A chip is the placeholder of one value; the vault of a conversation maps chips to values. Values with a checkable form
+(cards, IBANs, phone numbers) are validated with python-stdnum and phonenumbers. Others are found by the words around
+them ("my PIN is …", "订单号…") or by the operator's question just before. The rules are in the modules `numbers`,
+`addresses`, `names` and `answers` of this folder.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from whyfeed.retrieval.privacy.numbers import CAPITALS, LONG_NUMBER, NUMBERS, SU
 from whyfeed.retrieval.privacy.rules import CHIP, KINDS, Span, fold, spans, whole
 
 __all__ = ["CHIP", "KINDS", "Found", "Vault", "find", "mask"]
-_NEVER_PUBLIC = frozenset({"email", "card", "identity"})  # in this form they are nobody's public data
+_NEVER_PUBLIC = frozenset({"email", "card", "identity"})  # values of these forms are always personal
 
-_SHOUTED = re.compile("[A-Z]{6}")  # a booking reference may have no digit
+_SHOUTED = re.compile("[A-Z]{6}")  # possibly a booking reference, which may have no digit
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Found:
 
 
 def _candidates(plain: str, asked: str, names: Collection[str]) -> Iterator[Span]:
-    """All spans, the surest first."""
+    """Spans of all rules, the most precise rules first; they may overlap."""
     digits = any(map(str.isdigit, plain))
     yield from spans(SURE, plain)
     if _SHOUTED.search(plain):
@@ -57,7 +58,7 @@ def _candidates(plain: str, asked: str, names: Collection[str]) -> Iterator[Span
 
 
 def _merged(found: Iterable[Span]) -> list[Span]:
-    """What overlaps as one span, of the kind of the longest part; of equals the one that came first is surer."""
+    """Overlapping spans joined to one, which gets the kind of its longest part; on equal length the first one wins."""
     ordered = sorted(
         ((start, end, rank, kind) for rank, (kind, start, end) in enumerate(found)), key=lambda one: one[:3]
     )
@@ -78,8 +79,8 @@ def _merged(found: Iterable[Span]) -> list[Span]:
 def find(text: str, *, asked: str = "", names: Collection[str] = ()) -> list[Found]:
     """Personal data in `text`, in order and without overlaps; chips are left alone.
 
-    `asked` is what the agent said just before, which makes a bare answer personal; `names` are names known from
-    this conversation.
+    `asked` is the operator's message just before: it tells what a bare answer such as "4321" is. `names` are names
+    that are known from this conversation.
     """
     plain, places = fold(text)
     stripped = list[Span]()
@@ -89,7 +90,7 @@ def find(text: str, *, asked: str = "", names: Collection[str] = ()) -> list[Fou
         if value and "\0" not in value:
             stripped.append((kind, start, start + len(value)))
     known = {(start, end) for _, start, end in stripped}
-    # "order #12": the sign belongs to the sentence where a surer rule leaves it there.
+    # "order #12": where another rule found the same span without the "#", that one is used.
     merged = _merged(one for one in stripped if plain[one[1]] != "#" or (one[1] + 1, one[2]) not in known)
     if places is None:
         return [Found(*one) for one in merged]
@@ -97,25 +98,31 @@ def find(text: str, *, asked: str = "", names: Collection[str] = ()) -> list[Fou
 
 
 class Vault:
-    """The personal data of one conversation, each value under its chip, in order of appearance."""
+    """The personal data of one conversation: chip to value, in order of appearance."""
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
-        """`values` is what `values()` gave; ValueError for a key that is no chip and for an empty value."""
+        """`values` is the result of an earlier `values()`; ValueError for a key that is no chip and an empty value."""
         self._values = dict(values or {})
         for chip, value in self._values.items():
             if not CHIP.fullmatch(chip) or not value:
                 raise ValueError(f"{chip!r} is no chip like '[email 1]' with a value; give what Vault.values() gave")
 
     def mask(self, text: str, asked: str = "") -> str:
-        """A customer's text with chips for his data. Typed brackets that only look like a chip become round ones."""
+        """A customer's text with chips for their data; `asked` as in `find`.
+
+        Brackets that look like a chip but are not one of this vault become round brackets.
+        """
         return self._mask(text, lambda rest: find(rest, asked=asked, names=self._names()))
 
     def mask_known(self, text: str) -> str:
-        """An agent's text with chips for what is already known, and for what is never a public place's."""
+        """An operator's text with chips for values of this vault, and for e-mail addresses, cards and identity numbers.
+
+        Other data, such as addresses and phone numbers of shops, is public and stays.
+        """
         return self._mask(text, lambda rest: [one for one in find(rest) if one.kind in _NEVER_PUBLIC])
 
     def unmask(self, text: str) -> str:
-        """The text with the values in place of their chips; a chip that is not of this vault stays."""
+        """The text with values in place of chips; chips that are not in this vault stay."""
         return CHIP.sub(lambda chip: self._values.get(chip[0], chip[0]), text)
 
     def values(self) -> dict[str, str]:
@@ -132,7 +139,7 @@ class Vault:
     def _mask(self, text: str, finder: Callable[[str], list[Found]]) -> str:
         text = CHIP.sub(lambda chip: chip[0] if chip[0] in self._values else f"({chip[0][1:-1]})", text)
         before = None
-        # A chip changes what stands beside it, so look again until nothing is found: masking twice changes nothing.
+        # A new chip can change what the rules find around it: repeat until nothing changes, so masking is idempotent.
         while text != before:
             before, end, parts = text, 0, list[str]()
             for one in finder(text):
@@ -151,7 +158,7 @@ class Vault:
         return chip
 
     def _replace_known(self, text: str) -> str:
-        # "16" and "will" say too many other things to be looked for everywhere.
+        # Short numbers ("16") and ordinary words ("will") mostly mean something else: not replaced everywhere.
         telling = {
             value: chip
             for chip, value in self._values.items()
@@ -162,5 +169,5 @@ class Vault:
 
 
 def mask(text: str, asked: str = "") -> str:
-    """The text masked with a vault that nobody keeps: for text whose values are never needed again."""
+    """The text masked with a temporary vault: for text whose values are not needed again."""
     return Vault().mask(text, asked)

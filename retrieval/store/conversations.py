@@ -1,4 +1,4 @@
-"""What was said: conversations of a user, their turns, and the traces of the last answers."""
+"""Chat conversations of users with whyfeed: their turns, and the traces of the last answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRACES_KEPT = 20  # per user; why and why-not read them
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message. `answer` is the chat JSON of what whyfeed said; it is gone when it had to be forgotten."""
+    """One message. `answer` is the JSON document of whyfeed's answer; None for a user's message and once forgotten."""
 
     role: str  # "user" or "agent"
     text: str
@@ -24,13 +24,13 @@ class Turn:
 
 
 class Conversations:
-    """Conversations in the store. A conversation belongs to one user, and nobody else can add to it."""
+    """Conversations in the store. Each belongs to one user; callers verify that with `check`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def start(self, user: str, time: float) -> str:
-        """A new, empty conversation; its id cannot be guessed."""
+        """Create an empty conversation and return its random id, which cannot be guessed."""
         id = secrets.token_urlsafe(12)
         with self._store.database.write() as db:
             db.execute("INSERT INTO conversations VALUES (?, ?, ?)", [id, user, time])
@@ -43,7 +43,7 @@ class Conversations:
             raise DataError(f"user {user!r} has no conversation {id!r}; leave it out to start a new one")
 
     def add(self, id: str, role: str, text: str, time: float, answer: dict[str, Any] | None = None) -> None:
-        """Append a turn."""
+        """Append a turn; `time` is Unix seconds."""
         written = None if answer is None else json.dumps(answer, ensure_ascii=False)
         with self._store.database.write() as db:
             _add(db, id, role, text, written, time)
@@ -56,7 +56,7 @@ class Conversations:
         return [Turn(row[0], row[1], None if row[2] is None else json.loads(row[2]), row[3]) for row in rows[::-1]]
 
     def of(self, user: str, limit: int = 50) -> list[tuple[str, str, float]]:
-        """(id, first words, time of the last turn) of a user's conversations, the newest first."""
+        """(id, start of the first message, Unix seconds of the last turn) of a user's conversations, newest first."""
         rows = self._store.database.connection.execute(
             "SELECT c.id, (SELECT text FROM turns WHERE conversation = c.id AND role = 'user' ORDER BY num LIMIT 1),"
             " coalesce((SELECT max(time) FROM turns WHERE conversation = c.id), c.created) AS latest"
@@ -68,11 +68,11 @@ class Conversations:
     def remember(
         self, user: str, time: float, trace: dict[str, Any], said: tuple[str, str, dict[str, Any]] | None = None
     ) -> None:
-        """Keep the trace of an answer, and what was said (conversation, text, answer), both or neither.
+        """Store the trace of an answer and the answer's turn `said` (conversation, text, answer) in one transaction.
 
-        Of a user's traces the oldest is let go when there are too many.
+        Only the last `TRACES_KEPT` traces of a user are kept.
         """
-        # Written out before the file is locked: others wait for it.
+        # Serialised before the database is locked: other writers wait for it.
         document = json.dumps(trace, ensure_ascii=False)
         answer = None if said is None else json.dumps(said[2], ensure_ascii=False)
         with self._store.database.write() as db:

@@ -1,4 +1,4 @@
-"""The SQLite file of a home: schema, one connection a thread, one way to write, errors translated once."""
+"""The SQLite database of a home: migrations, a connection per thread, transactions, translation of errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ migrations = Migrations("whyfeed")
 
 @migrations()
 def m001_what_is_known(db: SqliteDatabase) -> None:
-    """Posts, users, edges, and sentence vectors beside the posts that they belong to."""
+    """Posts, users, edges, and the vectors of posts."""
     db.executescript(
         """
         CREATE TABLE posts (
@@ -52,7 +52,7 @@ def m001_what_is_known(db: SqliteDatabase) -> None:
 
 @migrations()
 def m002_what_happened(db: SqliteDatabase) -> None:
-    """The append-only ledger. AUTOINCREMENT: a forgotten event's number is never used again."""
+    """The append-only ledger. AUTOINCREMENT: the number of a deleted event is never used again."""
     db.executescript(
         """
         CREATE TABLE events (
@@ -67,7 +67,7 @@ def m002_what_happened(db: SqliteDatabase) -> None:
 
 @migrations()
 def m003_what_was_said(db: SqliteDatabase) -> None:
-    """Conversations, traces, and what was made once and is kept (clauses, judgements)."""
+    """Conversations, traces, and the cache of clauses and judgements."""
     db.executescript(
         """
         CREATE TABLE conversations (id TEXT PRIMARY KEY, user TEXT NOT NULL, created REAL NOT NULL);
@@ -87,7 +87,7 @@ def m003_what_was_said(db: SqliteDatabase) -> None:
 
 @migrations()
 def m004_desk(db: SqliteDatabase) -> None:
-    """The service desk. AUTOINCREMENT: whoever holds the number of something removed must find nothing there."""
+    """The service desk. AUTOINCREMENT: the number of a removed row is never used again, so old references fail."""
     db.executescript(
         """
         CREATE TABLE desk_conversations (
@@ -125,7 +125,7 @@ def m004_desk(db: SqliteDatabase) -> None:
 
 @migrations()
 def m005_keys(db: SqliteDatabase) -> None:
-    """Who may ask over the network. Of a key only its digest is kept."""
+    """API keys; only their digests are stored."""
     db.executescript(
         """
         CREATE TABLE keys (
@@ -138,7 +138,7 @@ def m005_keys(db: SqliteDatabase) -> None:
 
 @migrations()
 def m006_what_is_read(db: SqliteDatabase) -> None:
-    """Beside the digest of what the embedder reads of a post, that of the longer text that a post encoder reads."""
+    """A second digest of each post: that of the longer text that a post encoder reads."""
     db.execute("ALTER TABLE posts ADD COLUMN reading TEXT NOT NULL DEFAULT ''")
     rows = db.execute("SELECT id, title, text, tags FROM posts").fetchall()
     for id, title, text, tags in rows:
@@ -179,7 +179,10 @@ class _Cursor(sqlite3.Cursor):
 
 
 class _Connection(sqlite3.Connection):
-    """One that another thread may close: SQLite ends the process where that happens under a statement that runs."""
+    """A connection that another thread may close: closing waits for the running statement.
+
+    Without the lock SQLite would crash the process when a connection is closed while a statement runs.
+    """
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -203,10 +206,11 @@ class _Connection(sqlite3.Connection):
 
 
 class Database:
-    """One SQLite file, used from many threads: each gets a connection of its own.
+    """One SQLite file, used from many threads, with one connection per thread.
 
-    A connection shared between threads loses writes (transactions of one thread end up inside
-    those of another), so there is none. Write-ahead logging lets readers go on while one writes.
+    Threads that share a connection lose writes, because statements of one thread end up in the transaction of
+    another. Write-ahead logging lets readers continue while one thread writes. HomeError when the file cannot be used
+    or was written by a newer version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -228,12 +232,12 @@ class Database:
                     f"{path} was made by a newer whyfeed ({newer[-1]}); update whyfeed, or use another --home"
                 )
             if known:
-                with self.write():  # two processes that start at once: the second waits, then finds it done
+                with self.write():  # where two processes start at once, the second waits and then finds nothing to do
                     migrations.apply(db)
 
     @property
     def connection(self) -> SqliteDatabase:
-        """This thread's connection."""
+        """The connection of the current thread, opened at its first use; sqlite3.ProgrammingError after `close`."""
         db: SqliteDatabase | None = getattr(self._local, "db", None)
         if db is None:
             conn = sqlite3.connect(
@@ -252,15 +256,18 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[SqliteDatabase]:
-        """One transaction; all of it is kept or nothing. The lock is taken at once, so that two writers queue."""
+        """One transaction, committed at the end and rolled back on an exception. A nested call joins the outer one.
+
+        The write lock is taken at the start, so that writers queue.
+        """
         db = self.connection
         with self.translated():
             if db.conn.in_transaction:
                 with db.atomic():
                     yield db
                 return
-            # Threads queue here and are woken in turn; at SQLite's own lock, which is for other processes, each
-            # would sleep for up to a tenth of a second between two looks.
+            # Threads of this process queue at a Python lock, which wakes them in turn. SQLite's own lock, needed for
+            # other processes, is polled with pauses of up to a tenth of a second.
             with self._writing:
                 db.conn.execute("BEGIN IMMEDIATE")
                 try:
@@ -273,7 +280,7 @@ class Database:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn what SQLite says about the disk and the file into one line for the operator."""
+        """Turn SQLite's errors about disk and file into a HomeError of one line that says what to do."""
         try:
             yield
         except sqlite3.DatabaseError as exc:
@@ -291,7 +298,7 @@ class Database:
             raise HomeError(f"{self.path}: {text}: {advice}") from exc
 
     def close(self) -> None:
-        """Close the connections of all threads, each after the statement that runs in it."""
+        """Close the connections of all threads, each after its running statement."""
         with self._lock:
             self._closed = True
             for db in self._open:
@@ -301,7 +308,7 @@ class Database:
 
 
 def _write_ahead(db: SqliteDatabase) -> None:
-    """Switch to write-ahead logging. Unlike all else, this does not wait by itself when others open the file too."""
+    """Switch to write-ahead logging. SQLite's timeout does not cover this statement, so it is retried here."""
     until = time.monotonic() + _PATIENCE
     while True:
         try:

@@ -1,7 +1,7 @@
-"""The exchange format: a folder of JSON Lines, plain or gzipped, in and out.
+"""Import and export in the exchange format: a folder of JSON Lines files, plain or gzipped.
 
-A bad row stops nothing: it is counted, written to a rejects file with its file, line and cause,
-and the rest is imported in one transaction, so that an import happens whole or not at all.
+A bad row does not stop an import: it is counted and written to a rejects file with its file, line and cause. All other
+rows are imported in one transaction, so an import happens completely or not at all.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from whyfeed.retrieval.user import User
 FILES = ("posts", "users", "interactions", "follows", "links", "conversations", "replies")
 Row = dict[str, Any]
 T = TypeVar("T")
-_DEEPEST = 50  # brackets within brackets; deeper ones could be written here, and read nowhere else
-_LONGEST_REJECT = 10_000  # characters of a row that the rejects file repeats
+_DEEPEST = 50  # nesting of JSON values; many other programs could not read a deeper one
+_LONGEST_REJECT = 10_000  # characters of a bad row that are copied to the rejects file
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -50,7 +50,7 @@ class FileCount:
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import did; `rejects` is the file that lists the rows that were left out."""
+    """Counts of an import by file; `rejects` is the file that lists the rejected rows, None when there are none."""
 
     counts: dict[str, FileCount] = field(default_factory=lambda: {name: FileCount() for name in FILES})
     rejects: Path | None = None
@@ -66,7 +66,7 @@ class ImportReport:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """The file `name`.jsonl or `name`.jsonl.gz of an exchange folder."""
+    """The file `name`.jsonl or `name`.jsonl.gz of an exchange folder; None when there is neither."""
     for candidate in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz"):
         if candidate.is_file():
             return candidate
@@ -74,7 +74,10 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row | None, str]]:
-    """Yield (line number, row, "") or (line number, None, cause) for every line that is not empty."""
+    """Yield (line number, row, "") or (line number, None, cause) for every line that is not empty.
+
+    DataError when the file cannot be read.
+    """
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
@@ -98,10 +101,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | None, str]]:
 
 
 def import_folder(store: Store, folder: Path, progress: Callable[[str, int], None] | None = None) -> ImportReport:
-    """Import an exchange folder; importing it again changes nothing.
+    """Import an exchange folder; importing the same folder again changes nothing.
 
-    `progress` is called with a file's name and the rows read so far. Raises DataError when the
-    folder holds none of the format's files, HomeError when the disk is full; then nothing is kept.
+    `progress` is called with a file's name and the number of rows read so far. DataError when the folder has none of
+    the format's files, HomeError when the disk is full; in both cases nothing is imported.
     """
     if not folder.is_dir():
         raise DataError(f"{str(folder)!r} is not a folder; give one with posts.jsonl in it")
@@ -155,11 +158,11 @@ def import_folder(store: Store, folder: Path, progress: Callable[[str, int], Non
 
 
 def export_user(store: Store, user: str, out: Path) -> Path:
-    """Write everything that is known about a user to a new folder, in the exchange format.
+    """Write everything that is known about a user to a new folder, in the exchange format; returns the folder.
 
-    The folder holds the user, their events and edges, the posts that these are about, what was said to whyfeed
-    (turns.jsonl), and to the service desk (conversations.jsonl, masked). Raises DataError when `out` exists already
-    and is not empty.
+    It contains the user, their events and edges, the posts of these events, their chat turns (turns.jsonl), and their
+    conversations with the service desk (conversations.jsonl, masked). UnknownUser; DataError when `out` exists and is
+    not an empty folder; HomeError when the disk fails.
     """
     person = store.user(user)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -202,7 +205,7 @@ def export_user(store: Store, user: str, out: Path) -> Path:
 
 
 class _Rejects:
-    """A rejects file that appears only when it is complete and not empty."""
+    """Writes the rejects file, which gets its final name only when it is complete and not empty."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -238,9 +241,9 @@ class _Rejects:
 
 
 def _event_builder(known_posts: set[str]) -> Callable[[Row], Event]:
-    """Events get an id made of their content, so that importing them again finds them there already."""
+    """Returns a function from rows to events, whose ids are digests of their content: a second import skips them."""
     seen: Counter[str] = Counter()
-    ids: dict[str, str] = {}  # as the file writes them -> as they are here
+    ids: dict[str, str] = {}  # id in the file -> id in the store, of steering events
 
     def build(row: Row) -> Event:
         event = Event.from_row(row)
@@ -260,9 +263,10 @@ def _event_builder(known_posts: set[str]) -> Callable[[Row], Event]:
 
 
 def _conversation_builder(replies: Mapping[str, str]) -> Callable[[Row], DeskConversation]:
-    """Of two rows with one id each would replace the other at every import; the first is kept.
+    """Returns a function from rows to conversations; `replies` maps ids of saved replies to their texts.
 
-    A log may name the saved reply that was sent without repeating its text.
+    The text of a turn that only names a saved reply is filled in. A second row with the same id is rejected, because
+    the two would replace each other at every import.
     """
     seen: set[str] = set()
 
@@ -293,7 +297,10 @@ def _link(row: Row) -> tuple[str, str, str]:
 
 
 def _writable(value: Any, depth: int = 0) -> Any:
-    """The same JSON value without lone surrogates, which UTF-8 cannot hold; ValueError when it cannot be kept."""
+    """The JSON value with lone surrogates, which UTF-8 cannot encode, replaced by spaces.
+
+    ValueError for infinite numbers and for values that are nested too deeply.
+    """
     if isinstance(value, str):
         return value if value.isascii() else _SURROGATES.sub(" ", value)
     if isinstance(value, float) and value - value != 0:

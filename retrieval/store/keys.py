@@ -1,4 +1,4 @@
-"""Keys of clients that ask over the network: what each may do, for whom, and how often."""
+"""API keys of network clients: scopes, the users they may access, and rate limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PER_MINUTE = 600
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A client's key without its secret. `users` are the only ones whose data it may touch; None: everybody's."""
+    """A client's key without its secret. `users` are those whose data it may access; None means everybody's."""
 
     name: str
     scopes: frozenset[str]
@@ -28,16 +28,16 @@ class Key:
     created: float = 0.0
 
     def may(self, scope: str) -> bool:
-        """Has it this scope? `admin` has all."""
+        """Whether it has this scope; `admin` includes all."""
         return scope in self.scopes or "admin" in self.scopes
 
     def sees(self, user: str) -> bool:
-        """May it touch this user's data?"""
+        """Whether it may access this user's data."""
         return self.users is None or user in self.users
 
 
 class Keys:
-    """The keys of a home. A secret is random and shown once; it is found again by its digest."""
+    """The keys of a home. A secret is random and returned once; only its digest is stored, to look it up."""
 
     def __init__(self, store: Store) -> None:
         self._database = store.database
@@ -45,7 +45,7 @@ class Keys:
     def add(
         self, name: str, scopes: Sequence[str], users: Sequence[str] | None = None, per_minute: int = PER_MINUTE
     ) -> str:
-        """Make a key and return its secret. ValueError for a bad scope or limit, DataError when the name is taken."""
+        """Create a key and return its secret. ValueError for a bad scope or limit, DataError when the name is taken."""
         name = clean_text(name, 100)
         if not name:
             raise ValueError("a key needs a name")
@@ -78,7 +78,7 @@ class Keys:
         return self._rows("ORDER BY name", [])
 
     def remove(self, name: str) -> None:
-        """Remove a key; its next request is refused. DataError when there is none of that name."""
+        """Remove a key; later requests with it are refused. DataError when there is none of that name."""
         with self._database.write() as db:
             if not db.execute("DELETE FROM keys WHERE name = ?", [name]).rowcount:
                 raise DataError(f"there is no key {name!r}; `whyfeed keys list` shows them")

@@ -1,7 +1,7 @@
-"""The store: everything that a home knows, in one SQLite file.
+"""The store of a home: posts, users, edges, the event ledger, vectors, and a cache of generated documents.
 
-Posts, users and edges change by import; the ledger only grows (and shrinks when somebody asks to
-be forgotten); vectors, clauses and judgements are made from the rest and can be made again.
+Posts, users and edges change by import. The ledger is append-only, except that users can have events forgotten.
+Vectors, clauses and judgements are derived from the rest and can be computed again.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _CHUNK = 500  # ids in one SQL statement
 
 
 def post_digest(post: Post) -> str:
-    """Changes exactly when what the embedder reads of a post changes."""
+    """A digest of `embedding_text`, 16 hexadecimal digits; when it changes, the post must be embedded again."""
     return hashlib.sha256(embedding_text(post).encode()).hexdigest()[:16]
 
 
 def embedding_text(post: Post) -> str:
-    """What the embedder reads: title and tags first, then the start of the text."""
+    """The input of the embedder: title, tags, and the start of the text."""
     return " ".join(part for part in (post.title, " ".join(post.tags), post.text[:300]) if part)
 
 
 class Store:
-    """Open, or make and migrate, the store of a home folder.
+    """The store of a home folder, created where it is missing and migrated where it is old.
 
-    Raises HomeError when the folder cannot be used or was written by a newer version.
+    HomeError when the folder cannot be used or was written by a newer version.
     """
 
     def __init__(self, home: Path) -> None:
@@ -84,7 +84,7 @@ class Store:
                 )
 
     def remove_posts(self, ids: Sequence[str]) -> None:
-        """Take posts out of the catalogue; events about them stay in the ledger."""
+        """Remove posts from the catalogue; events about them stay in the ledger."""
         with self.database.write() as db:
             for id in ids:
                 db.execute("DELETE FROM search WHERE rowid = (SELECT num FROM posts WHERE id = ?)", [id])
@@ -120,18 +120,18 @@ class Store:
         )
 
     def texts(self, column: Literal["digest", "reading"]) -> list[tuple[int, str, str]]:
-        """(num, id, digest) of every post, by num: of what the embedder, or what a post encoder reads of it."""
+        """(num, id, digest) of every post, by num; the digest is `post_digest` or `reading_digest`, by `column`."""
         return [tuple(row) for row in self._all(f"SELECT num, id, {column} FROM posts ORDER BY num")]
 
     def search(self, text: str, limit: int, until: float | None = None) -> list[tuple[int, float]]:
-        """Posts that share words with the text: (num, BM25 score, larger is better), best first.
+        """Full-text search: at most `limit` (num, BM25 score, larger is better), best first.
 
-        `until` leaves out the posts that were created after that time.
+        Posts match that share any content word with the text. `until` (Unix seconds) leaves out posts created later.
         """
         query = match_query(text)
         if not query:
             return []
-        # Titles and tags say what a post is about; its text mentions much else.
+        # Titles and tags weigh more: they name the subject, while the text mentions many other things.
         rows = self._all(
             "SELECT rowid, -bm25(search, 4.0, 4.0, 1.0) AS score FROM search WHERE search MATCH ? AND (? IS NULL OR"
             " coalesce((SELECT created_at FROM posts WHERE num = search.rowid), ?) <= ?)"
@@ -153,7 +153,7 @@ class Store:
                 )
 
     def user(self, id: str) -> User:
-        """One user; UnknownUser when nothing at all is known under that id."""
+        """One user, also one who only has events; UnknownUser when there is neither."""
         row = self._one("SELECT id, name, about, attributes FROM users WHERE id = ?", [id])
         if row is None:
             if self._one("SELECT 1 FROM events WHERE user = ? LIMIT 1", [id]) is None:
@@ -162,7 +162,7 @@ class Store:
         return User(row[0], row[1], row[2], json.loads(row[3]))
 
     def all_users(self) -> Iterator[User]:
-        """Every user that was imported or made."""
+        """Every user with a row, by id; users who only have events are not among them."""
         for row in self.database.connection.execute("SELECT id, name, about, attributes FROM users ORDER BY id"):
             yield User(row[0], row[1], row[2], json.loads(row[3]))
 
@@ -186,7 +186,7 @@ class Store:
         return [tuple(row) for row in self._all("SELECT follower, followed, weight FROM follows")]
 
     def put_links(self, links: Iterable[tuple[str, str, str]]) -> None:
-        """Add (head, relation, tail), once each."""
+        """Add triples (head, relation, tail); those already there are skipped."""
         with self.database.write() as db:
             for link in links:
                 db.execute("INSERT OR IGNORE INTO links (head, relation, tail) VALUES (?, ?, ?)", link)
@@ -198,7 +198,7 @@ class Store:
     # ---- the ledger ----
 
     def append(self, event: Event) -> Event:
-        """Write one event for good and return it with its id."""
+        """Append one event durably and return it with its new id."""
         with self.database.write() as db:
             num = db.execute("SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'events'").fetchone()[
                 0
@@ -208,14 +208,14 @@ class Store:
         return made
 
     def put_events(self, events: Iterable[Event]) -> int:
-        """Write imported events whose ids say what they are; those already there are left alone."""
+        """Add imported events, whose ids are digests of their content; skips known ids, returns the number added."""
         with self.database.write():
             added = sum(self._insert(event, ignore=True) for event in events)
             self._bump()
         return added
 
     def events(self, *, user: str | None = None, after: int = 0) -> list[tuple[int, Event]]:
-        """(num, event) in the order of arrival, of one user or all, those with a larger num than `after`."""
+        """(num, event) with a larger num than `after`, in the order of arrival, of one user or of all."""
         where, values = ("num > ?", [after]) if user is None else ("user = ? AND num > ?", [user, after])
         rows = self._all(
             f"SELECT num, id, user, post, kind, time, value, text FROM events WHERE {where} ORDER BY num", values
@@ -223,14 +223,14 @@ class Store:
         return [(row[0], Event(*row[1:])) for row in rows]
 
     def event(self, user: str, id: str) -> Event | None:
-        """One event of this user."""
+        """One event of this user; None when there is none."""
         row = self._one(
             "SELECT id, user, post, kind, time, value, text FROM events WHERE id = ? AND user = ?", [id, user]
         )
         return None if row is None else Event(*row)
 
     def forget(self, user: str, ids: Sequence[str]) -> None:
-        """Delete events of a user, and every trace and kept answer that speaks of one of them."""
+        """Delete events of a user, and the traces and stored answers of that user that mention one of them."""
         with self.database.write() as db:
             for id in ids:
                 db.execute("DELETE FROM events WHERE id = ? AND user = ?", [id, user])
@@ -244,7 +244,7 @@ class Store:
             self._bump()
 
     def erase(self, user: str) -> None:
-        """Delete everything about a user: ledger, edges, conversations, traces, what was kept for them."""
+        """Delete everything about a user: events, edges, conversations, traces, cached judgements."""
         with self.database.write() as db:
             db.execute("DELETE FROM events WHERE user = ?", [user])
             db.execute("DELETE FROM follows WHERE follower = ? OR followed = ?", [user, user])
@@ -255,14 +255,14 @@ class Store:
             self._bump()
 
     def generation(self) -> int:
-        """Changes whenever something other than an appended event changed: import, forget, erase."""
+        """A counter that grows on every change other than an appended event: import, forget, erase."""
         row = self._one("SELECT value FROM meta WHERE key = 'generation'", [])
         return 0 if row is None else int(row[0])
 
     # ---- vectors ----
 
     def put_vectors(self, model: str, rows: Sequence[tuple[int, str]], vectors: Vectors) -> None:
-        """Keep vectors of posts: rows are (num, digest of the text they were made from)."""
+        """Store vectors (n, d) of posts, as float16; `rows` are (num, digest of the text that was embedded)."""
         with self.database.write() as db:
             for (num, digest), vector in zip(rows, vectors, strict=True):
                 db.execute(
@@ -271,22 +271,22 @@ class Store:
                 )
 
     def vectors(self, model: str, dimension: int) -> tuple[list[int], list[str], Vectors]:
-        """(nums, digests, float32 (n, dimension)) of this model, by num."""
+        """(nums, digests, float32 (n, dimension)) of the vectors of a model, by num."""
         rows = self._all("SELECT num, digest, vector FROM vectors WHERE model = ? ORDER BY num", [model])
         matrix = np.zeros((len(rows), dimension), dtype=np.float32)
         for target, row in zip(matrix, rows, strict=True):
             target[:] = np.frombuffer(row[2], dtype=np.float16)
         return [row[0] for row in rows], [row[1] for row in rows], matrix
 
-    # ---- kept: made once, used often ----
+    # ---- cache of generated documents ----
 
     def kept(self, kind: str, key: str) -> dict[str, Any] | None:
-        """What was kept under that key."""
+        """The cached document of that kind and key; None when there is none."""
         row = self._one("SELECT document FROM kept WHERE kind = ? AND key = ?", [kind, key])
         return None if row is None else json.loads(row[0])
 
     def keep(self, kind: str, key: str, document: dict[str, Any]) -> None:
-        """Keep a document under a key, in place of what was there."""
+        """Cache a document under a kind and key; it replaces an earlier one."""
         with self.database.write() as db:
             db.execute(
                 "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", [kind, key, json.dumps(document, ensure_ascii=False)]

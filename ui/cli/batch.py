@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from whyfeed.ui.http.tuning import tune_for_many
 
 if TYPE_CHECKING:
     from whyfeed.agent.batch.output import BatchReport
+    from whyfeed.retrieval.progress import Progress
 
 
 def batch(
@@ -89,16 +90,17 @@ def _show(report: BatchReport) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[str, int, int], None]]:
+def _bar() -> Iterator[Progress]:
     """A bar with rate and time left on standard error; without a terminal a line for each tenth."""
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     start, first, said = time.monotonic(), -1, 0
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+    with bars.Progress(
+        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"), bars.TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
     ) as shown:  # fmt: skip
         task = shown.add_task("readers", total=None, rate="")
 

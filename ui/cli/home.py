@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from whyfeed.ui.cli.terminal import Home, Json, UserArg, bars, imported, open_ag
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
+    from whyfeed.retrieval.progress import Progress
 
 
 def demo(home: Home = None, as_json: Json = False) -> None:
@@ -136,7 +136,7 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _fit(agent: Agent, progress: Callable[[str, int, int], None]) -> str:
+def _fit(agent: Agent, progress: Progress) -> str:
     from whyfeed.finetune.ranking.fit import fit_agent
 
     return fit_agent(agent, progress).why

@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field
 
 from whyfeed.agent.arguments import Arguments, Id
-from whyfeed.retrieval.errors import DataError, WhyfeedError
+from whyfeed.retrieval.errors import DataError, WhyfeedError, one_line
 from whyfeed.retrieval.files import write_whole
+from whyfeed.retrieval.progress import Progress
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 MEDIA = {"jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
@@ -82,7 +83,7 @@ class Batches(Protocol):
         k: int = 5,
         *,
         write: bool = True,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Any:
         """See `Agent.batch`."""
@@ -247,7 +248,7 @@ class Jobs:
                 expected = isinstance(exc, WhyfeedError | ValueError)
                 if not expected:
                     _log.exception("batch job %s failed", id)
-                job.state, job.error = "failed", " ".join(str(exc).split()) if expected else "internal error"
+                job.state, job.error = "failed", one_line(exc, None) if expected else "internal error"
                 self._note(job)
                 return
             if out.exists():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whyfeed.agent.batch.ray_workers import import_ray, start_ray
-from whyfeed.retrieval.errors import HomeError, WhyfeedError
+from whyfeed.retrieval.errors import HomeError, WhyfeedError, one_line
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -76,7 +76,7 @@ def serve_on_ray(
     except KeyboardInterrupt:
         pass
     except RuntimeError as exc:
-        raise HomeError(f"Ray Serve did not start ({' '.join(str(exc).split())[:300]}); see its logs") from exc
+        raise HomeError(f"Ray Serve did not start ({one_line(exc)}); see its logs") from exc
     finally:
         serve.shutdown()
         if started:
