@@ -7,7 +7,7 @@ STATIC := $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && 
 .PHONY: help install develop chat test check vllm test-vllm browser clean
 
 help: ## list what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed ## make .venv with everything that running needs (no torch)
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from whyfeed.agent import checkpoints
 from whyfeed.agent.answer import Answer, ChatEvent, Explanation, Found, Member, Profile
@@ -105,8 +105,10 @@ class Agent:
 
         `as_of` answers as of a moment in the past (Unix seconds). `llm_rank` also computes and shows the LLM's
         P(engage). Without `write` no new clause is written: posts without a stored clause get a quote. Raises
-        UnknownUser, and ValueError when k is not between 1 and 50.
+        UnknownUser, and ValueError when k is not between 1 and 50 or the language is unknown.
         """
+        if language not in (None, *get_args(Language)):
+            raise ValueError(f"language {language!r} is none of {', '.join(get_args(Language))}")
         query = clean_text(query, MESSAGE) or None
         request = Request(
             "search" if query else "recommend", query=query, kinds=tuple(kinds or ()), k=k,

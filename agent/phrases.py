@@ -39,7 +39,11 @@ class Texts:
     def all(self, language: str) -> Mapping[str, str | list[str]]:
         """Every text of one file by its key, as in "chat.undone"; a list holds forms of one text."""
         if language not in self._read:
-            tables = tomllib.loads((self._folder / f"{language}.toml").read_text(encoding="utf-8"))
+            file = self._folder / f"{language}.toml"
+            try:
+                tables = tomllib.loads(file.read_text(encoding="utf-8"))
+            except ValueError as exc:
+                raise ValueError(f"{str(file)!r} is no table of texts ({exc}); mend it") from None
             self._read[language] = {
                 f"{table}.{key}": text for table, texts in tables.items() for key, text in texts.items()
             }

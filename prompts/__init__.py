@@ -52,7 +52,7 @@ class Prompt:
 def load(name: str, language: str) -> Prompt:
     """The prompt `name` in `language` ("en" or "zh"); ValueError when there is none."""
     path = _FOLDER / f"{name}.{language}.jinja"
-    if not path.is_file():
+    if f"{name}.{language}" not in names():
         raise ValueError(f"no prompt {name!r} in {language!r}; there are {', '.join(names())}")
     return Prompt(name, language, path.read_text(encoding="utf-8"))
 

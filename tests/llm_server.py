@@ -94,7 +94,9 @@ def handler(server: FakeServer) -> type[http.server.BaseHTTPRequestHandler]:
 
         def chat(self, body: dict[str, Any]) -> None:
             prompt = sum(len(ids_of(message["content"])) for message in body["messages"])
-            if prompt + body["max_tokens"] > server.max_tokens:
+            # LangChain sends the newer name.
+            limit = body["max_tokens"] if "max_tokens" in body else body["max_completion_tokens"]
+            if prompt + limit > server.max_tokens:
                 self.error(400, f"This model's maximum context length is {server.max_tokens} tokens")
                 return
             if "response_format" in body:
@@ -108,8 +110,8 @@ def handler(server: FakeServer) -> type[http.server.BaseHTTPRequestHandler]:
             for stop in body.get("stop", ()):
                 text = text.split(stop)[0]
             pieces = words(text)
-            finish = "length" if len(pieces) > body["max_tokens"] else "stop"
-            pieces = pieces[: body["max_tokens"]]
+            finish = "length" if len(pieces) > limit else "stop"
+            pieces = pieces[:limit]
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")

@@ -170,6 +170,7 @@ def test_an_export_can_be_imported_elsewhere(agent: Agent, world: World, tmp_pat
     [
         (lambda agent: agent.recommend("nobody"), UnknownUser, "nobody"),
         (lambda agent: agent.recommend("u1", 0), ValueError, "k=0"),
+        (lambda agent: agent.recommend("u1", language="fr"), ValueError, "'fr' is none of en, zh"),
         (lambda agent: agent.feedback("nobody", "p1", "like"), UnknownUser, "nobody"),
         (lambda agent: agent.chat("nobody", "hi"), UnknownUser, "nobody"),
         (lambda agent: agent.forget("nobody", "e1"), UnknownUser, "nobody"),
@@ -254,6 +255,10 @@ def test_a_new_post_is_shown_after_an_import(agent: Agent, world: World, tmp_pat
         ({"chat": "sometimes"}, "setting chat: Input should be 'auto', 'plan' or 'agent'"),
         ({"judged": "many"}, "setting judged: Input should be a valid integer, unable to parse string as an integer"),
         ({"llm_timeot": 3}, "setting llm_timeot: Extra inputs are not permitted"),
+        ({"home": " "}, "setting home: Value error, an empty name is no folder; leave it out for the default"),
+        ({"judged": -3}, "setting judged: Input should be greater than or equal to 1"),
+        ({"write_seconds": float("nan")}, "setting write_seconds: Input should be a finite number"),
+        ({"ray_workers": 0}, "setting ray_workers: Input should be greater than or equal to 1"),
     ],
 )
 def test_a_setting_that_does_not_exist_or_fit_is_one_line(settings: dict[str, Any], line: str) -> None:

@@ -31,6 +31,7 @@ ENDS: Mapping[str, tuple[str, ...]] = {
     "chat.rule.": ("include", "exclude"),
     "chat.horizon.": tuple(set(get_args(Horizon)) - {"always"}),
     "why_not.": ("kind", "own", "hidden", "seen", "twin", "unrelated", "duplicate", "author"),
+    "change.": ("undo", "rule", "like", "none"),
     "signal.": SIGNALS,
     "source.": (
         "interest", "cooccurrence", "next", "text", "people", "fresh", "popular", "explore", "query", "include",
@@ -180,6 +181,12 @@ def test_a_third_language_is_one_more_file(tmp_path: Path) -> None:
     assert toy.say("chat.undone", "xx", what="it") == "Undone: it."
     with pytest.raises(KeyError, match="nosuch"):
         toy.say("chat.nosuch", "eo")
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "en.toml").write_text("[chat\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"en\.toml.*mend it"):
+        Texts(tmp_path).say("chat.undone", "en", what="it")
 
 
 def test_words_are_joined_and_quoted_as_the_language_does() -> None:

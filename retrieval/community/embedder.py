@@ -140,10 +140,14 @@ def _direction(word: str, dimension: int) -> Vectors:
 def open_embedder(name: str) -> Embedder:
     """The embedder of that name: `use-multilingual-v3`, `hash-N` (N dimensions), or a sentence-transformers model.
 
-    The last by its name or its folder; see `SentenceTransformerEmbedder` for its errors.
+    The last by its name or its folder; see `SentenceTransformerEmbedder` for its errors. Raises ValueError for a
+    hash-N that is too small or too large.
     """
     if name == UseEmbedder.name:
         return UseEmbedder()
     if match := re.fullmatch(r"hash-(\d+)", name):
-        return HashEmbedder(int(match[1]))
+        dimension = int(match[1]) if len(match[1]) < 6 else 0
+        if not 1 <= dimension <= 4096:
+            raise ValueError(f"embedder {name!r}: hash-N has 1 to 4096 dimensions")
+        return HashEmbedder(dimension)
     return SentenceTransformerEmbedder(name)

@@ -83,7 +83,7 @@ def users(
 ) -> None:
     """List the users of the home, the most active first.
 
-    Example: whyfeed users beer --limit 10
+    Example: whyfeed users alcohol --limit 10
     """
     with open_agent(home, no_llm=True) as agent:
         members = agent.members(text, limit)
