@@ -30,7 +30,7 @@ ENDS: Mapping[str, tuple[str, ...]] = {
     "chat.": ("smalltalk", "out_of_scope", "thanks"),
     "chat.rule.": ("include", "exclude"),
     "chat.horizon.": tuple(set(get_args(Horizon)) - {"always"}),
-    "why_not.": ("kind", "own", "hidden", "seen", "twin", "unrelated", "duplicate", "author"),
+    "why_not.": ("kind", "own", "hidden", "seen", "twin", "rule", "unrelated", "duplicate", "author"),
     "change.": ("undo", "rule", "like", "none"),
     "signal.": SIGNALS,
     "source.": (
@@ -91,8 +91,8 @@ def keys_in_python() -> Iterator[str]:
 
 
 def arguments_in(script: str) -> Iterator[str]:
-    """The first argument of every call of t."""
-    for call in re.finditer(r"\bt\(", script):
+    """The first argument of every call of t, which some scripts name say."""
+    for call in re.finditer(r"\b(?:t|say)\(", script):
         depth, at = 0, call.end()
         while depth >= 0 and not (depth == 0 and script[at] == ","):
             depth += {"(": 1, ")": -1}.get(script[at], 0)
