@@ -76,6 +76,7 @@ interface Stage {
   out: number;
   ms: number;
   status: string;
+  detail?: string;
   note: string;
   removed: Record<string, number>;
 }

@@ -13,7 +13,7 @@ function drawBehind() {
       find(".state", node).title = model.why ?? "";
     }),
   );
-  const number = new Intl.NumberFormat(t("language.tag"));
+  const number = new Intl.NumberFormat(say("language.tag"));
   find(".home-size").textContent =
     status.posts === undefined ? "" : t("behind.home", { posts: number.format(status.posts), users: number.format(status.users) });
   const behind = view.behind;

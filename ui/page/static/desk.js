@@ -393,9 +393,9 @@ Object.assign(acts, {
   "desk-quick"(button) {
     const input = find(".desk-wish input");
     const words = input.value.split(/[,，]\s*/).map((each) => each.trim()).filter(Boolean);
-    const say = t(button.dataset.wish + ".say");
-    const left = words.filter((each) => each !== say);
-    input.value = (left.length < words.length ? left : [...words, say]).join(t("desk.wish.comma"));
+    const wanted = t(button.dataset.wish + ".say");
+    const left = words.filter((each) => each !== wanted);
+    input.value = (left.length < words.length ? left : [...words, wanted]).join(say("desk.wish.comma"));
     wish();
   },
   "desk-close"(button) {

@@ -53,7 +53,7 @@ function label(scope) {
 function when(seconds) {
   if (seconds === null || seconds === undefined) return "";
   const days = (Date.now() / 1000 - seconds) / 86400;
-  const tag = t("language.tag");
+  const tag = say("language.tag");
   if (days < 0 || days >= 330) {
     return new Intl.DateTimeFormat(tag, { year: "numeric", month: "short" }).format(new Date(seconds * 1000));
   }
@@ -66,7 +66,7 @@ function when(seconds) {
 
 /** @type {(seconds: number | null) => string} */
 const fullDate = (seconds) =>
-  seconds ? new Intl.DateTimeFormat(t("language.tag"), { dateStyle: "long" }).format(new Date(seconds * 1000)) : "";
+  seconds ? new Intl.DateTimeFormat(say("language.tag"), { dateStyle: "long" }).format(new Date(seconds * 1000)) : "";
 
 /* ---- templates */
 

@@ -58,7 +58,7 @@ function remember() {
 
 function speak(wanted) {
   language = wanted in props.texts ? wanted : "en";
-  document.documentElement.lang = t("language.tag");
+  document.documentElement.lang = say("language.tag");
   label(root);
   for (const button of findAll(".switch button")) {
     button.setAttribute("aria-pressed", String(button.dataset.language === language));
