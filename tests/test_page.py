@@ -26,7 +26,8 @@ UI = Path(__file__).parent.parent / "ui" / "page" / "static"
 DEMO = Path(__file__).parent.parent / "retrieval" / "demo"
 
 
-_BROKEN_OFF = ("AbortError", "aborted", "errored out")
+# The last one: the page looks for a server that a test has stopped.
+_BROKEN_OFF = ("AbortError", "aborted", "errored out", "ERR_CONNECTION_REFUSED")
 
 
 @pytest.fixture(scope="module", autouse=True)

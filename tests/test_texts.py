@@ -30,7 +30,7 @@ ENDS: Mapping[str, tuple[str, ...]] = {
     "chat.": ("smalltalk", "out_of_scope", "thanks"),
     "chat.rule.": ("include", "exclude"),
     "chat.horizon.": tuple(set(get_args(Horizon)) - {"always"}),
-    "why_not.": ("kind", "own", "hidden", "seen", "twin", "rule", "unrelated", "duplicate", "author"),
+    "why_not.": ("kind", "own", "hidden", "seen", "twin", "rule", "shown", "unrelated", "duplicate", "author"),
     "change.": ("undo", "rule", "like", "none"),
     "signal.": SIGNALS,
     "source.": (

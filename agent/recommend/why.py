@@ -92,8 +92,7 @@ def explain_absence(user: str, post: Post, document: dict[str, Any], language: L
         change = say("change.like", language)
     else:
         name = code.partition(":")[0]
-        # "why_not.shown" says that the post is in the list.
-        text = say("why_not.shown_before" if name == "shown" else f"why_not.{name}", language, topic=topic)
+        text = say(f"why_not.{name}", language, topic=topic)
         change = say(f"change.{_CHANGES.get(name, 'like')}", language)
     return Explanation(
         user, post, False, None, text, score,
