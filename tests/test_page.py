@@ -90,7 +90,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Open]:
-    """Open an address in a new tab of a new browser profile; every error of the page but an `expected` one fails the test."""
+    """Open an address in a new tab of a new browser profile; any error but an `expected` one fails the test."""
     contexts: list[Any] = []
     errors: list[str] = []
     outside: list[str] = []
