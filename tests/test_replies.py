@@ -31,7 +31,7 @@ from whyfeed.agent.desk.ranker import (
 )
 from whyfeed.agent.registry import Registry
 from whyfeed.finetune.desk import fit as replies
-from whyfeed.finetune.desk import network as replynet
+from whyfeed.finetune.desk import network
 from whyfeed.finetune.desk.reply_measure import CUTS, RANKERS, Bench, Evaluation, evaluate_replies, opened, read_trials
 from whyfeed.retrieval.community.embedder import HashEmbedder
 from whyfeed.retrieval.desk.situation import features, situation
@@ -195,7 +195,7 @@ def test_the_same_lessons_give_the_same_network(bench: Bench) -> None:
     lessons = replies.ReplyExamples.of(bench.book, steps, bench.saved)
     with world.one_core():
         one, same, other = (
-            replynet.train(lessons.examples, lessons.replies, epochs=2, seed=seed).arrays() for seed in (0, 0, 1)
+            network.train(lessons.examples, lessons.replies, epochs=2, seed=seed).arrays() for seed in (0, 0, 1)
         )
     assert all(one[name].tobytes() == same[name].tobytes() for name in one)
     assert one["out"].tobytes() != other["out"].tobytes()

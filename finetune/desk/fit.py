@@ -21,7 +21,7 @@ import numpy.typing as npt
 from whyfeed.agent.desk.network import ReplyNetwork, bucket
 from whyfeed.agent.desk.ranker import HAND_SET, MODEL, SIGNALS, ReplyCandidate, ReplyRanker, measure, pairs
 from whyfeed.agent.registry import Registry
-from whyfeed.finetune.desk import network as replynet
+from whyfeed.finetune.desk import network
 from whyfeed.finetune.gate import Outcome, decide
 from whyfeed.finetune.ranking.fit import conditional_logit
 from whyfeed.retrieval.arrays import Floats
@@ -157,7 +157,7 @@ class ReplyExamples:
     """Training data of the network: an example for each saved reply that was taken, and its conversation."""
 
     replies: tuple[str, ...]
-    examples: tuple[replynet.Example, ...]
+    examples: tuple[network.Example, ...]
     conversations: tuple[str, ...]
 
     @classmethod
@@ -173,7 +173,7 @@ class ReplyExamples:
         taken = [step for step in found if step.sent.reply in known]
         replies = sorted({step.sent.reply for step in taken})
         places = {id: place for place, id in enumerate(replies)}
-        examples: list[replynet.Example] = []
+        examples: list[network.Example] = []
         for start in range(0, len(taken), _BATCH):
             part = taken[start : start + _BATCH]
             vectors = pairs(book, [situation(step.turns) for step in part])
@@ -191,7 +191,7 @@ class ReplyExamples:
         ]
         if len(examples) < MIN_ANSWERS or len(self.replies) < 2:
             return None
-        return replynet.train(examples, self.replies, seed=seed, progress=progress)
+        return network.train(examples, self.replies, seed=seed, progress=progress)
 
 
 def build_choices(
@@ -257,10 +257,10 @@ def _solve(choices: Sequence[Choice], penalty: float) -> Mapping[str, float]:
     return dict(zip(SIGNALS, map(float, found), strict=True))
 
 
-def _example(step: OperatorAnswer, vector: Floats, places: dict[str, int]) -> replynet.Example:
+def _example(step: OperatorAnswer, vector: Floats, places: dict[str, int]) -> network.Example:
     named = features(step.turns, step.sent.draft)
     drafted = [name for name in named if name.startswith("draft:")]
-    return replynet.Example(
+    return network.Example(
         bucket([name for name in named if not name.startswith("draft:")]),
         bucket(drafted) if drafted else np.zeros(0, dtype=np.int32),
         vector,

@@ -58,7 +58,7 @@ class Batch(Arguments):
         None, description="Ids of the users; null: everybody."
     )
     k: int = Field(5, ge=1, le=50, description="How many posts for each.")
-    llm: bool = Field(True, description="Let the language model write what is not written yet; false: quotes serve.")
+    llm: bool = Field(True, description="Write missing reasons with the language model; false: quote the posts.")
     format: Literal["jsonl", "parquet"] = Field("jsonl", description="Of the result: JSON Lines or Parquet.")
 
 
