@@ -60,11 +60,11 @@ def served(agent: Agent, port: int = 0, **access: Any) -> Iterator[str]:
 
 
 @contextmanager
-def listening(app: Any, port: int = 0) -> Iterator[str]:
-    """An ASGI application on a port of this machine, with the server and the settings of `ui.http.server`."""
+def listening(app: Any, port: int = 0, **options: Any) -> Iterator[str]:
+    """An ASGI application on a port of this machine, with the settings of `ui.http.server`; gives its address."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_config=None, ws="none", lifespan="on", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_config=None, ws="none", lifespan="auto", timeout_graceful_shutdown=1, **options)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", port)) as opened:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
@@ -72,7 +72,7 @@ def listening(app: Any, port: int = 0) -> Iterator[str]:
         try:
             while not server.started and thread.is_alive():
                 time.sleep(0.01)
-            yield f"http://127.0.0.1:{opened.getsockname()[1]}/"
+            yield f"http{'s' if config.is_ssl else ''}://127.0.0.1:{opened.getsockname()[1]}/"
         finally:
             server.should_exit = True
             thread.join()

@@ -350,7 +350,7 @@ def test_a_banner_says_that_the_writer_is_still_coming(opened: Open) -> None:
 
 @pytest.mark.slow
 def test_a_running_answer_can_be_stopped(opened: Open) -> None:
-    with served(cast("Agent", World(pause=0.5))) as url:
+    with served(cast("Agent", World(pause=1.5))) as url:
         page = opened(url)
         choose(page)
         page.locator("#wf-ask").fill("What should I read?")
