@@ -36,7 +36,7 @@ JOIN = """async ([url, mode]) => {
 UPLOAD = """async (url) => {
   const form = new FormData();
   form.append("files", new Blob(["x".repeat(100000)]), "evil.txt");
-  try { await fetch(url + "gradio_api/upload", { method: "POST", mode: "no-cors", body: form }); } catch { /* refused */ }
+  try { await fetch(url + "gradio_api/upload", { method: "POST", mode: "no-cors", body: form }); } catch { }
 }"""
 
 

@@ -269,11 +269,14 @@ def _form(
 ) -> Response:
     """The small page that asks for name and password, or whether to log out."""
     words = {
-        "tag": say("language.tag", language), "title": say(f"login.{kind}", language), "told": told,
-        "name": say("login.name", language), "password": say("login.password", language),
-        "enter": say(f"login.{kind}", language), "action": kind + (f"?{query}" if query else ""),
+        "tag": say("language.tag", language),
+        "told": told,
+        "name": say("login.name", language),
+        "password": say("login.password", language),
+        "enter": say("login.login" if kind == "login" else "login.logout", language),
+        "action": kind + (f"?{query}" if query else ""),
         "asks": "" if kind == "login" else "disabled",
-    }  # fmt: skip
+    }
     text = _FORM.substitute({key: html.escape(word) for key, word in words.items()})
     # With no-referrer a form's Origin would be "null".
     return HTMLResponse(
