@@ -328,6 +328,18 @@ def test_sessions_are_bounded_and_end_when_they_are_idle() -> None:
     assert len(sessions) == 3
 
 
+def test_a_tab_goes_on_after_its_session_ended_for_others(
+    client: httpx.Client, stand_in: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST", 3)
+    with page_of(stand_in) as found:
+        first = Tab(client, found, "first")
+        assert first.act("choose", user="m0")["user"]["id"] == "m0"
+        for number in range(5):
+            assert Tab(client, found, f"other-{number}").act("start")["user"] is None
+        assert first.act("behind", here={"user": "m0"})["user"]["id"] == "m0"
+
+
 def test_a_session_that_has_ended_goes_on_where_its_tab_is() -> None:
     now = 0.0
     world = World(pause=0)
@@ -392,6 +404,7 @@ def test_nothing_is_served_before_the_login(client: httpx.Client, guarded: str) 
     assert "gradio" not in asked.text.lower()
     assert say("login.password", "zh") in asked.text
     assert '<html lang="zh-CN"' in asked.text
+    assert client.get(guarded + "gradio_api/app_id").status_code == 200  # how a tab sees that the server is back
     for method, path in (("GET", "config"), ("POST", JOIN), ("GET", DATA), ("GET", "theme.css"), ("POST", UPLOAD)):
         answer = client.request(method, guarded + path)
         assert (answer.status_code, "log in" in error_of(answer)) == (401, True)

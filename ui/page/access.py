@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from whyfeed.ui.page.login import Login
     from whyfeed.ui.page.sessions import Sessions
 
+_ALIVE = "/gradio_api/app_id"  # asked by a tab until a server that went away is back; answers a random number
 # What the page's browser asks of Gradio, below the page's own path.
 _ROUTES = {
     "/": ("GET", "HEAD"),
     "/theme.css": ("GET", "HEAD"),
     "/favicon.ico": ("GET", "HEAD"),
-    "/gradio_api/app_id": ("GET",),  # asked until a server that went away is back
+    _ALIVE: ("GET",),
     "/gradio_api/queue/join": ("POST",),
     "/gradio_api/queue/data": ("GET",),
 }
@@ -136,6 +137,8 @@ class Guard:
         language = accepted_language(request.headers)
         if path == "/login" and request.method == "POST":
             return await self._log_in(login, request, language)
+        if path == _ALIVE:
+            return None  # a tab whose login ended with the server must see that it is back
         known = bool(token) and login.knows(token)
         if path == "/logout" and known:
             if request.method != "POST":
