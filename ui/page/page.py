@@ -61,10 +61,10 @@ def mount(
     sessions = Sessions(agent, language or "en", lambda id: _forget(page, id))
     page = _build(sessions)
     gr.mount_gradio_app(app, page, path or "/", **_settings())
-    mounted = next(route for route in reversed(app.routes) if isinstance(route, Mount) and route.path == path)
+    mounted: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount) and route.path == path)
     # Added last, it is the outermost: Gradio's own middleware answers foreign origins.
     door = None if login is None else Login(*login)
-    mounted.app.add_middleware(Guard, origins=origins, sessions=sessions, login=door)
+    mounted.add_middleware(Guard, origins=origins, sessions=sessions, login=door)
 
 
 def _forget(page: Any, id: str) -> None:
