@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from playwright.sync_api import Browser, Error, Page, sync_playwright
 
@@ -30,7 +33,7 @@ class NoBrowser(RuntimeError):
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*flags: str) -> Iterator[Browser]:
     """A headless Chromium: Playwright's own, else one on PATH. NoBrowser when there is neither."""
     with sync_playwright() as play:
         own = play.chromium.executable_path
@@ -38,7 +41,7 @@ def chromium() -> Iterator[Browser]:
         if path is None:
             raise NoBrowser(NO_BROWSER)
         try:
-            browser = play.chromium.launch(executable_path=path, args=list(_FLAGS))
+            browser = play.chromium.launch(executable_path=path, args=[*_FLAGS, *flags])
         except Error as exc:
             raise NoBrowser(f"{path} does not start ({str(exc).splitlines()[0]}); {NO_BROWSER}") from exc
         try:
@@ -48,15 +51,31 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def served(agent: Agent, port: int | None = None) -> Iterator[str]:
+def served(agent: Agent, port: int = 0, **access: Any) -> Iterator[str]:
     """The page of an agent on a port of this machine, else on a free one; gives its address."""
-    from whyfeed.ui.page.page import build, launch
+    from whyfeed.ui.page.page import application
 
-    page = build(agent)
-    try:
-        yield launch(page, "127.0.0.1", port)
-    finally:
-        page.close(verbose=False)
+    with listening(application(agent, **access), port) as url:
+        yield url
+
+
+@contextmanager
+def listening(app: Any, port: int = 0, **options: Any) -> Iterator[str]:
+    """An ASGI application on a port of this machine, with the settings of `ui.http.server`; gives its address."""
+    import uvicorn
+
+    config = uvicorn.Config(app, log_config=None, ws="none", lifespan="auto", timeout_graceful_shutdown=1, **options)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", port)) as opened:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            yield f"http{'s' if config.is_ssl else ''}://127.0.0.1:{opened.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def choose(page: Page, member: int = 0) -> None:

@@ -62,7 +62,7 @@ def bearer(secret: str | None) -> dict[str, str]:
 @contextmanager
 def serving(agent: Agent, page: bool = False, **more: Any) -> Iterator[Asking]:
     app = build(agent, Access(agent.store, MASTER), page=page, **more)
-    with Asking(app, raise_server_exceptions=False, follow_redirects=False) as client:
+    with Asking(app, "http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as client:
         for _ in range(600):
             if client.get("/ready").status_code == 200:
                 break

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 PATH = "/mcp"
 _AT_ONCE = 16  # calls that run in parallel; more wait
 _KEY = "whyfeed.key"  # key of a request's scope under which its access key is
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _INSTRUCTIONS = (
     "whyfeed answers what a person should read: real posts of their community, each with a reason that can be checked. "
     "Give a post's own words and its reason as they are, and name its id when asking about it again."
@@ -172,10 +171,11 @@ def _security(host: str) -> Any:
     """Host names that a browser may use for this server: protection against DNS rebinding."""
     from mcp.server.transport_security import TransportSecuritySettings
 
+    from whyfeed.ui.http.origins import LOOPBACK
     from whyfeed.ui.http.server import in_url
 
     if host in ("0.0.0.0", "::"):
         # The names of other addresses are not known; requests there need a key anyway.
         return TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    names = [form for name in dict.fromkeys((*_LOOPBACK, in_url(host))) for form in (name, f"{name}:*")]
+    names = [form for name in dict.fromkeys((*LOOPBACK, in_url(host))) for form in (name, f"{name}:*")]
     return TransportSecuritySettings(allowed_hosts=names, allowed_origins=[f"http://{name}" for name in names])

@@ -5,6 +5,7 @@ declare const element: HTMLElement;
 declare function trigger(event: string, data: object): void;
 declare const props: { texts: Record<string, Record<string, string>>; value: string };
 declare function watch(name: string, done: () => void): void;
+interface Window { gradio_config?: { app_id: number } }
 
 interface News { session: string; version: number; turns: number; parts: Record<string, any> }
 

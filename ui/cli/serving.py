@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -20,18 +21,34 @@ if TYPE_CHECKING:
     from whyfeed.agent.registry import Registry
 
 
+LoginFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", envvar="WHYFEED_LOGIN_FILE", show_default=False,
+        help="File with NAME:PASSWORD that visitors of the page must enter; or set WHYFEED_LOGIN.",
+    ),
+]  # fmt: skip
+Login = Annotated[str | None, typer.Option(metavar="NAME:PASSWORD", hidden=True, show_default=False)]
+Site = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDRESS", envvar="WHYFEED_SITE", show_default=False,
+        help="Public address of the page behind a proxy, as in https://desk.example.com; may be given several times.",
+    ),
+]  # fmt: skip
+
+
 def ui(
     home: Home = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; --login is required unless it is local.")
+        str, typer.Option(help="Address to listen on; the page needs a login unless it is local.")
     ] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port to listen on; default: the first free one from 7860 on.")
     ] = None,
-    login: Annotated[
-        str | None,
-        typer.Option(envvar="WHYFEED_LOGIN", help="NAME:PASSWORD that visitors must enter.", show_default=False),
-    ] = None,
+    login_file: LoginFile = None,
+    login: Login = None,
+    site: Site = None,
     no_llm: NoLlm = False,
 ) -> None:
     """Open the page and print its address once it responds. Missing weights are downloaded meanwhile.
@@ -40,7 +57,7 @@ def ui(
     """
     from whyfeed.ui.page.page import serve
 
-    visitor = _visitor(login)
+    visitor = _visitor(login_file, login)
     with open_agent(home, no_llm=no_llm) as agent, bars() as progress:
         agent.build(progress)
         agent.desk.build(progress)
@@ -54,7 +71,7 @@ def ui(
             learning.start()
 
         try:
-            serve(agent, host, port, ready, login=visitor)
+            serve(agent, host, port, ready, login=visitor, sites=site or ())
         finally:
             stopping.set()
             if learning.is_alive():
@@ -63,14 +80,13 @@ def ui(
 
 def serve(
     home: Home = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; see --login if it is not local.")] = ("127.0.0.1"),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the page needs a login unless it is local.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
-    login: Annotated[
-        str | None,
-        typer.Option(
-            envvar="WHYFEED_LOGIN", help="NAME:PASSWORD that visitors of the page must enter.", show_default=False
-        ),
-    ] = None,
+    login_file: LoginFile = None,
+    login: Login = None,
+    site: Site = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Serve the API without the page.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Serve the API with Ray in several processes.")] = False,
     replicas: Annotated[int, typer.Option(min=1, help="With --ray: number of processes.")] = 2,
@@ -81,7 +97,7 @@ def serve(
     Example: whyfeed serve --port 8000 --no-page
     """
     tune_for_many()
-    visitor = _visitor(login)
+    visitor = _visitor(login_file, login)
     if ray:
         from whyfeed.ui.http.ray_serve import serve_on_ray
 
@@ -92,8 +108,9 @@ def serve(
     with open_agent(home, no_llm=no_llm) as agent, bars() as progress:
         agent.models.fetch(progress.bytes)
         service.serve(
-            agent, host, port, _serves, page=not no_page, login=visitor, on_first_key=tell_first_key, progress=progress
-        )
+            agent, host, port, _serves, page=not no_page, login=visitor, sites=site or (),
+            on_first_key=tell_first_key, progress=progress,
+        )  # fmt: skip
 
 
 def serve_llm(
@@ -195,14 +212,31 @@ def mcp(
         )  # fmt: skip
 
 
-def _visitor(login: str | None) -> tuple[str, str] | None:
-    """Name and password for visitors of the page; None without --login."""
-    if login is None:
-        return None
+def _visitor(file: Path | None, spoken: str | None) -> tuple[str, str] | None:
+    """Name and password for visitors of the page, from a file or WHYFEED_LOGIN; None without either.
+
+    ValueError, in one line, for what is neither; for a password on the command line, which every process can read, too.
+    """
+    if spoken is not None:
+        raise ValueError(
+            "a password on the command line is seen by every user of this machine: write NAME:PASSWORD into a file and "
+            "give --login-file FILE, or set WHYFEED_LOGIN"
+        )
+    if file is not None:
+        where = f"--login-file {str(file)!r}"
+        try:
+            login = file.expanduser().read_text(encoding="utf-8").strip("\r\n")
+        except (OSError, UnicodeDecodeError) as exc:
+            told = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+            raise ValueError(f"{where} cannot be read: {told}") from None
+    else:
+        where, login = "WHYFEED_LOGIN", os.environ.get("WHYFEED_LOGIN", "")
+        if not login:
+            return None
     name, _, password = login.partition(":")
-    if not (name and password):
-        raise ValueError("--login must be NAME:PASSWORD")
-    return name, password
+    if not (name.strip() and password) or "\n" in login:
+        raise ValueError(f"{where} must be one line NAME:PASSWORD")
+    return name.strip(), password
 
 
 def _fit_when_due(agent: Agent, stopping: threading.Event) -> None:

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ from whyfeed.agent.arguments import Id, OfUser, Words
 from whyfeed.agent.operations import OPERATIONS, Operation
 from whyfeed.retrieval.errors import (
     DataError,
-    HomeError,
     UnknownConversation,
     UnknownEvent,
     UnknownPost,
@@ -101,11 +100,12 @@ def build(
     *,
     page: bool,
     login: tuple[str, str] | None = None,
+    sites: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> FastAPI:
     """The service of an agent as an ASGI application. While it runs, the home is built and jobs are continued.
 
-    With `page` the Gradio page is at /ui, behind `login` if given. The caller closes the agent.
+    With `page` the Gradio page is at /ui, `login` and `sites` as in `ui.page.page.mount`. The caller closes the agent.
     """
     metrics = Metrics(agent.models.usage.to_json)
     jobs = Jobs(agent.home, agent, metrics.batch_users.inc)
@@ -138,7 +138,7 @@ def build(
     app.include_router(conversing)
     app.include_router(administering)
     if page:
-        _mount_page(app, agent, login)
+        _mount_page(app, agent, login, sites)
     return app
 
 
@@ -150,6 +150,7 @@ def serve(
     *,
     page: bool = True,
     login: tuple[str, str] | None = None,
+    sites: Sequence[str] = (),
     on_first_key: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -159,16 +160,13 @@ def serve(
     and given to `on_first_key`. HomeError when the address cannot be used, or when other machines could reach the
     page without a login.
     """
-    if page and login is None:
-        from whyfeed.ui.page.page import is_loopback
+    if page:
+        from whyfeed.ui.page.page import check_reach
 
-        if not is_loopback(host):
-            raise HomeError(
-                f"{host!r} can be reached from other machines: give --login, or --no-page, or use 127.0.0.1"
-            )
+        check_reach(host, login)
     with listen(host, port) as listening:
         access = open_access(agent.store, on_first_key)
-        app = build(agent, access, page=page, login=login, progress=progress)
+        app = build(agent, access, page=page, login=login, sites=sites, progress=progress)
         url = address(host, listening)
         run(app, listening, None if on_ready is None else lambda: on_ready(url))
 
@@ -373,18 +371,15 @@ def _add_probes(app: FastAPI, administering: APIRouter, home: _Home, metrics: Me
         return {"ready": True}
 
 
-def _mount_page(app: FastAPI, agent: Agent, login: tuple[str, str] | None) -> None:
-    import gradio
-
-    from whyfeed.ui.page.page import build as build_page
-    from whyfeed.ui.page.page import settings
+def _mount_page(app: FastAPI, agent: Agent, login: tuple[str, str] | None, sites: Sequence[str]) -> None:
+    from whyfeed.ui.page.page import mount
 
     @app.get("/", include_in_schema=False)
     @app.get("/favicon.ico", include_in_schema=False)
     async def to_page(request: Request) -> RedirectResponse:
         return RedirectResponse(f"{PAGE}{request.url.path}")
 
-    gradio.mount_gradio_app(app, build_page(agent), PAGE, auth=login, **settings())
+    mount(app, agent, PAGE, login=login, sites=sites)
 
 
 # ---- failures

@@ -8,22 +8,29 @@ and `stop` (`ui.page.messages`); the server answers with what has changed (`ui.p
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 import gradio as gr
+from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.routing import Mount
 
 from whyfeed.agent.phrases import languages, texts
 from whyfeed.retrieval.errors import HomeError
+from whyfeed.ui.http.origins import Origins, is_loopback
+from whyfeed.ui.http.server import address, listen, run
+from whyfeed.ui.page.access import Guard
+from whyfeed.ui.page.document import Document
+from whyfeed.ui.page.login import Login
 from whyfeed.ui.page.messages import BadMessage, read_ask
 from whyfeed.ui.page.session import Session
+from whyfeed.ui.page.sessions import MOST, Sessions
 from whyfeed.ui.page.theme import head, theme
 
 if TYPE_CHECKING:
@@ -33,21 +40,45 @@ _FOLDER = Path(__file__).with_name("static")
 _SCRIPTS = ("page.js", "cards.js", "rail.js", "behind.js", "start.js", "desk-help.js", "desk.js")
 _LOOK_SECONDS = 2.0
 _PORTS = range(7860, 7960)
-# The browser loads nothing from other servers. Gradio compiles templates and inlines styles, which needs
-# 'unsafe-eval' and 'unsafe-inline'.
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
-)
+_WAITING = 200  # messages that wait for one of Gradio's 40 threads; more are refused
 
 
-def build(agent: Agent, language: str | None = None) -> Any:
-    """The page as `gradio.Blocks`, not yet launched. `language` is used until the browser says its own."""
+def mount(
+    app: FastAPI,
+    agent: Agent,
+    path: str = "",
+    *,
+    login: tuple[str, str] | None = None,
+    sites: Sequence[str] = (),
+    language: str | None = None,
+) -> None:
+    """Add the page of an agent to an application, at `path` ("": at the root), behind `ui.page.access`.
 
-    handlers = _Handlers(agent, language or "en")
+    `login` is a name and a password; `sites` are the page's public addresses. `language` is used until the browser
+    says its own. Raises ValueError, in one line, for a site that is no address.
+    """
+    origins = Origins(sites)
+    sessions = Sessions(agent, language or "en", lambda id: _forget(page, id))
+    page = _build(sessions)
+    gr.mount_gradio_app(app, page, path or "/", **_settings())
+    mounted: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount) and route.path == path)
+    # Added last, it is the outermost: Gradio's own middleware answers foreign origins.
+    door = None if login is None else Login(*login)
+    mounted.add_middleware(Guard, origins=origins, sessions=sessions, login=door)
+
+
+def _forget(page: Any, id: str) -> None:
+    """Drop what Gradio keeps of a session that has ended; by itself it keeps it for hours or for good."""
+    page.state_holder.session_data.pop(id, None)
+    page.state_holder.time_last_used.pop(id, None)
+    page._queue.pending_messages_per_session.pop(id, None)
+    page._queue.pending_event_ids_session.pop(id, None)
+
+
+def _build(sessions: Sessions) -> Any:
+    """The page as `gradio.Blocks`."""
+    handlers = _Handlers(sessions)
     with gr.Blocks(title="whyfeed", fill_width=True, analytics_enabled=False) as page:
-        state = gr.State(None)
         html = gr.HTML(
             None,
             html_template=_read("page.html"),
@@ -63,69 +94,79 @@ def build(agent: Agent, language: str | None = None) -> Any:
             "trigger_mode": "multiple",
             "concurrency_limit": None,
         }
-        html.act(handlers.act, state, [state, html], **common)
-        html.ask(handlers.ask, state, [state, html], **common)
-        html.desk(handlers.desk, state, [state, html, timer], **common)
-        html.stop(handlers.stop, state, html, **common)
-        timer.tick(handlers.tick, state, [html, timer], **{**common, "trigger_mode": "once"})
-    return page
+        html.act(handlers.act, None, html, **common)
+        html.ask(handlers.ask, None, html, **common)
+        html.desk(handlers.desk, None, [html, timer], **common)
+        html.stop(handlers.stop, None, html, **common)
+        timer.tick(handlers.tick, None, [html, timer], **{**common, "trigger_mode": "once"})
+    page.state_session_capacity = MOST
+    return page.queue(max_size=_WAITING)
 
 
 class _Handlers:
     """What Gradio calls for the events of `page.html` and of the timer."""
 
-    def __init__(self, agent: Agent, language: str) -> None:
-        self._agent = agent
-        self._language = language
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
 
-    def act(self, session: Session | None, event: gr.EventData) -> tuple[Session, str]:
+    def act(self, request: gr.Request, event: gr.EventData) -> str:
         """Carry out a message of the user."""
-        session = self._session(session, event._data)
-        session.act(event._data)
-        return session, session.news(_field(event._data, "seen"))
+        with self._at_work(request, event._data) as session:
+            session.act(event._data)
+            return session.news(_field(event._data, "seen"))
 
-    def ask(self, session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str]]:
+    def ask(self, request: gr.Request, event: gr.EventData) -> Iterator[str]:
         """Answer what the user wrote, step by step."""
-        session, seen = self._session(session, event._data), _field(event._data, "seen")
-        try:
-            text = read_ask(event._data).text
-        except BadMessage as exc:
-            text = ""
-            session.say(str(exc))
-        for _ in session.ask(text):
-            yield session, session.news(seen)
-        yield session, session.news(seen)
+        seen = _field(event._data, "seen")
+        with self._at_work(request, event._data) as session:
+            try:
+                text = read_ask(event._data).text
+            except BadMessage as exc:
+                text = ""
+                session.say(str(exc))
+            for _ in session.ask(text):
+                yield session.news(seen)
+            yield session.news(seen)
 
-    def desk(self, session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str, Any]]:
+    def desk(self, request: gr.Request, event: gr.EventData) -> Iterator[tuple[str, Any]]:
         """Carry out a message of the operator, step by step."""
-        session, seen = self._session(session, event._data), _field(event._data, "seen")
+        seen = _field(event._data, "seen")
         # Customers may write at any time: once the desk is open, the timer looks for new messages.
         timer = gr.Timer(active=True) if _field(event._data, "do") == "list" else gr.skip()
-        for _ in session.desk(event._data):
-            yield session, session.news(seen), timer
-            timer = gr.skip()
+        with self._at_work(request, event._data) as session:
+            for _ in session.desk(event._data):
+                yield session.news(seen), timer
+                timer = gr.skip()
 
-    def stop(self, session: Session | None, event: gr.EventData) -> Any:
+    def stop(self, request: gr.Request, event: gr.EventData) -> Any:
         """Stop the answer that is being made."""
-        if session is None:
-            return gr.skip()
-        session.stop()
-        return session.news(_field(event._data, "seen"))
+        with self._sessions.working(str(request.session_hash)) as session:
+            if session is None:
+                return gr.skip()
+            session.stop()
+            return session.news(_field(event._data, "seen"))
 
-    def tick(self, session: Session | None) -> tuple[Any, Any]:
+    def tick(self, request: gr.Request) -> tuple[Any, Any]:
         """Look for what changes by itself."""
-        if session is None:
-            return gr.skip(), gr.skip()
-        changed = session.look_again()
-        timer = gr.skip() if session.waits else gr.Timer(active=False)
-        return session.news() if changed else gr.skip(), timer
+        with self._sessions.working(str(request.session_hash)) as session:
+            if session is None:
+                return gr.skip(), gr.skip()
+            changed = session.look_again()
+            timer = gr.skip() if session.waits else gr.Timer(active=False)
+            return session.news() if changed else gr.skip(), timer
 
-    def _session(self, session: Session | None, data: Any) -> Session:
-        # A tab that was open before the server restarted has no session; its message says what it shows.
-        if session is None:
-            session = Session(self._agent, self._language)
-            session.act({"do": "start", "here": _field(data, "here") or {}})
-        return session
+    @contextmanager
+    def _at_work(self, request: gr.Request, data: Any) -> Iterator[Session]:
+        """The session of the tab that sent this message.
+
+        A tab that was open before the server restarted, or was idle for long, has none; its message says what it shows.
+        """
+        id = str(request.session_hash)
+        with self._sessions.working(id) as session:
+            if session is None:
+                session = self._sessions.begin(id)
+                session.act({"do": "start", "here": _field(data, "here") or {}})
+            yield session
 
 
 def serve(
@@ -136,104 +177,61 @@ def serve(
     *,
     language: str | None = None,
     login: tuple[str, str] | None = None,
+    sites: Sequence[str] = (),
 ) -> None:
     """Serve the page until interrupted; `on_ready` gets its address once it answers.
 
-    Without a port the first free one from 7860 on is taken. HomeError when the port is in use, or
-    when others could reach the page (`host` is not this machine alone) and no login is given.
+    Without a port the first free one from 7860 on is taken. HomeError when the port is in use, or when others could
+    reach the page (`host` is not this machine alone) and no login is given. `login` and `sites` as in `mount`.
     """
+    check_reach(host, login)
+    app = application(agent, login=login, sites=sites, language=language)
+    with listen(host, port) if port is not None else _listen_anywhere(host) as listening:
+        url = f"{address(host, listening)}/"
+        run(app, listening, None if on_ready is None else lambda: on_ready(url))
+
+
+def application(
+    agent: Agent, *, login: tuple[str, str] | None = None, sites: Sequence[str] = (), language: str | None = None
+) -> FastAPI:
+    """The page alone as an ASGI application; arguments as in `mount`."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    mount(app, agent, login=login, sites=sites, language=language)
+    return app
+
+
+def check_reach(host: str, login: tuple[str, str] | None) -> None:
+    """HomeError where other machines could reach a page on `host` that has no login."""
     if login is None and not is_loopback(host):
-        raise HomeError(f"{host!r} can be reached from other machines: give a login, or use 127.0.0.1")
-    page = build(agent, language)
-    url = launch(page, host, port, login)
-    try:
-        if on_ready is not None:
-            on_ready(url)
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        page.close(verbose=False)
-
-
-def launch(page: Any, host: str, port: int | None, login: tuple[str, str] | None = None) -> str:
-    """Start serving a built page in the background; returns its address. HomeError as in `serve`."""
-    try:
-        family, _, _, _, _ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as exc:
-        raise HomeError(f"{host!r} is no address of this machine ({exc}); use 127.0.0.1") from exc
-    wanted = [port] if port is not None else _PORTS
-    free = next((each for each in wanted if _is_free(family, host, each)), None)
-    if free is None:
-        shown = f"port {port}" if port is not None else f"every port from {_PORTS[0]} to {_PORTS[-1]}"
-        raise HomeError(f"{shown} of {host!r} is in use; stop what runs there, or name another with --port")
-    try:
-        page.launch(
-            server_name=host,
-            server_port=free,
-            auth=login,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            inbrowser=False,
-            **settings(),
+        raise HomeError(
+            f"{host!r} can be reached from other machines: give the page a login (--login-file FILE or WHYFEED_LOGIN), "
+            "or use 127.0.0.1"
         )
-    except OSError as exc:
-        raise HomeError(f"cannot serve on port {free} of {host!r} ({exc}); name another with --port") from exc
-    return str(page.local_url)
 
 
-def settings() -> dict[str, Any]:
-    """Arguments common to `Blocks.launch` and `gradio.mount_gradio_app`."""
+def _listen_anywhere(host: str) -> socket.socket:
+    for port in _PORTS:
+        try:
+            return listen(host, port)
+        except HomeError as exc:
+            last = exc
+    tried = f"every port from {_PORTS[0]} to {_PORTS[-1]} of {host!r}"
+    raise HomeError(f"{tried} is in use; name another with --port") from last
+
+
+def _settings() -> dict[str, Any]:
     return {
         "run_history": False,
         "enable_monitoring": False,
+        "show_error": False,
         "footer_links": [],
         "ssr_mode": False,
         "mcp_server": False,
         "pwa": False,
         "theme": theme(),
         "head": f"{head()}<style>{_read('desk.css')}</style>",
-        "app_kwargs": {"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
+        "app_kwargs": {"middleware": [Middleware(Document)], "docs_url": None, "redoc_url": None, "openapi_url": None},
     }
-
-
-def _is_free(family: int, host: str, port: int) -> bool:
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-class _Headers:
-    """Adds the security headers to every answer (ASGI middleware)."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
-            await send(message)
-
-        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
-
-
-def is_loopback(host: str) -> bool:
-    """Is it an address that only this machine can reach?"""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _field(data: Any, name: str) -> Any:

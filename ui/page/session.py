@@ -11,12 +11,12 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, assert_never
 
 from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, Member, ReasonReady, StageStarted
-from whyfeed.agent.phrases import languages
+from whyfeed.agent.phrases import languages, say
 from whyfeed.retrieval.errors import WhyfeedError
 from whyfeed.retrieval.event import Event
 from whyfeed.ui.page import messages
@@ -40,8 +40,10 @@ _LOOKS = 30
 class Session:
     """What one tab does. Every public method may be called from any thread."""
 
-    def __init__(self, agent: Agent, language: str = "en") -> None:
+    def __init__(self, agent: Agent, language: str = "en", may_join: Callable[[], bool] = lambda: True) -> None:
+        """`may_join`: whether one more newcomer may be made; it counts them."""
         self._agent = agent
+        self._may_join = may_join
         self._lock = threading.RLock()
         self._desk = DeskSession(agent, self._lock)
         self._cards = Cards(agent, "")
@@ -268,8 +270,7 @@ class Session:
             case messages.Choose():
                 self._read_as(message.user)
             case messages.Newcomer():
-                interests = [each for each in message.interests if each.strip()][:20]
-                self._read_as(self._agent.newcomer(interests, message.name))
+                self._join(message)
             case messages.OpenConversation():
                 self._talk(message.conversation)
             case messages.Feedback():
@@ -301,6 +302,12 @@ class Session:
                 return  # an old link: the user must choose again
             if here.conversation in [each["id"] for each in self._conversations]:
                 self._talk(here.conversation)
+
+    def _join(self, message: messages.Newcomer) -> None:
+        interests = [each for each in message.interests if each.strip()][:20]
+        if interests and not self._may_join():
+            raise ValueError(say("page.who.new.many", self._language))
+        self._read_as(self._agent.newcomer(interests, message.name))
 
     def _set_language(self, language: str | None) -> None:
         if language in languages():

@@ -157,6 +157,15 @@ function learn(news) {
   return true;
 }
 
+// The last message until its answer is there: a server that is stopped in the middle of an answer has not kept it.
+const unanswered = {
+  get() { try { return JSON.parse(sessionStorage.getItem("whyfeed.unanswered") ?? "null"); } catch { return null; } },
+  set(text) {
+    const said = text && JSON.stringify({ text: text, server: String(window.gradio_config?.app_id) });
+    try { sessionStorage.setItem("whyfeed.unanswered", said || "null"); } catch { /* private mode */ }
+  },
+};
+
 /** @type {{text: string, turns: number, time: number} | null} */
 let sent = null; // what was sent and is not in the view yet: {text, turns, time}
 
@@ -165,6 +174,7 @@ function send(text) {
   const words = text.trim();
   if (!words || !view?.user || view.running || (sent && Date.now() - sent.time < 5000)) return;
   sent = { text: words, turns: view.turns.length, time: Date.now() };
+  unanswered.set(words);
   tell("ask", { text: words });
 }
 

@@ -40,7 +40,17 @@ function draw() {
     find(".notice span").textContent = view.notice.text;
     find(".notice").hidden = false;
   }
+  if (!view.running && !sent) giveBack();
   remember();
+}
+
+// A message that a server took and did not answer before it was restarted comes back into the box.
+function giveBack() {
+  const last = unanswered.get();
+  if (!last) return;
+  unanswered.set("");
+  const kept = view.turns.some((turn) => turn.role === "user" && turn.text === last.text);
+  if (last.server !== String(window.gradio_config?.app_id) && !kept && !box.value) write(last.text);
 }
 
 // Where we are is in the address, so that a reload, a bookmark and a second tab each find their own.
@@ -144,7 +154,9 @@ for (const [name, texts] of Object.entries(props.texts)) {
   find(".switch").append(button);
 }
 wear(document.documentElement.dataset.theme || "light");
-speak(store.get("language") ?? (navigator.language || "en").slice(0, 2));
+// Of the browser's languages (zh-CN, en-US ...) the first that we have words for.
+const spoken = [navigator.language, ...navigator.languages].map((tag) => tag.split("-")[0].toLowerCase());
+speak(store.get("language") ?? spoken.find((tag) => tag in props.texts) ?? "en");
 go("read");
 write(draft.get());
 act("start");
