@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -50,13 +51,25 @@ def chromium() -> Iterator[Browser]:
 @contextmanager
 def served(agent: Agent, port: int | None = None) -> Iterator[str]:
     """The page of an agent on a port of this machine, else on a free one; gives its address."""
-    from whyfeed.ui.page.page import build, launch
+    from fastapi import FastAPI
 
-    page = build(agent)
-    try:
-        yield launch(page, "127.0.0.1", port)
-    finally:
-        page.close(verbose=False)
+    from whyfeed.ui.http.server import Server, address, listen
+    from whyfeed.ui.page.page import build, mount
+    from whyfeed.ui.page.running import Running
+
+    running, ready, app = Running(), threading.Event(), FastAPI()
+    drain = mount(app, build(agent, running=running), "/", running)
+    with listen("127.0.0.1", port or 0) as listening:
+        url = f"{address('127.0.0.1', listening)}/"
+        server = Server(app, ready.set, drain)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        ready.wait(60)
+        try:
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def choose(page: Page, member: int = 0) -> None:

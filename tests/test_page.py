@@ -67,13 +67,13 @@ def test_the_scripts_send_every_message_and_no_other() -> None:
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:
-    from whyfeed.ui.page.page import build, launch
+    from whyfeed.ui.page.page import serve
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(HomeError, match=f"port {taken.getsockname()[1]} .*in use"):
-            launch(build(cast("Agent", World())), "127.0.0.1", taken.getsockname()[1])
+            serve(cast("Agent", World()), "127.0.0.1", taken.getsockname()[1])
 
 
 def test_a_page_that_others_can_reach_needs_a_login() -> None:

@@ -49,6 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("finetune.ranking",),
     ("finetune.llm", "finetune.desk"),
     ("finetune.evaluation.measure",),  # measures what `finetune.ranking` fits, beside the baselines
+    ("ui.http.access", "ui.http.connections", "ui.http.server"),
     ("ui.page",),
     ("ui.http",),
     ("ui.mcp_server",),

@@ -11,18 +11,21 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 import gradio as gr
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from whyfeed.agent.phrases import languages, texts
 from whyfeed.retrieval.errors import HomeError
+from whyfeed.ui.http.connections import BodyLimit
+from whyfeed.ui.http.server import Drain, address, listen, run
 from whyfeed.ui.page.messages import BadMessage, read_ask
+from whyfeed.ui.page.running import Running
 from whyfeed.ui.page.session import Session
 from whyfeed.ui.page.theme import head, theme
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).with_name("static")
 _SCRIPTS = ("page.js", "cards.js", "rail.js", "behind.js", "start.js", "desk-help.js", "desk.js")
 _LOOK_SECONDS = 2.0
+_SESSIONS = 200  # kept at once; a tab whose session is gone gets a new one and goes on
 _PORTS = range(7860, 7960)
 # The browser loads nothing from other servers. Gradio compiles templates and inlines styles, which needs
 # 'unsafe-eval' and 'unsafe-inline'.
@@ -42,11 +46,15 @@ _POLICY = (
 )
 
 
-def build(agent: Agent, language: str | None = None) -> Any:
-    """The page as `gradio.Blocks`, not yet launched. `language` is used until the browser says its own."""
+def build(agent: Agent, language: str | None = None, running: Running | None = None) -> Any:
+    """The page as `gradio.Blocks`, not yet served. `language` is used until the browser says its own.
 
-    handlers = _Handlers(agent, language or "en")
+    `running` gets to know what the page is answering.
+    """
+
+    handlers = _Handlers(agent, language or "en", running or Running())
     with gr.Blocks(title="whyfeed", fill_width=True, analytics_enabled=False) as page:
+        page.state_session_capacity = _SESSIONS
         state = gr.State(None)
         html = gr.HTML(
             None,
@@ -74,9 +82,10 @@ def build(agent: Agent, language: str | None = None) -> Any:
 class _Handlers:
     """What Gradio calls for the events of `page.html` and of the timer."""
 
-    def __init__(self, agent: Agent, language: str) -> None:
+    def __init__(self, agent: Agent, language: str, running: Running) -> None:
         self._agent = agent
         self._language = language
+        self._running = running
 
     def act(self, session: Session | None, event: gr.EventData) -> tuple[Session, str]:
         """Carry out a message of the user."""
@@ -92,18 +101,20 @@ class _Handlers:
         except BadMessage as exc:
             text = ""
             session.say(str(exc))
-        for _ in session.ask(text):
+        with self._running.work(session):
+            for _ in session.ask(text):
+                yield session, session.news(seen)
             yield session, session.news(seen)
-        yield session, session.news(seen)
 
     def desk(self, session: Session | None, event: gr.EventData) -> Iterator[tuple[Session, str, Any]]:
         """Carry out a message of the operator, step by step."""
         session, seen = self._session(session, event._data), _field(event._data, "seen")
         # Customers may write at any time: once the desk is open, the timer looks for new messages.
         timer = gr.Timer(active=True) if _field(event._data, "do") == "list" else gr.skip()
-        for _ in session.desk(event._data):
-            yield session, session.news(seen), timer
-            timer = gr.skip()
+        with self._running.work(session):
+            for _ in session.desk(event._data):
+                yield session, session.news(seen), timer
+                timer = gr.skip()
 
     def stop(self, session: Session | None, event: gr.EventData) -> Any:
         """Stop the answer that is being made."""
@@ -137,54 +148,49 @@ def serve(
     language: str | None = None,
     login: tuple[str, str] | None = None,
 ) -> None:
-    """Serve the page until interrupted; `on_ready` gets its address once it answers.
+    """Serve the page until SIGTERM or SIGINT; `on_ready` gets its address once it answers.
 
     Without a port the first free one from 7860 on is taken. HomeError when the port is in use, or
     when others could reach the page (`host` is not this machine alone) and no login is given.
     """
     if login is None and not is_loopback(host):
         raise HomeError(f"{host!r} can be reached from other machines: give a login, or use 127.0.0.1")
-    page = build(agent, language)
-    url = launch(page, host, port, login)
-    try:
-        if on_ready is not None:
-            on_ready(url)
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        page.close(verbose=False)
+    with _listen(host, port) as listening:
+        running = Running()
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        app.add_middleware(BodyLimit)
+        drain = mount(app, build(agent, language, running), "/", running, login)
+        url = f"{address(host, listening)}/"
+        run(app, listening, None if on_ready is None else lambda: on_ready(url), drain)
 
 
-def launch(page: Any, host: str, port: int | None, login: tuple[str, str] | None = None) -> str:
-    """Start serving a built page in the background; returns its address. HomeError as in `serve`."""
-    try:
-        family, _, _, _, _ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as exc:
-        raise HomeError(f"{host!r} is no address of this machine ({exc}); use 127.0.0.1") from exc
-    wanted = [port] if port is not None else _PORTS
-    free = next((each for each in wanted if _is_free(family, host, each)), None)
-    if free is None:
-        shown = f"port {port}" if port is not None else f"every port from {_PORTS[0]} to {_PORTS[-1]}"
-        raise HomeError(f"{shown} of {host!r} is in use; stop what runs there, or name another with --port")
-    try:
-        page.launch(
-            server_name=host,
-            server_port=free,
-            auth=login,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            inbrowser=False,
-            **settings(),
-        )
-    except OSError as exc:
-        raise HomeError(f"cannot serve on port {free} of {host!r} ({exc}); name another with --port") from exc
-    return str(page.local_url)
+def mount(app: FastAPI, page: Any, path: str, running: Running, login: tuple[str, str] | None = None) -> Drain:
+    """Put a built page under a path of an application. Returns what its server must do before it stops."""
+    gr.mount_gradio_app(app, page, path, auth=login, **settings())
+    mounted: Any = app.routes[-1]
+
+    async def drain(seconds: float) -> None:
+        await running.drain(seconds)
+        mounted.app.stop_event.set()  # ends the streams that tabs keep open
+
+    return drain
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    """A socket on the port, or on the first free one from 7860 on. HomeError when there is none."""
+    if port is not None:
+        return listen(host, port)
+    for each in _PORTS:
+        try:
+            return listen(host, each)
+        except HomeError:
+            if each == _PORTS[-1]:
+                raise
+    raise HomeError(f"no port of {host!r} is free; name one with --port")
 
 
 def settings() -> dict[str, Any]:
-    """Arguments common to `Blocks.launch` and `gradio.mount_gradio_app`."""
+    """Arguments of `gradio.mount_gradio_app`."""
     return {
         "run_history": False,
         "enable_monitoring": False,
@@ -196,16 +202,6 @@ def settings() -> dict[str, Any]:
         "head": f"{head()}<style>{_read('desk.css')}</style>",
         "app_kwargs": {"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
     }
-
-
-def _is_free(family: int, host: str, port: int) -> bool:
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 class _Headers:
