@@ -16,6 +16,7 @@ from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
 from whyfeed.retrieval.errors import HomeError
+from whyfeed.retrieval.files import make_private_file
 from whyfeed.retrieval.post import Post, reading_digest
 
 _PATIENCE = 30  # seconds to wait for other processes
@@ -222,6 +223,12 @@ class Database:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         with self.translated():
+            try:
+                make_private_file(path)
+            except OSError as exc:
+                raise HomeError(
+                    f"{str(path)!r} cannot be made: {exc.strerror}; check the folder and its permissions"
+                ) from exc
             db = self.connection
             _write_ahead(db)
             known = {migration.name for migration in migrations.pending(db)}
