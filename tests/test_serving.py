@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
-import psutil
 import pytest
 
 from tests.conftest import EMBEDDER, ROOT
+from tests.page_client import Tab, usage
+from tests.page_world import World
 from tests.test_service import BODIES, MASTER, bearer, events, serving
 from whyfeed import Agent
 from whyfeed.agent.settings import Settings
@@ -29,7 +30,7 @@ from whyfeed.ui.http import connections, server
 from whyfeed.ui.http.access import Access
 from whyfeed.ui.http.service import build
 
-LITTLE = 100_000_000  # bytes that a server may grow by under an attack
+LITTLE = 100  # MB that a server may grow by under an attack
 
 
 @contextmanager
@@ -124,10 +125,10 @@ def test_threads_that_ended_leave_no_file_open(agent: Agent) -> None:
             thread.join()
 
     burst()
-    before = psutil.Process().num_fds()
+    before = usage(os.getpid())[0]
     for _ in range(5):
         burst()
-    assert psutil.Process().num_fds() <= before
+    assert usage(os.getpid())[0] <= before
 
 
 @pytest.mark.slow
@@ -144,7 +145,7 @@ def test_the_service_keeps_no_file_open_from_burst_to_burst(home: Path) -> None:
         for _ in range(3):
             with ThreadPoolExecutor(40) as pool:
                 assert set(pool.map(ask, range(80))) == {200}
-            opened.append(psutil.Process(running.pid).num_fds())
+            opened.append(usage(running.pid)[0])
             time.sleep(11)  # the server's idle threads end after 10 s; new ones come with the next burst
     assert opened[-1] <= opened[0]
 
@@ -230,9 +231,8 @@ def test_who_does_not_read_the_answer_is_given_up(agent: Agent, monkeypatch: pyt
 def test_strangers_cost_no_memory(home: Path, command: str) -> None:
     arguments = {"serve": ("--no-page", "--port", "0"), "ui": ("--port", str(free_port()))}[command]
     with process(home, command, *arguments) as (running, url):
-        service = psutil.Process(running.pid)
         httpx.get(f"{url}/").read()
-        before = service.memory_info().rss
+        before = usage(running.pid)[1]
         with connected(url) as client:
             client.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
             assert not takes(client, 3000)
@@ -241,13 +241,13 @@ def test_strangers_cost_no_memory(home: Path, command: str) -> None:
                 client = stack.enter_context(connected(url))
                 client.sendall(b"POST /gradio_api/queue/join HTTP/1.1\r\nX-Never: " + b"a" * 20_000)
             assert httpx.get(f"{url}/", timeout=30).status_code in (200, 404)
-            assert service.memory_info().rss - before < LITTLE
+            assert usage(running.pid)[1] - before < LITTLE
         for place in ("/v1/profile", "/gradio_api/queue/join", "/gradio_api/upload"):
             with connected(url) as client:
                 head = f"POST {place} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
                 client.sendall(f"{head}Content-Length: 200000000\r\n\r\n".encode())
                 takes(client, 1000)
-        assert service.memory_info().rss - before < LITTLE
+        assert usage(running.pid)[1] - before < LITTLE
 
 
 def free_port() -> int:
@@ -342,3 +342,84 @@ def test_who_is_erased_during_a_chat_is_told(home: Path) -> None:
         name, data = list(events(iter(client.ask("chat").text.splitlines())))[-1]
     assert name == "error"
     assert re.search("erased|unknown user", data["error"])
+
+
+# ---- the end of the page
+
+
+@contextmanager
+def page_of(agent: Agent) -> Iterator[tuple[Tab, server.Server]]:
+    """A tab of an agent's page, whose reader is chosen, and the server of the page."""
+    from fastapi import FastAPI
+
+    from whyfeed.ui.page.page import build as build_page
+    from whyfeed.ui.page.page import mount
+    from whyfeed.ui.page.running import Running
+
+    work, app = Running(), FastAPI()
+    running = server.Server(app, drain=mount(app, build_page(agent, running=work), "/", work))
+    with server.listen("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread.start()
+        tab = Tab(server.address("127.0.0.1", listening))
+        try:
+            while not running.started:
+                time.sleep(0.01)
+            tab.open()
+            tab.choose("m1")
+            yield tab, running
+        finally:
+            tab.close()
+            running.should_exit = True
+            thread.join()
+
+
+def turn_while_it_stops(tab: Tab, running: server.Server) -> dict[str, Any]:
+    """The agent's turn, as the page shows it at the end, where the server is told to stop meanwhile."""
+    with tab.alive():
+        last: dict[str, Any] = {}
+        for news in tab.follow("ask", {"text": "what should I read?"}):
+            running.should_exit = True
+            last = news
+        return dict([part for name, part in last["parts"].items() if name.startswith("turn ")][-1])
+
+
+def test_a_stop_lets_the_page_finish_its_answer() -> None:
+    with page_of(cast("Agent", World(pause=0.2))) as (tab, running):
+        turn = turn_while_it_stops(tab, running)
+    assert turn["state"] == "done"
+    assert turn["items"]
+
+
+def test_a_stop_ends_a_long_answer_of_the_page_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "END_SECONDS", 1)
+    begun = time.monotonic()
+    with page_of(cast("Agent", World(pause=15))) as (tab, running):
+        turn = turn_while_it_stops(tab, running)
+    assert turn["state"] == "failed"
+    assert "stopping" in turn["error"]
+    assert time.monotonic() - begun < 15
+
+
+@pytest.mark.slow
+def test_a_terminated_page_finishes_its_answer(home: Path) -> None:
+    with process(home, "ui", "--port", str(free_port())) as (running, url):
+        tab = Tab(url)
+        tab.open()
+        tab.choose("u0")
+        last: dict[str, Any] = {}
+        for news in tab.follow("ask", {"text": "what should I read?"}):
+            running.terminate()
+            last = news
+        tab.close()
+        running.wait(30)
+    assert [part["state"] for name, part in last["parts"].items() if name == "turn 1"] == ["done"]
+
+
+@pytest.mark.slow
+def test_the_servers_endure() -> None:
+    """The benchmark of many short visits, scaled down."""
+    command = [sys.executable, "-m", "benchmarks.endurance", "--sessions", "60", "--requests", "800"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -55,7 +55,9 @@ class Store:
                 home.mkdir(mode=0o700, exist_ok=True)
             _check_ours(home)
         except OSError as exc:
-            raise HomeError(f"cannot make the home folder {str(home)!r}: {exc.strerror}; choose another --home") from exc
+            raise HomeError(
+                f"cannot make the home folder {str(home)!r}: {exc.strerror}; choose another --home"
+            ) from exc
         self.home = home
         keep_private(home)
         self.database = Database(home / _FILE)
