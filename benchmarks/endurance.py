@@ -87,14 +87,16 @@ class Work:
         begun = time.perf_counter()
         errors: list[str] = []
         done, first = 0, None
+        with ThreadPoolExecutor(self.at_once) as pool:  # lists wait for each other: as many threads as there will be
+            errors += filter(None, pool.map(once, range(0, 10 * self.at_once, 10)))
         while done < self.count and time.perf_counter() - begun < self.seconds:
             with ThreadPoolExecutor(self.at_once) as pool:
                 part = range(done, min(done + self.at_once, self.count))
                 errors += filter(None, pool.map(once, part))
             done = part.stop
             if first is None and done >= self.count / 10:
-                first = self.look(process, done, len(errors))
-        files_end, memory_end = self.look(process, done, len(errors))
+                first = self.look(process, done, once)
+        files_end, memory_end = self.look(process, done, once)
         files, memory = first or (files_end, memory_end)
         ratios = files_end / files, memory_end / memory
         seconds = time.perf_counter() - begun
@@ -107,11 +109,13 @@ class Work:
             "ok": first is not None and not errors and max(ratios) <= MOST,
         }  # fmt: skip
 
-    def look(self, process: int, done: int, errors: int) -> tuple[int, float]:
+    def look(self, process: int, done: int, once: Callable[[int], str]) -> tuple[int, float]:
         """Open descriptors and memory (MB) of the process once it is quiet."""
         time.sleep(QUIET)
+        once(done)  # the server ends its idle threads when the next request comes
+        time.sleep(1)
         files, memory = usage(process)
-        print(f"{self.what}: after {done} {files} descriptors, {memory:.0f} MB, {errors} errors", flush=True)
+        print(f"{self.what}: after {done} {files} descriptors, {memory:.0f} MB", flush=True)
         return files, memory
 
 
