@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whyfeed.retrieval.errors import HomeError
+from whyfeed.retrieval.files import make_private_file
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.sqlite import SqliteSaver
@@ -40,11 +41,12 @@ class Checkpoints:
                 raise HomeError(f"{str(self.path)!r} was closed while an agent ran; start the turn once more")
             if self._saver is None:
                 try:
+                    make_private_file(self.path)
                     conn = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
                     conn.execute("PRAGMA secure_delete = ON")
                     saver = SqliteSaver(conn)
                     saver.setup()
-                except sqlite3.Error as exc:
+                except (sqlite3.Error, OSError) as exc:
                     raise HomeError(f"{str(self.path)!r}: {exc}; check the disk and the folder") from exc
                 self._saver = saver
             return self._saver

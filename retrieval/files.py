@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import threading
 import zipfile
 import zlib
@@ -19,15 +20,18 @@ from whyfeed.retrieval.errors import HomeError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+_OTHERS = 0o077  # rights of the group and of everybody
+
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file atomically: to a temporary file in the same folder, which then replaces `path`.
 
-    HomeError when it cannot be written.
+    Others get no more rights on it than on its folder. HomeError when it cannot be written.
     """
     new = beside(path, f"{os.getpid()}.{threading.get_ident()}")
     try:
         with new.open("wb") as file:
+            _narrow(new)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -37,6 +41,37 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
+
+
+def make_private_file(path: Path) -> None:
+    """Create an empty file that only its owner may read, where there is none yet. May raise OSError.
+
+    For files that a library opens: SQLite gives its journals the rights of the database. An existing file is not
+    opened, because closing it would release the locks that SQLite holds on it.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def keep_private(folder: Path) -> None:
+    """Take all rights of others on a folder and what is in it; links, and what belongs to others, are left alone."""
+    folder = folder.resolve()
+    _take(folder)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            _take(Path(place, name))
+
+
+def _take(path: Path, rights: int = _OTHERS) -> None:
+    with contextlib.suppress(OSError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISLNK(mode) and mode & rights:
+            path.chmod(stat.S_IMODE(mode) & ~rights)
+
+
+def _narrow(path: Path) -> None:
+    """Take from others the rights that they do not have on the folder of this file."""
+    _take(path, _OTHERS & ~path.parent.stat().st_mode)
 
 
 def sha256_of(path: Path, *, to_disk: bool = False) -> str:
@@ -57,14 +92,17 @@ def beside(path: Path, what: str) -> Path:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder that replaces `path` at the end; after an exception `path` is unchanged.
 
-    HomeError when the disk fails.
+    Others get no more rights on it than on the folder around it. HomeError when the disk fails.
     """
     new, old = beside(path, "new"), beside(path, "old")
     try:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
         new.mkdir()
+        _narrow(new)
         yield new
+        if not stat.S_IMODE(new.stat().st_mode) & _OTHERS:
+            keep_private(new)
         if path.exists():
             path.replace(old)  # the system cannot replace a folder that has files in it
         new.replace(path)

@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("finetune.ranking",),
     ("finetune.llm", "finetune.desk"),
     ("finetune.evaluation.measure",),  # measures what `finetune.ranking` fits, beside the baselines
-    ("ui.http.access", "ui.http.origins", "ui.http.server"),  # what every server has
+    ("ui.http.access", "ui.http.connections", "ui.http.origins", "ui.http.server"),  # what every server has
     ("ui.page",),
     ("ui.http",),
     ("ui.mcp_server",),

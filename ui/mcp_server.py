@@ -119,6 +119,7 @@ def serve_http(
     Where there is no key at all, an admin key is made and given to `on_first_key`. HomeError when the address cannot be
     used.
     """
+    from whyfeed.ui.http.connections import BodyLimit
     from whyfeed.ui.http.server import address, listen, open_access, run
 
     with listen(host, port) as listening:
@@ -127,7 +128,7 @@ def serve_http(
             streamable_http_path=PATH, stateless_http=True, transport_security=_security(host)
         )
         url = f"{address(host, listening)}{PATH}"
-        run(Guard(app, access), listening, lambda: on_ready(url))
+        run(Guard(BodyLimit(app), access), listening, lambda: on_ready(url))
 
 
 class Guard:

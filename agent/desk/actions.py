@@ -24,6 +24,7 @@ from whyfeed.agent.checkpoints import Checkpoints
 from whyfeed.agent.desk.proposals import propose
 from whyfeed.agent.desk.suggestion import Citation, Proposal
 from whyfeed.retrieval.errors import DataError, HomeError
+from whyfeed.retrieval.files import make_private_file
 from whyfeed.retrieval.post import clean_text
 from whyfeed.retrieval.privacy.vault import find
 
@@ -352,6 +353,7 @@ class Actions:
     def _open(self) -> Iterator[sqlite3.Connection]:
         """One transaction on a connection of its own; writers queue."""
         try:
+            make_private_file(self._path)
             with closing(sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)) as db:
                 db.row_factory = sqlite3.Row
                 db.execute("PRAGMA secure_delete = ON").fetchall()
@@ -359,7 +361,7 @@ class Actions:
                 yield db  # closing without a commit rolls back
                 if db.in_transaction:
                     db.execute("COMMIT")
-        except sqlite3.DatabaseError as exc:
+        except (sqlite3.DatabaseError, OSError) as exc:
             raise HomeError(f"{self._path}: {exc}; check the disk and the folder, then try again") from exc
 
 

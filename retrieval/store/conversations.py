@@ -43,7 +43,7 @@ class Conversations:
             raise DataError(f"user {user!r} has no conversation {id!r}; leave it out to start a new one")
 
     def add(self, id: str, role: str, text: str, time: float, answer: dict[str, Any] | None = None) -> None:
-        """Append a turn; `time` is Unix seconds."""
+        """Append a turn; `time` is Unix seconds. DataError where the conversation has been erased meanwhile."""
         written = None if answer is None else json.dumps(answer, ensure_ascii=False)
         with self._store.database.write() as db:
             _add(db, id, role, text, written, time)
@@ -94,6 +94,8 @@ class Conversations:
 
 
 def _add(db: Any, conversation: str, role: str, text: str, answer: str | None, time: float) -> None:
+    if not db.execute("SELECT 1 FROM conversations WHERE id = ?", [conversation]).fetchone():
+        raise DataError(f"conversation {conversation!r} has been erased meanwhile; nothing of it was kept")
     db.execute(
         "INSERT INTO turns (conversation, role, text, answer, time) VALUES (?, ?, ?, ?, ?)",
         [conversation, role, text, answer, time],

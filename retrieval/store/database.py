@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
 from whyfeed.retrieval.errors import HomeError
+from whyfeed.retrieval.files import make_private_file
 from whyfeed.retrieval.post import Post, reading_digest
 
 _PATIENCE = 30  # seconds to wait for other processes
@@ -206,21 +208,27 @@ class _Connection(sqlite3.Connection):
 
 
 class Database:
-    """One SQLite file, used from many threads, with one connection per thread.
+    """One SQLite file, used from many threads, with one connection per thread, closed when its thread ends.
 
     Threads that share a connection lose writes, because statements of one thread end up in the transaction of
-    another. Write-ahead logging lets readers continue while one thread writes. HomeError when the file cannot be used
-    or was written by a newer version.
+    another. Write-ahead logging lets readers continue while one thread writes. A cursor must not outlive the thread
+    that made it. HomeError when the file cannot be used or was written by a newer version.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
-        self._open: list[SqliteDatabase] = []
+        self._open: set[_Connection] = set()
         self._closed = False
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         with self.translated():
+            try:
+                make_private_file(path)
+            except OSError as exc:
+                raise HomeError(
+                    f"{str(path)!r} cannot be made: {exc.strerror}; check the folder and its permissions"
+                ) from exc
             db = self.connection
             _write_ahead(db)
             known = {migration.name for migration in migrations.pending(db)}
@@ -250,7 +258,10 @@ class Database:
                 if self._closed:  # by another thread, while this one worked
                     conn.close()
                     raise sqlite3.ProgrammingError(f"{self.path} was closed")
-                self._open.append(db)
+                self._open.add(conn)
+            # The thread alone holds `db`, so it goes when the thread ends. The connection would not go by itself:
+            # it is part of a reference cycle, which may wait long for the garbage collector.
+            weakref.finalize(db, _end, conn, self._open).atexit = False
             self._local.db = db
         return db
 
@@ -301,10 +312,15 @@ class Database:
         """Close the connections of all threads, each after its running statement."""
         with self._lock:
             self._closed = True
-            for db in self._open:
-                db.conn.close()
-            self._open.clear()
+            for conn in list(self._open):
+                _end(conn, self._open)
         self._local = threading.local()
+
+
+def _end(conn: _Connection, among: set[_Connection]) -> None:
+    """Close a connection and take it out of the set of open ones; twice does no harm."""
+    among.discard(conn)
+    conn.close()
 
 
 def _write_ahead(db: SqliteDatabase) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from whyfeed.retrieval.arrays import Vectors
 from whyfeed.retrieval.errors import HomeError, UnknownPost, UnknownUser
 from whyfeed.retrieval.event import Event
+from whyfeed.retrieval.files import keep_private
 from whyfeed.retrieval.post import Post, reading_digest
 from whyfeed.retrieval.store.database import Database
 from whyfeed.retrieval.user import User
@@ -24,6 +25,9 @@ from whyfeed.retrieval.words import match_query, segment
 
 _POST_COLUMNS = "id, kind, title, text, url, author, community, tags, language, created_at, image, attributes"
 _CHUNK = 500  # ids in one SQL statement
+_FILE = "whyfeed.db"
+# What may be in a home before its database: trained models, the log of `serve-llm`, and what a file system makes.
+_BEFORE = frozenset({"adapters", "models", "vllm.log", "lost+found"})
 
 
 def post_digest(post: Post) -> str:
@@ -39,22 +43,29 @@ def embedding_text(post: Post) -> str:
 class Store:
     """The store of a home folder, created where it is missing and migrated where it is old.
 
-    HomeError when the folder cannot be used or was written by a newer version.
+    Only the owner of a home may read it: its folders are 0700 and its files 0600, whatever the umask, and what an older
+    version left open is mended. HomeError when the folder cannot be used, holds something else, or was written by a
+    newer version.
     """
 
     def __init__(self, home: Path) -> None:
         try:
-            home.mkdir(parents=True, exist_ok=True)
+            if not home.exists():
+                home.parent.mkdir(parents=True, exist_ok=True)
+                home.mkdir(mode=0o700, exist_ok=True)
+            _check_ours(home)
         except OSError as exc:
             raise HomeError(
                 f"cannot make the home folder {str(home)!r}: {exc.strerror}; choose another --home"
             ) from exc
         self.home = home
-        self.database = Database(home / "whyfeed.db")
+        keep_private(home)
+        self.database = Database(home / _FILE)
 
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
+        keep_private(self.home)  # libraries write files of their own into a home
 
     # ---- posts ----
 
@@ -313,6 +324,18 @@ class Store:
     def _one(self, sql: str, values: Sequence[Any]) -> Any:
         with self.database.translated():
             return self.database.connection.execute(sql, list(values)).fetchone()
+
+
+def _check_ours(home: Path) -> None:
+    """HomeError where the folder holds files, and none of whyfeed's."""
+    if (home / _FILE).exists():
+        return
+    strange = sorted(path.name for path in home.iterdir() if path.name not in _BEFORE and not path.name.startswith("."))
+    if strange:
+        raise HomeError(
+            f"{str(home)!r} is no home of whyfeed, and holds other files ({strange[0]!r}); name an empty or a new"
+            " folder with --home"
+        )
 
 
 def _post(row: Sequence[Any]) -> Post:

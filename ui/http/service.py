@@ -41,15 +41,15 @@ from whyfeed.retrieval.errors import (
 )
 from whyfeed.retrieval.progress import Progress
 from whyfeed.ui.http.access import Access, Refused
+from whyfeed.ui.http.connections import BODY, BodyLimit
 from whyfeed.ui.http.jobs import Jobs, Unfinished, UnknownJob, add_routes
 from whyfeed.ui.http.metrics import CONTENT_TYPE, Metered, Metrics
-from whyfeed.ui.http.server import address, listen, open_access, run
+from whyfeed.ui.http.server import Drain, address, listen, open_access, run, stopping_of
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
 
 PAGE = "/ui"
-BODY = 2_000_000  # bytes of a request's body
 _AT_THE_DOOR = 4  # keys that are looked up at once; these look-ups do not wait for operations
 _PATHS = {"explain": "why"}  # operations that have another name in the HTTP contract
 
@@ -124,6 +124,7 @@ def build(
         description="Recommendations with reasons that can be checked, and replies for a service desk.",
         exception_handlers=_HANDLERS,
     )  # fmt: skip
+    app.add_middleware(BodyLimit, most=BODY)
     app.add_middleware(Metered, metrics=metrics, page=PAGE)
     gate = _Gate(access, home)
     for operation in OPERATIONS.values():
@@ -138,7 +139,7 @@ def build(
     app.include_router(conversing)
     app.include_router(administering)
     if page:
-        _mount_page(app, agent, login, sites)
+        app.state.drain = _mount_page(app, agent, login, sites)
     return app
 
 
@@ -168,7 +169,8 @@ def serve(
         access = open_access(agent.store, on_first_key)
         app = build(agent, access, page=page, login=login, sites=sites, progress=progress)
         url = address(host, listening)
-        run(app, listening, None if on_ready is None else lambda: on_ready(url))
+        drain = app.state.drain if page else None
+        run(app, listening, None if on_ready is None else lambda: on_ready(url), drain)
 
 
 # ---- checks before a request is served
@@ -239,7 +241,7 @@ class _Gate:
 
                 async def guarded(request: Request) -> Response:
                     await enter(request, scope)
-                    return await handler(_Bounded(request.scope, request.receive))
+                    return await handler(_Strict(request.scope, request.receive))
 
                 return guarded
 
@@ -256,19 +258,8 @@ class _Gate:
         request.state.key = key
 
 
-class _Bounded(Request):
-    """A request whose body is limited in size and must be standard JSON (no NaN)."""
-
-    async def body(self) -> bytes:
-        if not hasattr(self, "_body"):
-            pieces, size = [], 0
-            async for piece in self.stream():
-                size += len(piece)
-                if size > BODY:
-                    raise HTTPException(413, f"the body has more than {BODY} bytes")
-                pieces.append(piece)
-            self._body = b"".join(pieces)
-        return self._body
+class _Strict(Request):
+    """A request whose body must be standard JSON (no NaN)."""
 
     async def json(self) -> Any:
         def refuse(name: str) -> None:
@@ -313,7 +304,8 @@ def _add_chat(router: APIRouter, agent: Agent, access: Access) -> None:
 
             async def all_events() -> AsyncIterator[ChatEvent]:
                 yield first
-                async for event in events:
+                stopping = stopping_of(request)
+                while (event := await stopping.next(events)) is not None:
                     yield event
 
             yield all_events()
@@ -371,7 +363,7 @@ def _add_probes(app: FastAPI, administering: APIRouter, home: _Home, metrics: Me
         return {"ready": True}
 
 
-def _mount_page(app: FastAPI, agent: Agent, login: tuple[str, str] | None, sites: Sequence[str]) -> None:
+def _mount_page(app: FastAPI, agent: Agent, login: tuple[str, str] | None, sites: Sequence[str]) -> Drain:
     from whyfeed.ui.page.page import mount
 
     @app.get("/", include_in_schema=False)
@@ -379,7 +371,7 @@ def _mount_page(app: FastAPI, agent: Agent, login: tuple[str, str] | None, sites
     async def to_page(request: Request) -> RedirectResponse:
         return RedirectResponse(f"{PAGE}{request.url.path}")
 
-    mount(app, agent, PAGE, login=login, sites=sites)
+    return mount(app, agent, PAGE, login=login, sites=sites)
 
 
 # ---- failures

@@ -69,6 +69,7 @@ class DeskSession:
         self._turns: list[dict[str, Any]] = []
         self._revealed: dict[str, str] = {}
         self._run: _Run | None = None
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # of the running search
         self._sending = False
         self._doubted = ""
         self._numbers = 0
@@ -132,10 +133,19 @@ class DeskSession:
         if run is not None:
             yield from self._follow(run)
 
+    def break_off(self, why: WhyfeedError) -> None:
+        """End a running search with an error."""
+        with self._lock:
+            if self._run is not None:
+                self._run.cancel.set()
+        self._events.put(why)
+        self._events.put(None)
+
     # ---- one search for suggestions ----
 
     def _follow(self, run: _Run) -> Iterator[None]:
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._events = events
         threading.Thread(target=self._work, args=(run, events), name="whyfeed-desk", daemon=True).start()
         try:
             while (event := events.get()) is not None:

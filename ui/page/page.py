@@ -24,11 +24,12 @@ from starlette.routing import Mount
 from whyfeed.agent.phrases import languages, texts
 from whyfeed.retrieval.errors import HomeError
 from whyfeed.ui.http.origins import Origins, is_loopback
-from whyfeed.ui.http.server import address, listen, run
+from whyfeed.ui.http.server import Drain, address, listen, run
 from whyfeed.ui.page.access import Guard
 from whyfeed.ui.page.document import Document
 from whyfeed.ui.page.login import Login
 from whyfeed.ui.page.messages import BadMessage, read_ask
+from whyfeed.ui.page.running import Running
 from whyfeed.ui.page.session import Session
 from whyfeed.ui.page.sessions import MOST, Sessions
 from whyfeed.ui.page.theme import head, theme
@@ -51,20 +52,28 @@ def mount(
     login: tuple[str, str] | None = None,
     sites: Sequence[str] = (),
     language: str | None = None,
-) -> None:
+) -> Drain:
     """Add the page of an agent to an application, at `path` ("": at the root), behind `ui.page.access`.
 
     `login` is a name and a password; `sites` are the page's public addresses. `language` is used until the browser
-    says its own. Raises ValueError, in one line, for a site that is no address.
+    says its own. Returns what its server must do before it stops. Raises ValueError, in one line, for a site that is
+    no address.
     """
     origins = Origins(sites)
     sessions = Sessions(agent, language or "en", lambda id: _forget(page, id))
-    page = _build(sessions)
+    running = Running()
+    page = _build(sessions, running)
     gr.mount_gradio_app(app, page, path or "/", **_settings())
     mounted: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount) and route.path == path)
     # Added last, it is the outermost: Gradio's own middleware answers foreign origins.
     door = None if login is None else Login(*login)
     mounted.add_middleware(Guard, origins=origins, sessions=sessions, login=door)
+
+    async def drain(seconds: float) -> None:
+        await running.drain(seconds)
+        mounted.stop_event.set()  # ends the streams that tabs keep open
+
+    return drain
 
 
 def _forget(page: Any, id: str) -> None:
@@ -75,9 +84,9 @@ def _forget(page: Any, id: str) -> None:
     page._queue.pending_event_ids_session.pop(id, None)
 
 
-def _build(sessions: Sessions) -> Any:
+def _build(sessions: Sessions, running: Running) -> Any:
     """The page as `gradio.Blocks`."""
-    handlers = _Handlers(sessions)
+    handlers = _Handlers(sessions, running)
     with gr.Blocks(title="whyfeed", fill_width=True, analytics_enabled=False) as page:
         html = gr.HTML(
             None,
@@ -106,8 +115,9 @@ def _build(sessions: Sessions) -> Any:
 class _Handlers:
     """What Gradio calls for the events of `page.html` and of the timer."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, running: Running) -> None:
         self._sessions = sessions
+        self._running = running
 
     def act(self, request: gr.Request, event: gr.EventData) -> str:
         """Carry out a message of the user."""
@@ -118,7 +128,7 @@ class _Handlers:
     def ask(self, request: gr.Request, event: gr.EventData) -> Iterator[str]:
         """Answer what the user wrote, step by step."""
         seen = _field(event._data, "seen")
-        with self._at_work(request, event._data) as session:
+        with self._at_work(request, event._data) as session, self._running.work(session):
             try:
                 text = read_ask(event._data).text
             except BadMessage as exc:
@@ -133,7 +143,7 @@ class _Handlers:
         seen = _field(event._data, "seen")
         # Customers may write at any time: once the desk is open, the timer looks for new messages.
         timer = gr.Timer(active=True) if _field(event._data, "do") == "list" else gr.skip()
-        with self._at_work(request, event._data) as session:
+        with self._at_work(request, event._data) as session, self._running.work(session):
             for _ in session.desk(event._data):
                 yield session.news(seen), timer
                 timer = gr.skip()
@@ -179,7 +189,7 @@ def serve(
     login: tuple[str, str] | None = None,
     sites: Sequence[str] = (),
 ) -> None:
-    """Serve the page until interrupted; `on_ready` gets its address once it answers.
+    """Serve the page until SIGTERM or SIGINT; `on_ready` gets its address once it answers.
 
     Without a port the first free one from 7860 on is taken. HomeError when the port is in use, or when others could
     reach the page (`host` is not this machine alone) and no login is given. `login` and `sites` as in `mount`.
@@ -188,15 +198,15 @@ def serve(
     app = application(agent, login=login, sites=sites, language=language)
     with listen(host, port) if port is not None else _listen_anywhere(host) as listening:
         url = f"{address(host, listening)}/"
-        run(app, listening, None if on_ready is None else lambda: on_ready(url))
+        run(app, listening, None if on_ready is None else lambda: on_ready(url), app.state.drain)
 
 
 def application(
     agent: Agent, *, login: tuple[str, str] | None = None, sites: Sequence[str] = (), language: str | None = None
 ) -> FastAPI:
-    """The page alone as an ASGI application; arguments as in `mount`."""
+    """The page alone as an ASGI application; arguments as in `mount`, whose result is `app.state.drain`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    mount(app, agent, login=login, sites=sites, language=language)
+    app.state.drain = mount(app, agent, login=login, sites=sites, language=language)
     return app
 
 

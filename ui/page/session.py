@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, Member, ReasonReady, StageStarted
 from whyfeed.agent.phrases import languages, say
-from whyfeed.retrieval.errors import WhyfeedError
+from whyfeed.retrieval.errors import HomeError, WhyfeedError
 from whyfeed.retrieval.event import Event
 from whyfeed.ui.page import messages
 from whyfeed.ui.page.cards import EVENTS_READ, Cards, explanation, link, moment, said, short
@@ -48,6 +48,7 @@ class Session:
         self._desk = DeskSession(agent, self._lock)
         self._cards = Cards(agent, "")
         self._cancel: threading.Event | None = None
+        self._events: queue.SimpleQueue[ChatEvent | Exception | None] = queue.SimpleQueue()  # of the running answer
         self._id = secrets.token_urlsafe(8)
         self._awaited = 0  # how often to look again for an answer that was begun before a reload
         self._version = 0
@@ -144,6 +145,16 @@ class Session:
                 self._cancel.set()
                 self._turns[-1]["stage"] = "stopping"
 
+    def break_off(self) -> None:
+        """End what is being made, here and at the desk, with an error: the server stops."""
+        with self._lock:
+            why = HomeError(say("page.turn.stopping", self._language))
+            if self._cancel is not None:
+                self._cancel.set()
+                self._events.put(why)
+                self._events.put(None)
+        self._desk.break_off(why)
+
     def ask(self, text: str) -> Iterator[None]:
         """Send a message; yields whenever the view has changed."""
         with self._lock:
@@ -156,7 +167,7 @@ class Session:
                 self._awaited = 0
                 self._turns.pop()
             self._turns += [{"role": "user", "text": _echo(text)}, turn]
-        events: queue.SimpleQueue[ChatEvent | Exception | None] = queue.SimpleQueue()
+            events = self._events = queue.SimpleQueue()
 
         # In a thread of its own, so that the turn is finished and stored even when the tab is closed.
         def work() -> None:
