@@ -27,6 +27,7 @@ from whyfeed.retrieval.desk.types import DeskConversation, SavedReply
 from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.event import STEERING, Event
 from whyfeed.retrieval.post import Post, row_id
+from whyfeed.retrieval.printable import json_line
 from whyfeed.retrieval.store.conversations import Conversations
 from whyfeed.retrieval.store.store import Store
 from whyfeed.retrieval.user import User
@@ -221,7 +222,7 @@ class _Rejects:
         if row is not None and len(text := json.dumps(row, ensure_ascii=False)) > _LONGEST_REJECT:
             repeated = text[:_LONGEST_REJECT] + "…"
         document = {"file": file, "line": line, "cause": cause[:1000], "row": repeated}
-        self._file.write(json.dumps(document, ensure_ascii=False) + "\n")
+        self._file.write(json_line(document) + "\n")
 
     def finish(self) -> Path | None:
         if self._file is None:

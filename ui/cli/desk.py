@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whyfeed.retrieval.errors import DataError, WhyfeedError
-from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json
+from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json, tell, tell_text
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
@@ -59,7 +59,7 @@ def _answer_lines(
             *_, found = agent.desk.suggest(_conversation(text, number), k, draft=draft, wanted=wish, vault=vault)
         except (WhyfeedError, ValueError, TypeError) as exc:
             failed += 1
-            typer.echo(f"whyfeed: conversation {number}: {exc}", err=True)
+            tell("whyfeed: conversation {}: {}", number, exc, err=True)
             if as_json:
                 print_json({**_EMPTY, "error": f"conversation {number}: {exc}"})
             continue
@@ -136,12 +136,14 @@ def _with_values(document: Any, vault: Any) -> Any:
 
 def _show(found: Suggestions, vault: Any) -> None:
     for place, each in enumerate(found.suggestions, 1):
-        typer.echo(f"\n{place}. {vault.unmask(each.text)}")
+        tell("")
+        tell_text(vault.unmask(each.text), f"{place}. ")
         cited = ", ".join(f"{citation.type} {citation.id}" for citation in each.citations)
-        typer.echo(f"   {each.source}{': ' + cited if cited else ''}")
+        tell("   {}{}", each.source, ": " + cited if cited else "")
         if each.missing:
-            typer.echo(f"   missing: {', '.join(each.missing)}")
+            tell("   missing: {}", ", ".join(each.missing))
     if found.handover is not None:
-        typer.echo(f"\nhand over: {found.handover.reason}\n{vault.unmask(found.handover.summary)}")
+        tell("\nhand over: {}", found.handover.reason)
+        tell_text(vault.unmask(found.handover.summary))
     for item in found.posts:
-        typer.echo(f"\nto send along: {item.post.label}  [{item.post.id}]")
+        tell("\nto send along: {}  [{}]", item.post.label, item.post.id)

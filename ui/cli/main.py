@@ -7,6 +7,7 @@ failure, 2 wrong usage.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Annotated
 import typer
 
 from whyfeed.ui.cli import batch, desk, home, keys, models, reading, serving, training
-from whyfeed.ui.cli.terminal import fail
+from whyfeed.ui.cli.terminal import LogFormatter, PrintableErrors, fail, tell
 
 # The panels of --help, in this order.
 _COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
@@ -32,7 +33,7 @@ _GROUPS = (
     ("Operate", "models", models.models_app),
 )
 
-app = typer.Typer(name="whyfeed", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(name="whyfeed", cls=PrintableErrors, no_args_is_help=True, pretty_exceptions_enable=False)
 for _panel, _commands in _COMMANDS:
     for _command in _commands:
         app.command(_command.__name__.strip("_").replace("_", "-"), rich_help_panel=_panel)(_command)
@@ -44,7 +45,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from whyfeed import __version__
 
-        typer.echo(f"whyfeed {__version__}")
+        tell("whyfeed {}", __version__)
         raise typer.Exit
 
 
@@ -64,6 +65,8 @@ def main() -> None:
     """Run a command; expected errors become one line on standard error."""
     from whyfeed.retrieval.errors import WhyfeedError
 
+    if logging.lastResort is not None:  # prints the warnings of libraries and of whyfeed while no logging is set up
+        logging.lastResort.setFormatter(LogFormatter())
     try:
         app()
     except WhyfeedError as exc:
