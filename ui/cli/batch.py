@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whyfeed.retrieval.lines import read_lines
 from whyfeed.ui.cli.terminal import Home, Json, NoLlm, open_agent, print_json, tell
 from whyfeed.ui.http.tuning import tune_for_many
 
@@ -68,10 +69,10 @@ def _ids(file: Path) -> list[str]:
     from whyfeed.retrieval.errors import DataError
 
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = [(line or b"").decode("utf-8-sig").strip() for line in read_lines(file)]
     except UnicodeDecodeError as exc:
         raise DataError(f"{str(file)!r} is not UTF-8 text; give a file with a user id a line") from exc
-    return [line.strip() for line in lines if line.strip()]
+    return [line for line in lines if line]
 
 
 def _show(report: BatchReport) -> None:
