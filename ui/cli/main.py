@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from whyfeed.ui.cli import batch, desk, home, keys, models, reading, serving, training
+from whyfeed.ui.cli import backup, batch, desk, home, keys, models, reading, serving, training
 from whyfeed.ui.cli.terminal import LogFormatter, PrintableErrors, fail, tell
 
 # The panels of --help, in this order.
@@ -25,7 +25,7 @@ _COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
     ("Desk", (desk.reply,)),
     ("Serve", (serving.ui, serving.serve, serving.serve_llm, serving.mcp)),
     ("Learn", (training.evaluate,)),
-    ("Operate", (batch.batch, home.doctor)),
+    ("Operate", (batch.batch, backup.backup, backup.restore, home.doctor)),
 )
 _GROUPS = (
     ("Serve", "keys", keys.keys_app),
