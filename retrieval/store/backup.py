@@ -32,6 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from whyfeed.retrieval.errors import DataError, HomeError, one_line
+from whyfeed.retrieval.store.faults import disk_is_full
 
 VERSION = 1  # of the format; a reader refuses newer ones
 DATABASE = "whyfeed.db"
@@ -427,7 +428,7 @@ def _translated(target: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        if "full" in str(exc):
+        if disk_is_full(exc, target):
             raise HomeError(f"cannot write {str(target)!r}: the disk is full; free some space and try again") from exc
         if "locked" in str(exc):
             raise HomeError("another process has been writing for 30 s; try again when it is done") from exc

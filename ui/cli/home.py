@@ -119,14 +119,16 @@ def erase(
 
 
 def doctor(home: Home = None, as_json: Json = False) -> None:
-    """Check the home, the weights, memory and disk, and say what to do about each problem.
+    """Check the databases, indexes, weights and models for damage, and say what to do about each problem.
+
+    Reads every file and compares hashes, so it takes a while. Exits with 1 when anything is wrong.
 
     Example: whyfeed doctor
     """
     from whyfeed.agent.doctor import examine
+    from whyfeed.agent.settings import Settings
 
-    with open_agent(home) as agent:
-        checks = examine(agent)
+    checks = examine(Settings() if home is None else Settings(home=home))
     if as_json:
         print_json([{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks])
     else:

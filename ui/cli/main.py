@@ -7,8 +7,10 @@ failure, 2 wrong usage.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -68,13 +70,28 @@ def main() -> None:
     if logging.lastResort is not None:  # prints the warnings of libraries and of whyfeed while no logging is set up
         logging.lastResort.setFormatter(LogFormatter())
     try:
-        app()
+        try:
+            app()
+        except SystemExit:
+            sys.stdout.flush()  # here, where a full disk can still be told
+            raise
     except WhyfeedError as exc:
         fail(str(exc), 1)
     except ValueError as exc:
         fail(str(exc), 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         sys.exit(1)
+    except sqlite3.Error as exc:
+        fail(f"the home's database: {exc}; `whyfeed doctor` looks what is wrong", 1)
     except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _give_up_output()
+            where = "the output" if exc.filename is None else repr(exc.filename)
+            fail(f"cannot write {where}: {exc.strerror}; free some space and try again", 1)
         fail(f"{exc.filename or 'the machine'}: {exc.strerror or exc}", 1)
+
+
+def _give_up_output() -> None:
+    """Discard what could not be written, so that Python does not try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
