@@ -216,11 +216,12 @@ def _write(home: Path, frozen: _Frozen, scratch: Path, file: Path, about: Mappin
                             " backup was written"
                         )
                     copy.execute("PRAGMA journal_mode = DELETE")
-                with (scratch / "database").open("rb") as source:
-                    entries[name] = _add(archive, name, source, (scratch / "database").stat().st_size)
+                with (scratch / "database").open("rb") as copied:
+                    entries[name] = _add(archive, name, copied, (scratch / "database").stat().st_size)
                 (scratch / "database").unlink()
             for name, size in frozen.files.items():
                 with _still_there(name):
+                    source: IO[bytes]
                     if name in frozen.pointers:
                         source = (scratch / "pointer").open("w+b")
                         source.write(frozen.pointers[name])

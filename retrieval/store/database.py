@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
@@ -19,6 +19,7 @@ from whyfeed.retrieval.post import Post, reading_digest
 from whyfeed.retrieval.store.faults import refuse_if_damaged, told
 
 _PATIENCE = 30  # seconds to wait for other processes
+T = TypeVar("T")
 
 migrations = Migrations("whyfeed")
 
@@ -173,7 +174,7 @@ class _Cursor(sqlite3.Cursor):
     def __next__(self) -> Any:
         return self._run(super().__next__)
 
-    def _run(self, work: Callable[..., Any], *given: Any) -> Any:
+    def _run(self, work: Callable[..., T], *given: Any) -> T:
         with self.connection.running:
             try:
                 return work(*given)
