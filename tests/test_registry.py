@@ -27,12 +27,12 @@ from typer.testing import CliRunner
 
 from tests import desk_world
 from tests.conftest import EMBEDDER
-from whyfeed import Agent
 from whyfeed.agent.desk.ranker import ReplyRanker
 from whyfeed.agent.doctor import examine
 from whyfeed.agent.recommend.ranker import HAND_SET, Ranker
 from whyfeed.agent.recommend.snapshot import Snapshots
 from whyfeed.agent.registry import CARD, KEPT, POINTER, Registry
+from whyfeed.agent.settings import Settings
 from whyfeed.retrieval.community.embedder import HashEmbedder
 from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.store.store import Store
@@ -371,15 +371,15 @@ def test_a_desk_notices_what_another_process_made_live(
 
 
 def test_the_doctor_tells_what_is_live(tmp_path: Path) -> None:
-    with Agent.open(tmp_path, embedder=EMBEDDER, no_llm=True) as agent:
-        assert not [check for check in examine(agent) if check.name.startswith("trained")]
-        fitted(5.0).save(tmp_path, {})
-        (check,) = [check for check in examine(agent) if check.name == "trained ranker"]
-        assert (check.ok, check.detail) == (True, "version 1 is live, of 1 trained")
-        (tmp_path / "models" / "ranker" / "1" / "ranker.json").write_text("{}")
-        (check,) = [check for check in examine(agent) if check.name == "trained ranker"]
-        assert not check.ok
-        assert "version 1 is damaged" in check.detail
+    settings = Settings(home=tmp_path, embedder=EMBEDDER, no_llm=True)
+    assert not [check for check in examine(settings) if check.name.startswith("trained")]
+    fitted(5.0).save(tmp_path, {})
+    (check,) = [check for check in examine(settings) if check.name == "trained ranker"]
+    assert (check.ok, check.detail) == (True, "version 1 is live, of 1 trained")
+    (tmp_path / "models" / "ranker" / "1" / "ranker.json").write_text("{}")
+    (check,) = [check for check in examine(settings) if check.name == "trained ranker"]
+    assert not check.ok
+    assert "version 1 is damaged" in check.detail
 
 
 # ---- the commands

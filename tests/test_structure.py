@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "retrieval.errors", "retrieval.words", "retrieval.language", "retrieval.clock", "retrieval.arrays",
         "retrieval.files", "retrieval.formula", "retrieval.post", "retrieval.user", "retrieval.event",
-        "retrieval.progress",
+        "retrieval.progress", "retrieval.printable", "retrieval.lines",
     ),
     ("retrieval.privacy",),
     ("retrieval.store",),

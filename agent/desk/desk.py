@@ -39,6 +39,7 @@ from whyfeed.retrieval.progress import Progress
 MOST = 10  # suggestions at once
 SURE = 0.6  # of the best reply; a draft is worth its seconds below it, or where there are facts to write from
 _LEARNT_FROM = 3_000  # latest conversations from which the filling of placeholders is learnt
+READ = 50_000  # characters of a conversation that one request reads, the newest turns first
 Ask = str | DeskConversation | Mapping[str, Any]
 
 
@@ -132,10 +133,12 @@ class Desk:
         """Mask what is given, and look up like cases and articles."""
         trace = Trace()
         with trace.stage("mask") as record:
-            conversation, vault = self._masked(ask, vault)
+            conversation, vault, left_out = self._masked(ask, vault)
             draft, wanted = vault.mask_known(clean_text(draft, 2000)), vault.mask_known(clean_text(wanted, 300))
             wish = wishes.Wish.parse(wanted)
-            record.note = f"{len(vault.values())} personal values masked"
+            record.note = f"{len(vault)} personal values masked"
+            if left_out:
+                record.note += f"; {left_out} older turns left out, as only the newest {READ:,} characters are read"
         self.build()
         language = wish.language or language_of(conversation)
         now = situation(conversation.turns, " ".join(part for part in (draft, wish.offer) if part))
@@ -268,12 +271,15 @@ class Desk:
 
     # ---- inside ----
 
-    def _masked(self, ask: Ask, vault: Vault | None) -> tuple[DeskConversation, Vault]:
+    def _masked(self, ask: Ask, vault: Vault | None) -> tuple[DeskConversation, Vault, int]:
+        """The newest turns with personal data masked, the vault, and the number of older turns that are not read."""
         if isinstance(ask, str):
-            return self.store.conversation(ask), Vault(self.store.chips(ask))
-        conversation = ask if isinstance(ask, DeskConversation) else DeskConversation.from_row({"id": "given", **ask})
+            conversation, left_out = _newest(self.store.conversation(ask))
+            return conversation, Vault(self.store.chips(ask)), left_out
+        given = ask if isinstance(ask, DeskConversation) else DeskConversation.from_row({"id": "given", **ask})
+        conversation, left_out = _newest(given)
         vault = Vault() if vault is None else vault
-        return masked(conversation, vault), vault
+        return masked(conversation, vault), vault, left_out
 
     def _perform(self, id: str, name: str, arguments: Mapping[str, Any]) -> str:
         """Note an approved action in the ledger. whyfeed moves no money: the shop's own system reads it there."""
@@ -306,6 +312,24 @@ class Desk:
 
 def _desk(id: str) -> str:
     return f"desk:{id}"
+
+
+def _newest(conversation: DeskConversation) -> tuple[DeskConversation, int]:
+    """The newest turns of at most `READ` characters together, at least one, and how many older ones are left out.
+
+    Attributes are left out as well, because no suggestion reads them.
+    """
+    kept, room = list[DeskTurn](), READ
+    for turn in reversed(conversation.turns):
+        given = [json.dumps(value, ensure_ascii=False) for value in (turn.item, turn.query) if value]
+        room -= len(turn.text) + len(turn.draft) + sum(map(len, given))
+        if room < 0:
+            if not kept:
+                kept.append(replace(turn, item=None, query=None))  # a text alone is never that long
+            break
+        kept.append(turn)
+    left_out = len(conversation.turns) - len(kept)
+    return replace(conversation, turns=tuple(reversed(kept)), attributes={}), left_out
 
 
 def _handover(turns: Sequence[DeskTurn], language: str, fits: bool, proposals: Sequence[Proposal]) -> Handover | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from whyfeed.retrieval.arrays import Vectors, unit
-from whyfeed.retrieval.errors import ModelError
+from whyfeed.retrieval.errors import ModelError, one_line
+
+_HUB_SECONDS = 5.0  # to wait for the hub's answer whether it has a model
 
 
 class Embedder(Protocol):
@@ -82,12 +85,15 @@ class SentenceTransformerEmbedder:
     """Any sentence-transformers model by name or folder; ModelError without the extra `train` or when loading fails."""
 
     def __init__(self, name: str) -> None:
+        if importlib.util.find_spec("sentence_transformers") is None:
+            raise ModelError(f"embedder {name!r} needs sentence-transformers: pip install 'whyfeed[train]'")
+        here = Path(name).is_dir() or _is_cached(name)
+        if not here:
+            _ask_hub(name)
         try:
             from sentence_transformers import SentenceTransformer
-        except ModuleNotFoundError:
-            raise ModelError(f"embedder {name!r} needs sentence-transformers: pip install 'whyfeed[train]'") from None
-        try:
-            self._model = SentenceTransformer(name)
+
+            self._model = SentenceTransformer(name, local_files_only=here)
         except Exception as exc:  # the hub, the disk and the model's own code raise errors of many classes
             raise ModelError(f"cannot load the embedder {name!r}: {exc}") from exc
         # Stored vectors are found by this name, so it must change when a folder's weights change.
@@ -101,6 +107,39 @@ class SentenceTransformerEmbedder:
         vectors = unit(self._model.encode(list(texts), show_progress_bar=False))
         vectors[[not text.strip() for text in texts]] = 0
         return vectors
+
+
+def _repositories(name: str) -> tuple[str, ...]:
+    """The names that a model may have on the hub."""
+    return (name,) if "/" in name else (f"sentence-transformers/{name}", name)
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return any(isinstance(try_to_load_from_cache(each, "modules.json"), str) for each in _repositories(name))
+    except ValueError:  # not a name that the hub could have
+        return False
+
+
+def _ask_hub(name: str) -> None:
+    """ModelError when the hub has no such model or does not answer: loading would ask it again for over a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    for each in _repositories(name):
+        try:
+            HfApi().model_info(each, timeout=_HUB_SECONDS)
+            return
+        except (RepositoryNotFoundError, ValueError):
+            continue
+        except Exception as exc:  # of the HTTP library that the hub's client happens to use
+            raise ModelError(
+                f"embedder {name!r} is no folder here, and the hub cannot be asked for it ({one_line(exc, 100)});"
+                f" check the name, or use {UseEmbedder.name}"
+            ) from exc
+    raise ModelError(f"there is no embedder {name!r}, as a folder or on the hub; check it, or use {UseEmbedder.name}")
 
 
 def _digest(folder: Path) -> str:

@@ -395,10 +395,10 @@ def masked(conversation: DeskConversation, vault: Vault) -> DeskConversation:
         elif turn.role == "agent" and turn.text:
             asked = turn.text
         turns.append(turn)
-        known.append(len(vault.values()) if turn.role == "customer" else -1)
+        known.append(len(vault) if turn.role == "customer" else -1)
     for place, turn in enumerate(turns):
         # A customer's turn that was masked when all values were known is not masked again, which would be slow.
-        if known[place] != len(vault.values()) or turn.draft or turn.item or turn.query:
+        if known[place] != len(vault) or turn.draft or turn.item or turn.query:
             turns[place] = _mask_known(turn, vault)
     return replace(conversation, turns=tuple(turns), attributes=masked_value(conversation.attributes, vault))
 
@@ -416,7 +416,7 @@ def masked_value(value: Any, vault: Vault) -> Any:
         return {key: masked_value(inner, vault) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [masked_value(inner, vault) for inner in value]
-    known = isinstance(value, int | float) and not isinstance(value, bool) and str(value) in vault.values().values()
+    known = isinstance(value, int | float) and not isinstance(value, bool) and str(value) in vault
     return vault.mask_known(str(value)) if known else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from whyfeed.retrieval.privacy.addresses import CAPITALISED
 from whyfeed.retrieval.privacy.numbers import USER_NAME
@@ -216,10 +217,25 @@ def given_names(plain: str) -> Iterator[Span]:
 
 def known_names(plain: str, names: Iterable[str]) -> Iterator[Span]:
     """Occurrences of known names: the whole name in upper or lower case, and its capitalised parts."""
-    for name in names:
-        name = fold(name)[0].strip()
-        parts = [part for part in name.split() if len(part) > 2 and part[0].isupper()]
-        for wanted in dict.fromkeys((name, *parts)):
-            if len(wanted) > 1 and not (wanted.islower() and wanted in ORDINARY):
-                flags = 0 if wanted.lower() in ORDINARY or wanted != name else re.I
-                yield from spans([Rule("name", re.compile(whole(wanted), flags))], plain)
+    folded = plain.casefold()
+    for wanted, needle, flags in dict.fromkeys(form for name in names for form in _forms(name)):
+        # Looked for first, because a pattern costs much more, and most names of a long conversation are not here.
+        if needle in folded:
+            yield from spans([Rule("name", re.compile(whole(wanted), flags))], plain)
+
+
+def name_starts(name: str) -> set[str]:
+    """The first two characters, without case, of each form in which `known_names` finds a name."""
+    return {needle[:2] for _, needle, _ in _forms(name)}
+
+
+@lru_cache(maxsize=10_000)
+def _forms(name: str) -> tuple[tuple[str, str, int], ...]:
+    """(text, the same without case, flags of its pattern) of each form in which a name is recognised."""
+    name = fold(name)[0].strip()
+    parts = [part for part in name.split() if len(part) > 2 and part[0].isupper()]
+    return tuple(
+        (wanted, wanted.casefold(), 0 if wanted.lower() in ORDINARY or wanted != name else re.I)
+        for wanted in dict.fromkeys((name, *parts))
+        if len(wanted) > 1 and not (wanted.islower() and wanted in ORDINARY)
+    )

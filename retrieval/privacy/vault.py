@@ -9,12 +9,13 @@ them ("my PIN is …", "订单号…") or by the operator's question just before
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from whyfeed.retrieval.privacy.addresses import ADDRESSES, addresses_zh
 from whyfeed.retrieval.privacy.answers import answers
-from whyfeed.retrieval.privacy.names import CHINESE, ORDINARY, given_names, introduced, known_names
+from whyfeed.retrieval.privacy.names import CHINESE, ORDINARY, given_names, introduced, known_names, name_starts
 from whyfeed.retrieval.privacy.numbers import CAPITALS, LONG_NUMBER, NUMBERS, SURE
 from whyfeed.retrieval.privacy.rules import CHIP, KINDS, Span, fold, spans, whole
 
@@ -106,13 +107,32 @@ class Vault:
         for chip, value in self._values.items():
             if not CHIP.fullmatch(chip) or not value:
                 raise ValueError(f"{chip!r} is no chip like '[email 1]' with a value; give what Vault.values() gave")
+        # The same by value (the first chip of each), and the largest number of each kind: looked up for every find.
+        self._by_value = {value: chip for chip, value in reversed(self._values.items())}
+        self._largest = Counter[str]()
+        # Values, and names, by their first two characters: what a text cannot hold is not looked for in it, so that a
+        # conversation of many values takes linear time.
+        self._by_start: dict[str, list[str]] = {}
+        self._names_by_start: dict[str, list[str]] = {}
+        for chip, value in self._values.items():
+            kind, number = chip[1:-1].split(" ")
+            self._largest[kind] = max(self._largest[kind], int(number))
+            self._index(kind, value)
+
+    def __len__(self) -> int:
+        """The number of values."""
+        return len(self._values)
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a text is one of the values."""
+        return value in self._by_value
 
     def mask(self, text: str, asked: str = "") -> str:
         """A customer's text with chips for their data; `asked` as in `find`.
 
         Brackets that look like a chip but are not one of this vault become round brackets.
         """
-        return self._mask(text, lambda rest: find(rest, asked=asked, names=self._names()))
+        return self._mask(text, lambda rest: find(rest, asked=asked, names=self._names(rest)))
 
     def mask_known(self, text: str) -> str:
         """An operator's text with chips for values of this vault, and for e-mail addresses, cards and identity numbers.
@@ -133,8 +153,15 @@ class Vault:
         """Chip to kind, in order of appearance."""
         return {chip: chip[1:].partition(" ")[0] for chip in self._values}
 
-    def _names(self) -> list[str]:
-        return [value for chip, value in self._values.items() if chip.startswith("[name ")]
+    def _index(self, kind: str, value: str) -> None:
+        self._by_start.setdefault(value[:2], []).append(value)
+        for start in name_starts(value) if kind == "name" else ():
+            self._names_by_start.setdefault(start, []).append(value)
+
+    def _names(self, text: str) -> list[str]:
+        """Names of this vault that may be in a text, all that are among them."""
+        plain = fold(text)[0].casefold()
+        return sorted(_starting_in(plain, self._names_by_start))
 
     def _mask(self, text: str, finder: Callable[[str], list[Found]]) -> str:
         text = CHIP.sub(lambda chip: chip[0] if chip[0] in self._values else f"({chip[0][1:-1]})", text)
@@ -149,23 +176,32 @@ class Vault:
         return text
 
     def _chip(self, kind: str, value: str) -> str:
-        for chip, known in self._values.items():
-            if known == value:
-                return chip
-        numbers = [int(chip[len(kind) + 2 : -1]) for chip in self._values if chip.startswith(f"[{kind} ")]
-        chip = f"[{kind} {max(numbers, default=0) + 1}]"
-        self._values[chip] = value
+        if (known := self._by_value.get(value)) is not None:
+            return known
+        self._largest[kind] += 1
+        chip = f"[{kind} {self._largest[kind]}]"
+        self._values[chip], self._by_value[value] = value, chip
+        self._index(kind, value)
         return chip
 
     def _replace_known(self, text: str) -> str:
+        # Only values that are in the text go into the pattern: a pattern of all of them would take quadratic time.
         # Short numbers ("16") and ordinary words ("will") mostly mean something else: not replaced everywhere.
         telling = {
-            value: chip
-            for chip, value in self._values.items()
-            if (len(value) > 2 or (len(value) == 2 and value.isalpha())) and value not in ORDINARY
+            value: self._by_value[value]
+            for value in sorted(_starting_in(text, self._by_start))
+            if value in text and (len(value) > 2 or (len(value) == 2 and value.isalpha())) and value not in ORDINARY
         }
-        wanted = "|".join(whole(value) for value in sorted(telling, key=len, reverse=True)) or r"\b\B"
+        if not telling:
+            return text
+        wanted = "|".join(whole(value) for value in sorted(telling, key=len, reverse=True))
         return re.sub(rf"{CHIP.pattern}|({wanted})", lambda hit: telling[hit[3]] if hit[3] else hit[0], text)
+
+
+def _starting_in(text: str, by_start: Mapping[str, list[str]]) -> set[str]:
+    """The values whose first two characters stand side by side in a text."""
+    pairs = {text[at : at + 2] for at in range(len(text))}
+    return {value for start in pairs & by_start.keys() for value in by_start[start]}
 
 
 def mask(text: str, asked: str = "") -> str:

@@ -7,10 +7,10 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
@@ -18,8 +18,10 @@ from sqlite_utils import Migrations
 from whyfeed.retrieval.errors import HomeError
 from whyfeed.retrieval.files import make_private_file
 from whyfeed.retrieval.post import Post, reading_digest
+from whyfeed.retrieval.store.faults import refuse_if_damaged, told
 
 _PATIENCE = 30  # seconds to wait for other processes
+T = TypeVar("T")
 
 migrations = Migrations("whyfeed")
 
@@ -149,35 +151,39 @@ def m006_what_is_read(db: SqliteDatabase) -> None:
 
 
 class _Cursor(sqlite3.Cursor):
+    """Waits for the running statement, and turns errors about disk and file into a HomeError (see `faults`)."""
+
     connection: _Connection
 
     def execute(self, *given: Any) -> Self:
-        with self.connection.running:
-            return super().execute(*given)
+        return self._run(super().execute, *given)
 
     def executemany(self, *given: Any) -> Self:
-        with self.connection.running:
-            return super().executemany(*given)
+        return self._run(super().executemany, *given)
 
     def executescript(self, *given: Any) -> sqlite3.Cursor:
-        with self.connection.running:
-            return super().executescript(*given)
+        return self._run(super().executescript, *given)
 
     def fetchone(self) -> Any:
-        with self.connection.running:
-            return super().fetchone()
+        return self._run(super().fetchone)
 
     def fetchmany(self, *given: Any) -> list[Any]:
-        with self.connection.running:
-            return super().fetchmany(*given)
+        return self._run(super().fetchmany, *given)
 
     def fetchall(self) -> list[Any]:
-        with self.connection.running:
-            return super().fetchall()
+        return self._run(super().fetchall)
 
     def __next__(self) -> Any:
+        return self._run(super().__next__)
+
+    def _run(self, work: Callable[..., T], *given: Any) -> T:
         with self.connection.running:
-            return super().__next__()
+            try:
+                return work(*given)
+            except sqlite3.DatabaseError as exc:
+                if (error := told(exc, self.connection.path)) is exc:
+                    raise
+                raise error from exc
 
 
 class _Connection(sqlite3.Connection):
@@ -188,6 +194,7 @@ class _Connection(sqlite3.Connection):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
+        self.path = Path(given[0])
         self.running = threading.RLock()
 
     def cursor(self, *_: Any) -> _Cursor:  # type: ignore[override]
@@ -277,6 +284,7 @@ class Database:
                 with db.atomic():
                     yield db
                 return
+            refuse_if_damaged(self.path)
             # Threads of this process queue at a Python lock, which wakes them in turn. SQLite's own lock, needed for
             # other processes, is polled with pauses of up to a tenth of a second.
             with self._writing:
@@ -295,18 +303,13 @@ class Database:
         try:
             yield
         except sqlite3.DatabaseError as exc:
-            text = str(exc)
-            if "full" in text:
-                advice = "the disk is full; nothing of this step was kept: free some space and try again"
-            elif "locked" in text:
-                advice = "another process has been writing for 30 s; try again when it is done"
-            elif "not a database" in text or "malformed" in text:
-                advice = "the file is damaged; move it away, or restore it from a copy"
-            elif "readonly" in text or "unable to open" in text:
-                advice = "it cannot be written; check the folder and its permissions"
-            else:
+            if "locked" in str(exc):
+                raise HomeError(
+                    f"{self.path}: {exc}: another process has been writing for 30 s; try again when it is done"
+                ) from exc
+            if (error := told(exc, self.path)) is exc:
                 raise
-            raise HomeError(f"{self.path}: {text}: {advice}") from exc
+            raise error from exc
 
     def close(self) -> None:
         """Close the connections of all threads, each after its running statement."""

@@ -6,16 +6,14 @@ rows are imported in one transaction, so an import happens completely or not at 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
-import gzip
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import threading
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +24,9 @@ from whyfeed.retrieval.desk.store import DeskStore
 from whyfeed.retrieval.desk.types import DeskConversation, SavedReply
 from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.event import STEERING, Event
+from whyfeed.retrieval.lines import LONGEST_LINE, UnreadableFile, parse_json, read_lines
 from whyfeed.retrieval.post import Post, row_id
+from whyfeed.retrieval.printable import json_line
 from whyfeed.retrieval.store.conversations import Conversations
 from whyfeed.retrieval.store.store import Store
 from whyfeed.retrieval.user import User
@@ -34,9 +34,9 @@ from whyfeed.retrieval.user import User
 FILES = ("posts", "users", "interactions", "follows", "links", "conversations", "replies")
 Row = dict[str, Any]
 T = TypeVar("T")
-_DEEPEST = 50  # nesting of JSON values; many other programs could not read a deeper one
 _LONGEST_REJECT = 10_000  # characters of a bad row that are copied to the rejects file
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
+MOST_REJECTS = 1_000  # rows of one file that are listed there; the rest is only counted
+LARGEST_REJECTS = 10_000_000  # characters of a rejects file
 
 
 @dataclass(slots=True)
@@ -76,28 +76,28 @@ def find_file(folder: Path, name: str) -> Path | None:
 def read_rows(path: Path) -> Iterator[tuple[int, Row | None, str]]:
     """Yield (line number, row, "") or (line number, None, cause) for every line that is not empty.
 
-    DataError when the file cannot be read.
+    DataError when the file cannot be read or unpacks to too much, see `retrieval.lines`.
     """
-    number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    row = _writable(json.loads(text, parse_constant=_refuse))
-                except (ValueError, RecursionError) as exc:
-                    yield number, None, f"not JSON in UTF-8: {exc}"
-                    continue
-                if isinstance(row, dict):
-                    yield number, row, ""
-                else:
-                    yield number, None, "not a JSON object"
-    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-        yield number + 1, None, f"the file ends in the middle or is damaged: {exc}"
-    except OSError as exc:
-        raise DataError(f"cannot read {str(path)!r}: {exc.strerror or exc}") from exc
+        for number, line in enumerate(read_lines(path), 1):
+            if line is None:
+                yield number, None, f"longer than {LONGEST_LINE:,} bytes"
+                continue
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line)
+            except ValueError as exc:
+                yield number, None, f"not JSON in UTF-8: {exc}"
+                continue
+            if isinstance(row, dict):
+                yield number, row, ""
+            else:
+                yield number, None, "not a JSON object"
+    except UnreadableFile as exc:
+        yield exc.line, None, exc.cause
 
 
 def import_folder(store: Store, folder: Path, progress: Callable[[str, int], None] | None = None) -> ImportReport:
@@ -205,27 +205,41 @@ def export_user(store: Store, user: str, out: Path) -> Path:
 
 
 class _Rejects:
-    """Writes the rejects file, which gets its final name only when it is complete and not empty."""
+    """Writes the rejects file, which gets its final name only when it is complete and not empty.
+
+    It lists at most `MOST_REJECTS` rows of a file and stays below `LARGEST_REJECTS`; its last lines count the rest.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
         self._name = name
         self._file: Any = None
         self._beside = folder / f".{name}-{os.getpid()}-{threading.get_ident()}.jsonl"
+        self._listed: Counter[str] = Counter()
+        self._unlisted: Counter[str] = Counter()
+        self._room = LARGEST_REJECTS
 
     def add(self, file: str, line: int, cause: str, row: Row | None) -> None:
         if self._file is None:
             self._folder.mkdir(exist_ok=True)
             self._file = self._beside.open("w", encoding="utf-8")
+        if self._listed[file] >= MOST_REJECTS or self._room <= 0:
+            self._unlisted[file] += 1
+            return
         repeated: Row | str | None = row
         if row is not None and len(text := json.dumps(row, ensure_ascii=False)) > _LONGEST_REJECT:
             repeated = text[:_LONGEST_REJECT] + "…"
-        document = {"file": file, "line": line, "cause": cause[:1000], "row": repeated}
-        self._file.write(json.dumps(document, ensure_ascii=False) + "\n")
+        written = json_line({"file": file, "line": line, "cause": cause[:1000], "row": repeated}) + "\n"
+        self._listed[file] += 1
+        self._room -= len(written)
+        self._file.write(written)
 
     def finish(self) -> Path | None:
         if self._file is None:
             return None
+        for file, count in self._unlisted.items():
+            cause = f"{count} more rows were left out, and are not listed"
+            self._file.write(json_line({"file": file, "line": None, "cause": cause, "row": None}) + "\n")
         self._file.close()
         for number in range(1, 10_000):
             target = self._folder / f"{self._name}-{number}.jsonl"
@@ -294,25 +308,3 @@ def _follow(row: Row) -> tuple[str, str, float]:
 
 def _link(row: Row) -> tuple[str, str, str]:
     return row_id(row, "head"), row_id(row, "relation"), row_id(row, "tail")
-
-
-def _writable(value: Any, depth: int = 0) -> Any:
-    """The JSON value with lone surrogates, which UTF-8 cannot encode, replaced by spaces.
-
-    ValueError for infinite numbers and for values that are nested too deeply.
-    """
-    if isinstance(value, str):
-        return value if value.isascii() else _SURROGATES.sub(" ", value)
-    if isinstance(value, float) and value - value != 0:
-        raise ValueError("a number is too large")
-    if depth > _DEEPEST and isinstance(value, dict | list):
-        raise ValueError(f"nested more than {_DEEPEST} deep")
-    if isinstance(value, dict):
-        return {_writable(key): _writable(inner, depth + 1) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_writable(inner, depth + 1) for inner in value]
-    return value
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whyfeed.ui.cli.terminal import Home, Json, NoLlm, open_agent, print_json
+from whyfeed.retrieval.lines import read_lines
+from whyfeed.ui.cli.terminal import Home, Json, NoLlm, open_agent, print_json, tell
 from whyfeed.ui.http.tuning import tune_for_many
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ def batch(
                 restart=restart, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
-            typer.echo("whyfeed: stopped; run the same command again to go on", err=True)
+            tell("whyfeed: stopped; run the same command again to go on", err=True)
             raise typer.Exit(1) from None
         state = agent.models.describe("writer")
     if not no_llm and state != "ready":
-        typer.echo(f"the writer is {state}, so posts are quoted; `whyfeed models pull` fetches it", err=True)
+        tell("the writer is {}, so posts are quoted; `whyfeed models pull` fetches it", state, err=True)
     print_json(report.to_json()) if as_json else _show(report)
 
 
@@ -68,25 +69,23 @@ def _ids(file: Path) -> list[str]:
     from whyfeed.retrieval.errors import DataError
 
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = [(line or b"").decode("utf-8-sig").strip() for line in read_lines(file)]
     except UnicodeDecodeError as exc:
         raise DataError(f"{str(file)!r} is not UTF-8 text; give a file with a user id a line") from exc
-    return [line.strip() for line in lines if line.strip()]
+    return [line for line in lines if line]
 
 
 def _show(report: BatchReport) -> None:
-    typer.echo(
-        f"{report.done} readers with {report.posts} posts in {report.out}"
-        + (f" ({report.resumed} of them from before)" if report.resumed else "")
-    )
+    before = f" ({report.resumed} of them from before)" if report.resumed else ""
+    tell("{} readers with {} posts in {}{}", report.done, report.posts, report.out, before)
     for why, ids in report.skipped.items():
-        typer.echo(f"left out, {why}: {len(ids)} ({', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})")
+        tell("left out, {}: {} ({}{})", why, len(ids), ", ".join(ids[:3]), " …" if len(ids) > 3 else "")
     if report.short:
-        typer.echo(f"fewer posts than asked for: {report.short} readers, nothing else may be shown to them")
+        tell("fewer posts than asked for: {} readers, nothing else may be shown to them", report.short)
     sources = ", ".join(f"{source} {count}" for source, count in sorted(report.reasons.items()))
-    typer.echo(f"reasons: {sources or 'none'}")
-    typer.echo(", ".join(f"{name} {count} tokens" for name, count in report.tokens.items()) or "no tokens")
-    typer.echo("seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items()))
+    tell("reasons: {}", sources or "none")
+    tell("{}", ", ".join(f"{name} {count} tokens" for name, count in report.tokens.items()) or "no tokens")
+    tell("seconds: {}", ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items()))
 
 
 @contextmanager
@@ -98,7 +97,7 @@ def _bar() -> Iterator[Progress]:
     console = Console(stderr=True)
     start, first, said = time.monotonic(), -1, 0
     with bars.Progress(
-        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.description}", markup=False), bars.BarColumn(), bars.MofNCompleteColumn(),
         bars.TextColumn("{task.fields[rate]}"), bars.TimeRemainingColumn(), console=console, transient=True,
         disable=not console.is_terminal,
     ) as shown:  # fmt: skip
@@ -114,6 +113,6 @@ def _bar() -> Iterator[Progress]:
             if not console.is_terminal and (tenth := 10 * done // total) > said:
                 said = tenth
                 left = (total - done) * seconds / max(done - first, 1)
-                typer.echo(f"{what}: {10 * tenth} %, {rate:.0f} a minute, {left:.0f} s left", err=True)
+                tell("{}: {} %, {:.0f} a minute, {:.0f} s left", what, 10 * tenth, rate, left, err=True)
 
         yield progress

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whyfeed.retrieval.errors import DataError, WhyfeedError
-from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json
+from whyfeed.retrieval.errors import WhyfeedError
+from whyfeed.retrieval.lines import LONGEST_LINE, lines_of, parse_json, read_lines
+from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json, tell, tell_text
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
     from whyfeed.agent.desk.suggestion import Suggestions
 
-LONGEST = 5_000_000  # characters of one conversation
 _EMPTY: Mapping[str, Any] = {"suggestions": [], "handover": None, "posts": []}
 
 
@@ -57,9 +57,9 @@ def _answer_lines(
         vault = Vault()
         try:
             *_, found = agent.desk.suggest(_conversation(text, number), k, draft=draft, wanted=wish, vault=vault)
-        except (WhyfeedError, ValueError, TypeError) as exc:
+        except (WhyfeedError, ValueError, TypeError, OverflowError) as exc:
             failed += 1
-            typer.echo(f"whyfeed: conversation {number}: {exc}", err=True)
+            tell("whyfeed: conversation {}: {}", number, exc, err=True)
             if as_json:
                 print_json({**_EMPTY, "error": f"conversation {number}: {exc}"})
             continue
@@ -70,33 +70,36 @@ def _answer_lines(
     return failed
 
 
-def _documents(file: Path | None) -> Iterator[str]:
-    """The lines that are not empty; a single JSON document over several lines counts as one."""
-    if file is None:
-        lines = sys.stdin.buffer
-        yield from _whole(iter(lambda: lines.readline(LONGEST), b""))
-        return
-    try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as opened:
-            yield from _whole(iter(lambda: opened.readline(LONGEST), b""))
-    except (OSError, EOFError) as exc:
-        raise DataError(f"cannot read {str(file)!r}: {getattr(exc, 'strerror', None) or exc}") from exc
-
-
-def _whole(lines: Iterator[bytes]) -> Iterator[str]:
+def _documents(file: Path | None) -> Iterator[str | None]:
+    """The lines that are not empty, None for one that is too long; a JSON document over several lines counts as one."""
+    lines = lines_of(sys.stdin.buffer) if file is None else read_lines(file)
     first = True
     for line in lines:
-        text = line.decode("utf-8-sig", errors="replace").strip()
-        if (first and text in ("{", "[")) or (first and text.startswith(("{", "[")) and not _is_json(text)):
-            rest = text + "\n" + b"".join(lines).decode("utf-8", errors="replace")
-            if _is_json(rest):
-                yield rest
-                return
-            yield from (each for each in map(str.strip, rest.split("\n")) if each)
+        text = None if line is None else line.decode("utf-8-sig", errors="replace").strip()
+        if first and text is not None and text.startswith(("{", "[")) and not _is_json(text):
+            yield from _whole(text, lines)
             return
-        if text:
+        if text != "":
             first = False
             yield text
+
+
+def _whole(text: str, lines: Iterator[bytes | None]) -> Iterator[str | None]:
+    """The text and the lines after it, as one document if that is JSON, else line by line."""
+    kept: list[str | None] = [text]
+    size = len(text)
+    for line in lines:
+        kept.append(None if line is None else line.decode("utf-8", errors="replace"))
+        size += LONGEST_LINE if line is None else len(line)
+        if size > LONGEST_LINE:
+            break
+    else:
+        if _is_json(document := "\n".join(each.rstrip("\r\n") for each in kept if each is not None)):
+            yield document
+            return
+    rest = (None if line is None else line.decode("utf-8", errors="replace") for line in lines)
+    stripped = (each if each is None else each.strip() for each in chain(kept, rest))
+    yield from (each for each in stripped if each != "")
 
 
 def _is_json(text: str) -> bool:
@@ -107,13 +110,15 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _conversation(text: str, number: int) -> Mapping[str, Any]:
+def _conversation(text: str | None, number: int) -> Mapping[str, Any]:
     """A conversation from a row of conversations.jsonl, a test row, a list of turns, or a customer's message."""
+    if text is None:
+        raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
     if not text.startswith(("{", "[")):
         return {"id": f"line {number}", "turns": [{"role": "customer", "text": text}]}
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as exc:
+        document = parse_json(text)
+    except ValueError as exc:
         raise ValueError(f"not JSON: {exc}") from exc
     if isinstance(document, dict) and "turns" not in document and "conversation" in document:
         document = document["conversation"]
@@ -136,12 +141,14 @@ def _with_values(document: Any, vault: Any) -> Any:
 
 def _show(found: Suggestions, vault: Any) -> None:
     for place, each in enumerate(found.suggestions, 1):
-        typer.echo(f"\n{place}. {vault.unmask(each.text)}")
+        tell("")
+        tell_text(vault.unmask(each.text), f"{place}. ")
         cited = ", ".join(f"{citation.type} {citation.id}" for citation in each.citations)
-        typer.echo(f"   {each.source}{': ' + cited if cited else ''}")
+        tell("   {}{}", each.source, ": " + cited if cited else "")
         if each.missing:
-            typer.echo(f"   missing: {', '.join(each.missing)}")
+            tell("   missing: {}", ", ".join(each.missing))
     if found.handover is not None:
-        typer.echo(f"\nhand over: {found.handover.reason}\n{vault.unmask(found.handover.summary)}")
+        tell("\nhand over: {}", found.handover.reason)
+        tell_text(vault.unmask(found.handover.summary))
     for item in found.posts:
-        typer.echo(f"\nto send along: {item.post.label}  [{item.post.id}]")
+        tell("\nto send along: {}  [{}]", item.post.label, item.post.id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whyfeed.ui.cli.terminal import Home, Json, UserArg, bars, imported, open_agent, print_json
+from whyfeed.ui.cli.terminal import Home, Json, UserArg, bars, imported, open_agent, print_json, tell
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
@@ -34,7 +34,7 @@ def demo(home: Home = None, as_json: Json = False) -> None:
             {"posts": state["posts"], "users": state["users"], "ranker": outcome, "imported": report is not None}
         )
     else:
-        typer.echo(f"{state['posts']} posts and {state['users']} readers in {agent.home} ({outcome})")
+        tell("{} posts and {} readers in {} ({})", state["posts"], state["users"], agent.home, outcome)
 
 
 def import_(
@@ -55,9 +55,9 @@ def import_(
         return
     for name, count in report.counts.items():
         if count.read:
-            typer.echo(f"{name}: {count.kept} of {count.read} rows kept")
+            tell("{}: {} of {} rows kept", name, count.kept, count.read)
     if report.rejects:
-        typer.echo(f"left out, with line and cause: {report.rejects}", err=True)
+        tell("left out, with line and cause: {}", report.rejects, err=True)
 
 
 def export(
@@ -72,7 +72,7 @@ def export(
     """
     with open_agent(home, no_llm=True) as agent:
         folder = agent.export(user, out)
-    print_json({"user": user, "folder": str(folder)}) if as_json else typer.echo(str(folder))
+    print_json({"user": user, "folder": str(folder)}) if as_json else tell("{}", str(folder))
 
 
 def users(
@@ -91,7 +91,7 @@ def users(
         print_json([{"id": member.id, "name": member.name, "events": member.events} for member in members])
     else:
         for member in members:
-            typer.echo(f"{member.id}\t{member.events}\t{member.name}")
+            tell("{}\t{}\t{}", member.id, member.events, member.name)
 
 
 def erase(
@@ -110,28 +110,30 @@ def erase(
         if not yes and sys.stdin.isatty():
             agent.user(user)  # an unknown user is reported before the question
             # Not typer.confirm: it writes a space to standard output, which must only hold the result.
-            typer.echo(f"Delete everything about {user}? [y/N] ", nl=False, err=True)
+            tell("Delete everything about {}? [y/N] ", user, end="", err=True)
             if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                typer.echo("nothing was deleted", err=True)
+                tell("nothing was deleted", err=True)
                 raise typer.Exit(1)
         agent.erase(user)
-    print_json({"user": user, "erased": True}) if as_json else typer.echo(f"erased: {user}")
+    print_json({"user": user, "erased": True}) if as_json else tell("erased: {}", user)
 
 
 def doctor(home: Home = None, as_json: Json = False) -> None:
-    """Check the home, the weights, memory and disk, and say what to do about each problem.
+    """Check the databases, indexes, weights and models for damage, and say what to do about each problem.
+
+    Reads every file and compares hashes, so it takes a while. Exits with 1 when anything is wrong.
 
     Example: whyfeed doctor
     """
     from whyfeed.agent.doctor import examine
+    from whyfeed.agent.settings import Settings
 
-    with open_agent(home) as agent:
-        checks = examine(agent)
+    checks = examine(Settings() if home is None else Settings(home=home))
     if as_json:
         print_json([{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks])
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail}")
+            tell("{} {}: {}", "ok  " if check.ok else "FAIL", check.name, check.detail)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from whyfeed.ui.cli.terminal import Home, Json, open_agent, print_json
+from whyfeed.ui.cli.terminal import Home, Json, open_agent, print_json, tell
 
 keys_app = typer.Typer(
     no_args_is_help=True, help="Manage the API keys of network clients.\n\nExample: whyfeed keys list"
@@ -34,7 +34,7 @@ def add(
     from whyfeed.retrieval.store.keys import Keys
 
     with open_agent(home, no_llm=True) as agent:
-        typer.echo(Keys(agent.store).add(name, scope, user or None, per_minute))
+        tell("{}", Keys(agent.store).add(name, scope, user or None, per_minute))
 
 
 @keys_app.command("list")
@@ -60,7 +60,7 @@ def list_(home: Home = None, as_json: Json = False) -> None:
         return
     for key in keys:
         users = "everybody" if key.users is None else ",".join(sorted(key.users))
-        typer.echo(f"{key.name}\t{','.join(sorted(key.scopes))}\t{users}\t{key.per_minute}/min")
+        tell("{}\t{}\t{}\t{}/min", key.name, ",".join(sorted(key.scopes)), users, key.per_minute)
 
 
 @keys_app.command("remove")
@@ -73,4 +73,4 @@ def remove(name: Name, home: Home = None, as_json: Json = False) -> None:
 
     with open_agent(home, no_llm=True) as agent:
         Keys(agent.store).remove(name)
-    print_json({"removed": name}) if as_json else typer.echo(f"removed: {name}")
+    print_json({"removed": name}) if as_json else tell("removed: {}", name)

@@ -7,15 +7,18 @@ failure, 2 wrong usage.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from whyfeed.ui.cli import batch, desk, home, keys, models, reading, serving, training
-from whyfeed.ui.cli.terminal import fail
+from whyfeed.ui.cli import backup, batch, desk, home, keys, models, reading, serving, training
+from whyfeed.ui.cli.terminal import LogFormatter, PrintableErrors, fail, tell
 
 # The panels of --help, in this order.
 _COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
@@ -24,7 +27,7 @@ _COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
     ("Desk", (desk.reply,)),
     ("Serve", (serving.ui, serving.serve, serving.serve_llm, serving.mcp)),
     ("Learn", (training.evaluate,)),
-    ("Operate", (batch.batch, home.doctor)),
+    ("Operate", (batch.batch, backup.backup, backup.restore, home.doctor)),
 )
 _GROUPS = (
     ("Serve", "keys", keys.keys_app),
@@ -32,7 +35,7 @@ _GROUPS = (
     ("Operate", "models", models.models_app),
 )
 
-app = typer.Typer(name="whyfeed", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(name="whyfeed", cls=PrintableErrors, no_args_is_help=True, pretty_exceptions_enable=False)
 for _panel, _commands in _COMMANDS:
     for _command in _commands:
         app.command(_command.__name__.strip("_").replace("_", "-"), rich_help_panel=_panel)(_command)
@@ -44,7 +47,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from whyfeed import __version__
 
-        typer.echo(f"whyfeed {__version__}")
+        tell("whyfeed {}", __version__)
         raise typer.Exit
 
 
@@ -64,14 +67,31 @@ def main() -> None:
     """Run a command; expected errors become one line on standard error."""
     from whyfeed.retrieval.errors import WhyfeedError
 
+    if logging.lastResort is not None:  # prints the warnings of libraries and of whyfeed while no logging is set up
+        logging.lastResort.setFormatter(LogFormatter())
     try:
-        app()
+        try:
+            app()
+        except SystemExit:
+            sys.stdout.flush()  # here, where a full disk can still be told
+            raise
     except WhyfeedError as exc:
         fail(str(exc), 1)
     except ValueError as exc:
         fail(str(exc), 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         sys.exit(1)
+    except sqlite3.Error as exc:
+        fail(f"the home's database: {exc}; `whyfeed doctor` looks what is wrong", 1)
     except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _give_up_output()
+            where = "the output" if exc.filename is None else repr(exc.filename)
+            fail(f"cannot write {where}: {exc.strerror}; free some space and try again", 1)
         fail(f"{exc.filename or 'the machine'}: {exc.strerror or exc}", 1)
+
+
+def _give_up_output() -> None:
+    """Discard what could not be written, so that Python does not try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

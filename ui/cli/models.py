@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whyfeed.ui.cli.terminal import Home, Json, bars, print_json
+from whyfeed.ui.cli.terminal import Home, Json, bars, print_json, tell
 
 if TYPE_CHECKING:
     from whyfeed.agent.registry import Registry
@@ -39,9 +39,8 @@ def models_list(as_json: Json = False) -> None:
         print_json(rows)
         return
     for row in rows:
-        typer.echo(
-            f"{row['role']:9} {row['name']:38} {int(str(row['size'])) / 1e6:8.1f} MB  {row['state']:8} {row['licence']}"
-        )
+        megabytes = int(str(row["size"])) / 1e6
+        tell("{:9} {:38} {:8.1f} MB  {:8} {}", row["role"], row["name"], megabytes, row["state"], row["licence"])
 
 
 @models_app.command("pull")
@@ -64,7 +63,7 @@ def models_pull(
         print_json(paths)
     else:
         for name, path in paths.items():
-            typer.echo(f"{name}: {path}")
+            tell("{}: {}", name, path)
 
 
 @models_app.command("verify")
@@ -90,7 +89,7 @@ def models_verify(as_json: Json = False) -> None:
         print_json(found)
     else:
         for name, state in found.items():
-            typer.echo(f"{name}: {state}")
+            tell("{}: {}", name, state)
     if any(state not in ("ok", "missing") for state in found.values()):
         raise typer.Exit(1)
 
@@ -114,16 +113,16 @@ def models_versions(
 
     for each, records in found.items():
         if trouble := registry.trouble(each):
-            typer.echo(f"{each}: {trouble}", err=True)
+            tell("{}: {}", each, trouble, err=True)
         elif not any(record.live for record in records):
-            typer.echo(f"{each}: what is built in is live")
+            tell("{}: what is built in is live", each)
         for record in records:
             gate = record.card.get("gate")
             why = record.trouble or str(gate.get("why", "") if isinstance(gate, dict) else "")
             state = "damaged" if record.trouble else "live" if record.live else ""
-            typer.echo(f"{each:10} {record.version:4}  {state:8} {str(format_time(record.when))[:16]:16}  {why}")
+            tell("{:10} {:4}  {:8} {:16}  {}", each, record.version, state, str(format_time(record.when))[:16], why)
     if not found:
-        typer.echo("nothing has been trained in this home yet; see whyfeed finetune", err=True)
+        tell("nothing has been trained in this home yet; see whyfeed finetune", err=True)
 
 
 @models_app.command("rollback")
@@ -177,4 +176,4 @@ def _print_live(name: str, version: int | None, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "live": version})
     else:
-        typer.echo(f"{name}: {'what is built in' if version is None else f'version {version}'} is live")
+        tell("{}: {} is live", name, "what is built in" if version is None else f"version {version}")

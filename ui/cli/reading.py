@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whyfeed.ui.cli.terminal import Home, Json, LlmRank, NoLlm, PostArg, UserArg, open_agent, print_json, read_lines
+from whyfeed.ui.cli.terminal import (
+    Home,
+    Json,
+    LlmRank,
+    NoLlm,
+    PostArg,
+    UserArg,
+    open_agent,
+    print_json,
+    read_lines,
+    tell,
+    tell_text,
+)
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
@@ -66,7 +78,7 @@ def chat(
         agent.user(user)
         asked = sys.stdin.isatty()
         if asked:
-            typer.echo("Ask “What should I read?”, or name a topic. Ctrl-D ends.", err=True)
+            tell("Ask “What should I read?”, or name a topic. Ctrl-D ends.", err=True)
         for line in read_lines(asked):
             for event in agent.chat(user, line, conversation, llm_rank=llm_rank):
                 if isinstance(event, Answer):
@@ -103,7 +115,7 @@ def feedback(
     """
     with open_agent(home, no_llm=True) as agent:
         event = agent.feedback(user, post, kind)
-    print_json({"id": event.id, **event.to_row()}) if as_json else typer.echo(event.id)
+    print_json({"id": event.id, **event.to_row()}) if as_json else tell("{}", event.id)
 
 
 def forget(
@@ -118,7 +130,7 @@ def forget(
     """
     with open_agent(home, no_llm=True) as agent:
         agent.forget(user, event)
-    print_json({"user": user, "forgotten": event}) if as_json else typer.echo(f"forgotten: {event}")
+    print_json({"user": user, "forgotten": event}) if as_json else tell("forgotten: {}", event)
 
 
 def _explain(home: Path | None, as_json: bool, ask: Callable[[Agent], Explanation]) -> None:
@@ -128,23 +140,23 @@ def _explain(home: Path | None, as_json: bool, ask: Callable[[Agent], Explanatio
         print_json(explanation.to_json())
         return
     if explanation.reason is not None:
-        typer.echo(explanation.reason.text)
-    typer.echo(explanation.text)
-    typer.echo(explanation.would_change)
+        tell_text(explanation.reason.text)
+    tell_text(explanation.text)
+    tell_text(explanation.would_change)
 
 
 def _report_missing_writer(agent: Agent) -> None:
     """Say why reasons hold quotes instead of written clauses, unless --no-llm asked for that."""
     state = agent.models.describe("writer")
     if state not in ("ready", "off"):
-        typer.echo(f"the writer is {state}, so posts are quoted; `whyfeed models pull` fetches it", err=True)
+        tell("the writer is {}, so posts are quoted; `whyfeed models pull` fetches it", state, err=True)
 
 
 def _print_answer(answer: Answer, agent: Agent) -> None:
     from whyfeed.retrieval.clock import format_time
 
     if answer.text:
-        typer.echo(answer.text)
+        tell_text(answer.text)
     names = agent.names([item.post.author for item in answer.items if item.post.author])
     for item in answer.items:
         written = format_time(item.post.created_at)
@@ -153,10 +165,10 @@ def _print_answer(answer: Answer, agent: Agent) -> None:
             names.get(item.post.author, ""),
             written[:10] if isinstance(written, str) else "",
         ]
-        typer.echo(f"\n{item.rank}. {item.post.label}")
-        typer.echo(f"   {' · '.join(part for part in detail if part)}  [{item.post.id}]")
-        typer.echo(f"   {item.reason.text}")
+        tell("\n{}. {}", item.rank, item.post.label)
+        tell("   {}  [{}]", " · ".join(part for part in detail if part), item.post.id)
+        tell("   {}", item.reason.text)
         if item.post.url:
-            typer.echo(f"   {item.post.url}")
+            tell("   {}", item.post.url)
     if not answer.items and not answer.text:
-        typer.echo("nothing to show: everything has been seen, or the home is empty (whyfeed demo fills it)", err=True)
+        tell("nothing to show: everything has been seen, or the home is empty (whyfeed demo fills it)", err=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whyfeed.ui.cli.terminal import Home, NoLlm, bars, open_agent, tell_first_key
+from whyfeed.ui.cli.terminal import Home, NoLlm, bars, open_agent, tell, tell_first_key
 from whyfeed.ui.http.tuning import tune_for_many
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def ui(
         learning = threading.Thread(target=_fit_when_due, args=(agent, stopping), name="whyfeed-learning", daemon=True)
 
         def ready(url: str) -> None:
-            typer.echo(f"whyfeed is ready: {url}")
+            tell("whyfeed is ready: {}", url)
             learning.start()
 
         try:
@@ -208,7 +208,7 @@ def mcp(
             agent.build(progress)
             agent.desk.build(progress)
         mcp_server.serve_http(
-            agent, host, port, lambda url: typer.echo(f"whyfeed speaks MCP: {url}"), tell_first_key
+            agent, host, port, lambda url: tell("whyfeed speaks MCP: {}", url), tell_first_key
         )  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def _fit_when_due(agent: Agent, stopping: threading.Event) -> None:
     try:
         fit_when_due(agent, go_on)
     except WhyfeedError as exc:
-        typer.echo(f"whyfeed: the desk goes on with the ranker it has: {exc}", err=True)
+        tell("whyfeed: the desk goes on with the ranker it has: {}", exc, err=True)
 
 
 def _supervise(options: Options, environment: Environment, registry: Registry, base: str) -> None:
@@ -260,7 +260,7 @@ def _supervise(options: Options, environment: Environment, registry: Registry, b
     from whyfeed.agent.llm.vllm_adapters import Adapters
 
     def say(line: str) -> None:
-        typer.echo(f"whyfeed: {line}", err=True)
+        tell("whyfeed: {}", line, err=True)
 
     adapters = Adapters(registry, options.url, base, options.rank, options.key, say)
     log = registry.home / "vllm.log"
@@ -274,7 +274,7 @@ def _supervise(options: Options, environment: Environment, registry: Registry, b
     def ready() -> None:
         if options.rank:
             adapters.restarted()
-        typer.echo(f"whyfeed serves {options.name}: {options.url}")
+        tell("whyfeed serves {}: {}", options.name, options.url)
 
     where = f"{environment.gpus} GPUs" if environment.gpus else "the CPU"
     say(f"vLLM {environment.version} starts on {where}; its log is {str(log)!r}")
@@ -294,4 +294,4 @@ def _gpus_and_copies(gpus: str) -> tuple[int, int]:
 
 
 def _serves(url: str) -> None:
-    typer.echo(f"whyfeed serves: {url}")
+    tell("whyfeed serves: {}", url)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json
+from whyfeed.ui.cli.terminal import Home, Json, NoLlm, bars, open_agent, print_json, tell
 
 if TYPE_CHECKING:
     from whyfeed.agent.agent import Agent
@@ -239,7 +239,7 @@ def finetune_ask(
         print_json([{"post": each.post, "text": labels[each.post], "lowers": each.lowers} for each in found])
         return
     for each in found:
-        typer.echo(f"{each.lowers:7.2%}  {each.post:24} {labels[each.post]}")
+        tell("{:7.2%}  {:24} {}", each.lowers, each.post, labels[each.post])
 
 
 def _histories(agent: Agent, data: Path | None, progress: Any) -> Histories:
@@ -352,9 +352,9 @@ def evaluate(
         _print_rows(measured, as_json, measured.main)
         if measured.gate is not None and not as_json:
             parts = ", ".join(f"{each['history']} {each['verdict']}" for each in measured.gate["buckets"])
-            typer.echo(f"gate: {measured.gate['why']}; by length of history: {parts}")
+            tell("gate: {}; by length of history: {}", measured.gate["why"], parts)
         if measured.left_out:
-            typer.echo(f"left out: {_left_out(measured.left_out)}", err=True)
+            tell("left out: {}", _left_out(measured.left_out), err=True)
         return
     if html is not None or candidates is not None or unseen or encoder:
         raise ValueError(
@@ -366,7 +366,7 @@ def evaluate(
         found = evaluate_replies(folder, embedder, test, chosen or list(RANKERS), progress)
     _print_rows(found, as_json)
     if not as_json and found.outcome is not None:
-        typer.echo(found.outcome.why)
+        tell("{}", found.outcome.why)
 
 
 def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
@@ -375,19 +375,19 @@ def _print_rows(found: Any, as_json: bool, metrics: Sequence[str] = ()) -> None:
         print_json(found.to_json())
     else:
         shown = metrics or list(found.rows[0]["metrics"])
-        typer.echo(f"{found.data}: {found.protocol}")
-        typer.echo(f"{'':16}" + "".join(f"{metric:>24}" for metric in shown))
+        tell("{}: {}", found.data, found.protocol)
+        tell("{}", f"{'':16}" + "".join(f"{metric:>24}" for metric in shown))
         for row in found.rows:
             cells = [
                 f"{row['metrics'][name]:.3f} [{row['ci95'][name][0]:.3f}, {row['ci95'][name][1]:.3f}]" for name in shown
             ]
-            typer.echo(f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
+            tell("{}", f"{row['ranker']:16}" + "".join(f"{cell:>24}" for cell in cells))
         for row in found.rows:
             if "parts" in row:
-                typer.echo(f"{row['ranker']} is made of {_made_of(row['parts'])}")
+                tell("{} is made of {}", row["ranker"], _made_of(row["parts"]))
     if found.skipped:
         where = "the test or of the folder" if metrics else "the test"
-        typer.echo(f"{found.skipped} rows of {where} are none and were left out", err=True)
+        tell("{} rows of {} are none and were left out", found.skipped, where, err=True)
 
 
 def _left_out(reasons: Mapping[str, str]) -> str:
@@ -416,4 +416,4 @@ def _print_outcome(outcome: Any, as_json: bool) -> None:
     if as_json:
         print_json({"live": outcome.live, "why": outcome.why, "card": outcome.card})
     else:
-        typer.echo(outcome.why)
+        tell("{}", outcome.why)
