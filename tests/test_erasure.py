@@ -19,13 +19,16 @@ import httpx
 import pytest
 
 from tests.conftest import EMBEDDER, ROOT, RunCli
+from tests.test_service import MASTER, Asking, serving
 from tests.world import NOW
 from whyfeed import Agent
 from whyfeed.agent.answer import ItemsReady
+from whyfeed.agent.phrases import say
 from whyfeed.agent.settings import Settings
 from whyfeed.retrieval.errors import DataError, UnknownConversation, UnknownUser
 from whyfeed.retrieval.store.keys import Keys
 from whyfeed.retrieval.store.store import Store
+from whyfeed.ui.page.session import Session
 
 USER = "Zerlinda-Quokka:Ω7"
 WORDS = ("quixotry", "zanzibar", "xylophone", "jabberwock", "okapi斑驴")
@@ -259,6 +262,41 @@ def test_nothing_is_noted_of_a_conversation_that_was_forgotten_meanwhile(peopled
     with pytest.raises(UnknownConversation):
         list(suggesting)
     assert peopled.store.events(user="desk:open-one") == []
+
+
+# ---- by a word in the chat
+
+
+def test_a_key_that_may_not_erase_is_told_who_can(peopled: Agent) -> None:
+    secret = Keys(peopled.store).add("bound", ["feedback"], [USER])
+
+    def said(client: Asking, secret: str, text: str, conversation: str | None) -> tuple[str, str]:
+        stream = client.ask("chat", secret, user=USER, text=text, conversation=conversation).text
+        answer = json.loads(stream.split("event: answer")[1].split("data: ")[1].split("\n")[0])
+        return answer["text"], answer["conversation"]
+
+    with serving(peopled) as client:
+        text, conversation = said(client, secret, "Forget everything", None)
+        assert "whyfeed erase" in text
+        said(client, secret, "yes", conversation)
+        assert peopled.user(USER).name == NAME
+        text, conversation = said(client, MASTER, "Delete my account", None)
+        assert text == say("chat.erase.ask", "en")
+        assert said(client, MASTER, "yes", conversation)[0] == say("chat.erase.done", "en")
+        assert client.ask("recommend", MASTER, user=USER).status_code == 404
+    assert traces(peopled.home, USER) == []
+
+
+def test_the_page_wants_another_reader_after_the_erasure(peopled: Agent) -> None:
+    session = Session(peopled)
+    session.act({"do": "start"})
+    session.act({"do": "choose", "user": USER})
+    for text in ("Forget everything", "yes"):
+        list(session.ask(text))
+    view = session.view()
+    assert (view["user"], view["turns"], view["running"]) == (None, [], False)
+    assert view["notice"]["text"] == say("chat.erase.done", "en")
+    assert traces(peopled.home, USER) == []
 
 
 # ---- keys

@@ -313,6 +313,8 @@ class Database:
 
     def clear_log(self, patience: float = _CLEARING) -> bool:
         """Clear the write-ahead log where `note_erased` asked for it; False if others read from it all that time."""
+        if self.connection.conn.in_transaction:
+            return False  # the end of the outer transaction does it
         until = time.monotonic() + patience
         while True:
             with self.translated(), self._writing:

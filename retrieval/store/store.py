@@ -19,7 +19,7 @@ from whyfeed.retrieval.arrays import Vectors
 from whyfeed.retrieval.errors import HomeError, ReservedUser, UnknownConversation, UnknownPost, UnknownUser
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.post import Post, reading_digest
-from whyfeed.retrieval.store.database import Database
+from whyfeed.retrieval.store.database import Database, drop_deleted_words
 from whyfeed.retrieval.user import User, desk_user, is_reserved
 from whyfeed.retrieval.words import match_query, segment
 
@@ -85,12 +85,15 @@ class Store:
                 )
 
     def remove_posts(self, ids: Sequence[str]) -> None:
-        """Remove posts from the catalogue; events about them stay in the ledger."""
+        """Remove posts from the catalogue, without a trace in the file; events about them stay in the ledger."""
         with self.database.write() as db:
             for id in ids:
                 db.execute("DELETE FROM search WHERE rowid = (SELECT num FROM posts WHERE id = ?)", [id])
                 db.execute("DELETE FROM posts WHERE id = ?", [id])
+            drop_deleted_words(db, "search")
             bump(db)
+            self.database.note_erased()
+        self.database.clear_log()
 
     def post(self, id: str) -> Post:
         """One post; UnknownPost when there is none."""
