@@ -13,7 +13,7 @@ from whyfeed.retrieval.errors import DataError
 from whyfeed.retrieval.store.store import Store, check_known
 
 TRACES_KEPT = 20  # per user; why and why-not read them
-_QUOTED = re.compile(r'"([^"\\]{1,200})"')  # strings of a JSON document, among them the ids of events
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')  # strings of a JSON document, among them the ids of events
 
 
 @dataclass(frozen=True, slots=True)
