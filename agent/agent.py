@@ -10,11 +10,13 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from whyfeed.agent import checkpoints
 from whyfeed.agent.answer import Answer, ChatEvent, Explanation, Found, Member, Profile
+from whyfeed.agent.batch.erasure import forget as forget_in_jobs
 from whyfeed.agent.batch.output import BatchReport
 from whyfeed.agent.batch.runner import run as run_batch
 from whyfeed.agent.batch.workers import LocalWorkers, Wanted, Workers
@@ -38,7 +40,7 @@ from whyfeed.retrieval.progress import Progress
 from whyfeed.retrieval.store import exchange
 from whyfeed.retrieval.store.conversations import Turn
 from whyfeed.retrieval.store.store import Store
-from whyfeed.retrieval.user import User
+from whyfeed.retrieval.user import User, is_reserved
 
 MESSAGE = 2000  # characters of a message that are read
 SEARCHED = 500  # posts that a search ranks before it keeps those of the wanted kinds
@@ -63,7 +65,7 @@ class Agent:
         self._store = self._runtime.store
         self.models = self._runtime.models
         self.desk = Desk(self._runtime)
-        self._choice = PlannerChoice(self.models, settings, self._store.home)
+        self._choice = PlannerChoice(self.models, settings, self._store)
 
     @classmethod
     def open(cls, home: Path | str | None = None, **settings: Any) -> Agent:
@@ -124,11 +126,13 @@ class Agent:
         *,
         cancel: threading.Event | None = None,
         llm_rank: bool = False,
+        may_erase: bool = True,
     ) -> Generator[ChatEvent, None, None]:
         """Answer a message. Yields events while the answer is made; the last one is the `Answer`.
 
-        Without `conversation` a new one is started; the answer holds its id. Raises UnknownUser, and DataError when the
-        conversation belongs to another user.
+        Without `conversation` a new one is started; the answer holds its id. A user who asks to be forgotten altogether
+        is asked once more and then erased; without `may_erase` they are told who can do it. Raises UnknownUser, and
+        DataError when the conversation belongs to another user.
         """
         self._store.user(user)
         if conversation is None:
@@ -136,7 +140,8 @@ class Agent:
         else:
             self._runtime.conversations.check(conversation, user)
         dialogue = Dialogue(
-            self._runtime, self._choice.planner(), user, conversation, cancel or threading.Event(), llm_rank=llm_rank
+            self._runtime, self._choice.planner(), user, conversation, cancel or threading.Event(), llm_rank=llm_rank,
+            erase=partial(self.erase, user) if may_erase else None,
         )  # fmt: skip
         return dialogue.answer(clean_text(text, MESSAGE))
 
@@ -227,11 +232,13 @@ class Agent:
     # ---- the same without blocking an event loop ----
 
     async def achat(
-        self, user: str, text: str, conversation: str | None = None, *, llm_rank: bool = False
+        self, user: str, text: str, conversation: str | None = None, *, llm_rank: bool = False, may_erase: bool = True
     ) -> AsyncGenerator[ChatEvent, None]:
         """`chat` for an event loop, event by event. Leaving the loop or cancelling its task stops the work."""
         cancel = threading.Event()
-        events = await asyncio.to_thread(self.chat, user, text, conversation, cancel=cancel, llm_rank=llm_rank)
+        events = await asyncio.to_thread(
+            self.chat, user, text, conversation, cancel=cancel, llm_rank=llm_rank, may_erase=may_erase
+        )  # fmt: skip
         try:
             while (event := await asyncio.to_thread(next, events, None)) is not None:
                 yield event
@@ -313,12 +320,33 @@ class Agent:
         return exchange.export_user(self._store, user, out or Path(f"whyfeed-{name}"))
 
     def erase(self, user: str) -> None:
-        """Delete everything about a user."""
-        self._store.user(user)
-        for conversation in self.desk.store.of_customer(user):
-            self.desk.forget(conversation)
-        self._store.erase(user)
-        checkpoints.forget(self._store.home, user)
+        """Delete everything about a user, at the desk too. Raises UnknownUser where nothing is stored about the id.
+
+        What is deleted is gone from every file of the home, also while other processes use it. Posts that the user has
+        written stay, without an author.
+        """
+        known = self.stores(user)
+        conversations = [] if is_reserved(user) else self.desk.store.of_customer(user)
+        self.desk.forget_all(conversations)
+        if known:
+            self._store.erase(user)
+        # Also for a user who is unknown: an earlier erasure may have been killed in the middle.
+        found = [
+            checkpoints.forget(self.home, user),
+            forget_in_jobs(self.home, user),
+            exchange.forget_rejected(self.home, user, *conversations),
+        ]
+        if not known and not any(found):
+            self._store.user(user)
+
+    def stores(self, user: str) -> bool:
+        """Whether anything is stored about this id: as a user, an author, or a customer of the desk."""
+        return self._store.is_known(user) or (not is_reserved(user) and bool(self.desk.store.of_customer(user)))
+
+    def erase_conversation(self, id: str) -> None:
+        """Delete a conversation of the desk and everything that was learnt from it. Raises UnknownConversation."""
+        self.desk.forget(id)
+        exchange.forget_rejected(self.home, id)
 
     def post(self, id: str) -> Post:
         """One post. Raises UnknownPost."""

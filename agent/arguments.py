@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from whyfeed.retrieval.clock import parse_time
+from whyfeed.retrieval.errors import ReservedUser
+from whyfeed.retrieval.post import clean_text
+from whyfeed.retrieval.user import is_reserved
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+def sound_id(id: Any) -> Any:
+    """What is given as an id. ValueError for a string with characters that no id has."""
+    if isinstance(id, str) and clean_text(f"x{id}x") != f"x{id}x":
+        raise ValueError(f"{id!a} has a control character or a lone surrogate, which no id has")
+    return id
+
+
+def sound_user(id: str) -> str:
+    """The id of a user. ValueError for an id that no user can have."""
+    if is_reserved(id):
+        raise ValueError(str(ReservedUser(id)))
+    return id
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=200), BeforeValidator(sound_id)]
+UserId = Annotated[Id, AfterValidator(sound_user)]
 Words = Annotated[str, StringConstraints(max_length=2000)]
 Moment = Annotated[
     float,
@@ -28,7 +55,7 @@ class Arguments(BaseModel):
 class OfUser(Arguments):
     """Arguments of an operation on one user's own data."""
 
-    user: Id = Field(description="Id of the user.")
+    user: UserId = Field(description="Id of the user.")
 
 
 class Recommend(OfUser):

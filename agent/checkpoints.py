@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 import threading
-from contextlib import closing, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whyfeed.retrieval.errors import HomeError
 from whyfeed.retrieval.files import make_private_file
+from whyfeed.retrieval.store.database import empty_log
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.sqlite import SqliteSaver
@@ -18,24 +22,28 @@ if TYPE_CHECKING:
 CHAT = "agent.db"  # file in a home: the planner's state of all conversations
 _CONVERSATIONS = 20  # conversations per user whose state is kept
 _TABLES = ("checkpoints", "writes")
+_CLEARING = 10.0  # seconds to wait until nobody reads from a write-ahead log
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
     """LangGraph's checkpoints at `path`, opened at first use. Safe to use from many threads.
 
-    Deleted data is overwritten in the file. Raises HomeError when the file cannot be used.
+    Deleted data is overwritten in the file. `check` is called within each transaction that writes an agent's state, in
+    that agent's context, and raises where nothing may be written any more. Raises HomeError when the file cannot be
+    used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self._check = check
         self._lock = threading.Lock()
         self._saver: SqliteSaver | None = None
         self._closed = False
 
     def saver(self) -> SqliteSaver:
         """The checkpointer to give to a LangGraph agent."""
-        from langgraph.checkpoint.sqlite import SqliteSaver
-
         with self._lock:
             if self._closed:
                 raise HomeError(f"{str(self.path)!r} was closed while an agent ran; start the turn once more")
@@ -44,7 +52,7 @@ class Checkpoints:
                     make_private_file(self.path)
                     conn = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
                     conn.execute("PRAGMA secure_delete = ON")
-                    saver = SqliteSaver(conn)
+                    saver = _checking(conn, self._check)
                     saver.setup()
                 except (sqlite3.Error, OSError) as exc:
                     raise HomeError(f"{str(self.path)!r}: {exc}; check the disk and the folder") from exc
@@ -65,6 +73,22 @@ class Checkpoints:
                 with self._saver.lock:
                     self._saver.conn.close()
                 self._saver = None
+
+
+def _checking(conn: sqlite3.Connection, check: Callable[[], None]) -> SqliteSaver:
+    """A checkpointer that calls `check` in each transaction before it writes."""
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
+    class Saver(SqliteSaver):
+        @contextmanager
+        def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
+            with super().cursor(transaction) as cursor:
+                if transaction:
+                    cursor.execute("BEGIN IMMEDIATE")
+                    check()
+                yield cursor
+
+    return Saver(conn)
 
 
 def thread_of(user: str, conversation: str) -> str:
@@ -90,15 +114,31 @@ def tidy(path: Path, thread: str) -> None:
         db.commit()
 
 
-def forget(home: Path, user: str) -> None:
-    """Delete the planner's state of a user."""
+def forget(home: Path, user: str) -> bool:
+    """Delete the planner's state of a user; whether there was any."""
     if not (home / CHAT).exists():
-        return
+        return False
+    found = False
     own = thread_of(user, "").split(".", 1)[0] + ".%"
     with closing(sqlite3.connect(home / CHAT, timeout=30)) as db:
         db.execute("PRAGMA secure_delete = ON")
         for table in _TABLES:
             with suppress(sqlite3.OperationalError):  # no turn has been planned yet, so the table does not exist
-                db.execute(f"DELETE FROM {table} WHERE thread_id LIKE ?", [own])
+                found |= db.execute(f"DELETE FROM {table} WHERE thread_id LIKE ?", [own]).rowcount > 0
         db.commit()
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        clear_log(db, home / CHAT)
+    return found
+
+
+def clear_log(db: sqlite3.Connection, path: Path) -> None:
+    """Cut the write-ahead log of the file to nothing: it still holds what was deleted.
+
+    Where others read from it for some seconds, that is logged: the log is cleared when the last of them closes the
+    file, or by the next call.
+    """
+    until = time.monotonic() + _CLEARING
+    while not empty_log(db):
+        if time.monotonic() > until:
+            _log.warning("%s: others read from it, so its write-ahead log still holds what was deleted", path)
+            return
+        time.sleep(0.05)

@@ -3,6 +3,7 @@
 WhyfeedError
 ├── DataError      the caller gave something that cannot be used: an unknown user, a broken folder
 │   ├── UnknownUser
+│   │   └── ReservedUser
 │   ├── UnknownPost
 │   ├── UnknownEvent
 │   └── UnknownConversation
@@ -29,6 +30,15 @@ class UnknownUser(DataError):
 
     def __init__(self, user: str) -> None:
         super().__init__(f"unknown user {user!r}; `whyfeed users` lists those that this home knows")
+
+
+class ReservedUser(UnknownUser):
+    """An id that no user can have; see `retrieval.user.is_reserved`."""
+
+    def __init__(self, user: str) -> None:
+        DataError.__init__(
+            self, f"{user!r} is no user: ids that begin with 'desk:' are the service desk's own; give another id"
+        )
 
 
 class UnknownPost(DataError):

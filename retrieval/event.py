@@ -12,6 +12,7 @@ from typing import Any
 
 from whyfeed.retrieval.clock import format_time, parse_time
 from whyfeed.retrieval.post import clean_text, row_id
+from whyfeed.retrieval.user import user_id
 
 # Weight of an event kind as evidence of interest, in [-1, 1]. Writing takes more effort than a click and weighs more;
 # rejections are negative. For `rate`, `Event.weight` uses the stars in the event's value instead.
@@ -35,7 +36,7 @@ INTEREST: Mapping[str, float] = {
 }
 # Instructions of a user to whyfeed. `text` is the topic, or the id of the rule that is switched on or off.
 STEERING = ("include", "exclude", "rule-off", "rule-on", "interest")
-# What happened at the service desk. `user` is "desk:" followed by the conversation's id. `text` is a JSON document
+# What happened at the service desk. `user` is `desk_user` of the conversation. `text` is a JSON document
 # without personal data: suggestions shown, taken unchanged, edited or refused, replies sent, actions approved or
 # refused by the operator.
 DESK = ("suggest", "take", "edit", "refuse", "send", "act")
@@ -64,7 +65,7 @@ class Event:
             raise ValueError(f"value {value!r} is not a number")
         return cls(
             id=id,
-            user=row_id(row, "user"),
+            user=user_id(row, "user"),
             post="" if kind in STEERING or kind in DESK else row_id(row, "post"),
             kind=kind,
             time=parse_time(row.get("time")),

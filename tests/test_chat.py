@@ -14,8 +14,10 @@ from tests.tool_caller import ToolCaller
 from tests.world import NOW, World
 from whyfeed.agent.agent import Agent
 from whyfeed.agent.answer import Answer, ItemsReady, StageStarted
+from whyfeed.agent.phrases import languages, say
 from whyfeed.agent.settings import Settings
-from whyfeed.retrieval.errors import DataError
+from whyfeed.agent.understanding.understander import asks_erasure
+from whyfeed.retrieval.errors import DataError, UnknownUser
 
 
 class Talk:
@@ -115,6 +117,81 @@ def test_a_search_is_about_its_query(talk: Talk, world: World) -> None:
 def test_profile_people_and_groups_answer_in_words(talk: Talk) -> None:
     for text in ("what do you know about me?", "who should I follow?", "thanks!", "what's the weather?"):
         assert not talk.say(text).items
+
+
+@pytest.mark.parametrize("text", ["forget {", "Forget «…»", "忘掉 {"])
+def test_what_names_nothing_is_asked_about_and_deletes_nothing(talk: Talk, text: str) -> None:
+    talk.say("more tomato")
+    before = talk.agent.events(talk.user)
+    answer = talk.say(text)
+    assert talk.agent.events(talk.user) == before
+    assert answer.text in [say("chat.forget.which", language) for language in languages()]
+
+
+def test_a_letter_forgets_no_rule_that_merely_has_it(talk: Talk) -> None:
+    talk.say("more tomato")
+    before = talk.agent.events(talk.user)
+    talk.say("forget everything about m")
+    assert talk.agent.events(talk.user) == before
+
+
+def test_forgetting_that_is_forgetting_the_last(talk: Talk) -> None:
+    before = talk.agent.events(talk.user)
+    talk.say("more tomato")
+    talk.say("forget what I just told you")
+    assert talk.agent.events(talk.user) == before
+
+
+EVERYTHING = (
+    "Forget everything", "Delete my account!", "please delete all my data", "I want to be forgotten", "wipe my data",
+    "can you erase everything you know about me?", "忘掉一切", "删除我的账号", "请把我的数据全部删除", "注销我的账户",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", EVERYTHING)
+def test_the_wish_to_be_forgotten_is_understood(text: str) -> None:
+    assert asks_erasure(text)
+
+
+@pytest.mark.parametrize(("text", "yes"), [("Delete my account!", "Yes, please."), ("忘掉一切", "是的")])
+def test_everything_is_forgotten_after_a_clear_yes(talk: Talk, text: str, yes: str) -> None:
+    talk.say("more tomato")
+    asked = talk.say(text)
+    assert asked.text in [say("chat.erase.ask", language) for language in languages()]
+    assert talk.agent.events(talk.user)
+    *_, answer = talk.agent.chat(talk.user, yes, talk.id)
+    assert isinstance(answer, Answer)
+    assert answer.text in [say("chat.erase.done", language) for language in languages()]
+    check_shape(answer.to_chat_json(), "chat")
+    with pytest.raises(UnknownUser):
+        talk.agent.user(talk.user)
+    assert talk.agent.conversations(talk.user) == []
+
+
+@pytest.mark.parametrize("text", ["不要", "ok"])
+def test_nothing_is_deleted_without_a_clear_yes(talk: Talk, text: str) -> None:
+    events = talk.agent.events(talk.user)
+    talk.say("忘掉一切" if text == "不要" else "Forget everything")
+    talk.say(text)
+    assert talk.agent.events(talk.user) == events
+    talk.say("yes")  # comes too late
+    assert talk.agent.events(talk.user) == events
+
+
+def test_a_yes_to_something_else_deletes_nothing(talk: Talk) -> None:
+    events = talk.agent.events(talk.user)
+    talk.say("What should I read?")
+    talk.say("yes")
+    assert talk.agent.events(talk.user) == events
+
+
+def test_a_conversation_that_may_not_erase_says_who_can(talk: Talk) -> None:
+    for text in ("Forget everything", "yes"):
+        *_, answer = talk.agent.chat(talk.user, text, talk.id, may_erase=False)
+        assert isinstance(answer, Answer)
+        talk.id = answer.conversation
+        assert ("whyfeed erase" in answer.text) == (text != "yes")
+    assert talk.agent.user(talk.user).id == talk.user
 
 
 def test_forgetting_a_topic(talk: Talk, world: World) -> None:

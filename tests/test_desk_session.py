@@ -86,7 +86,8 @@ def does(session: Session, what: str, **data: Any) -> dict[str, Any]:
 
 
 def events(agent: Agent, talk: str, kind: str) -> list[dict[str, Any]]:
-    return [json.loads(event.text) for event in agent.events(f"desk:{talk}") if event.kind == kind]
+    found = [event for _, event in agent.store.events(user=f"desk:{talk}") if event.kind == kind]
+    return [json.loads(event.text) for event in reversed(found)]
 
 
 def test_the_list_says_who_waits_and_what_is_new(session: Session) -> None:

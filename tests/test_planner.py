@@ -24,6 +24,7 @@ from whyfeed.agent.chat.planner import Planner
 from whyfeed.agent.chat.tools import TURNS, request_of
 from whyfeed.agent.settings import Settings
 from whyfeed.agent.understanding.references import Context
+from whyfeed.retrieval.errors import UnknownUser
 
 SHOWN = Context(("a", "b", "c"), {"a": "First", "b": "Second", "c": "Third"})
 
@@ -239,6 +240,23 @@ def test_forgetting_and_erasing_leave_nothing_of_what_was_said(talking: Callable
     assert b"zanzibar" not in kept(home)
     talk.say("something about zanzibar pendulum")
     talk.agent.erase(talk.user)
+    assert b"zanzibar" not in kept(home)
+
+
+def test_a_turn_of_somebody_who_is_erased_meanwhile_keeps_no_state(talking: Callable[..., Talk], home: Path) -> None:
+    def script(messages: Sequence[BaseMessage]) -> list[Call] | str:
+        if not isinstance(messages[-1], ToolMessage):
+            return [("profile", {})]
+        talk.agent.erase(talk.user)
+        return "Done."
+
+    talk = talking(ToolCaller(script=script))
+    list(talk.agent.chat(talk.user, "zanzibar"))
+    with pytest.raises(UnknownUser):
+        talk.agent.user(talk.user)
+    with sqlite3.connect(home / "agent.db") as db:
+        for table in ("checkpoints", "writes"):
+            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
     assert b"zanzibar" not in kept(home)
 
 

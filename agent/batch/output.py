@@ -9,14 +9,15 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+from whyfeed.agent.batch.erasure import ERASED, JOBS, guard
 from whyfeed.agent.batch.workers import Wanted
-from whyfeed.retrieval.errors import DataError, HomeError
+from whyfeed.retrieval.errors import DataError, HomeError, UnknownUser
 
 if TYPE_CHECKING:
     from whyfeed.agent.runtime import Runtime
@@ -53,7 +54,7 @@ class Output:
     """The rows so far, and what a run needs to continue them.
 
     `order` are all users, `rest` those without a row, `now` is the moment of the first run (Unix seconds).
-    A context manager; opening it reads the rows of an earlier run. Raises DataError when an earlier run in the same
+    Opening it reads the rows of an earlier run. Raises DataError when an earlier run in the same
     place had other options and `restart` is not given, HomeError when the file cannot be written.
     """
 
@@ -63,7 +64,11 @@ class Output:
         self._out = out
         self._part = out.with_name(out.name + ".part")
         self._about = out.with_name(out.name + ".part.json")
-        with _writing(out):
+        inside = (runtime.store.home / JOBS).resolve() in out.resolve().parents
+        # Where a user may be taken out of the file at any time, see `agent.batch.erasure`.
+        self._guard: AbstractContextManager[object] = guard(runtime.store.home) if inside else nullcontext()
+        self._nameless = inside
+        with _writing(out), self._guard:
             begun = self._begin(restart)
             self.order: list[str] = begun["users"]
             self.now = float(begun["now"])
@@ -73,15 +78,8 @@ class Output:
             if not self._part.exists():  # killed between the renaming and the end
                 self._out.replace(self._part)
             self._read()
-            self._file: BinaryIO = self._part.open("ab")
         self.rest = self.order[self._handled :]
         self._synced = time.monotonic()
-
-    def __enter__(self) -> Output:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     @property
     def is_complete(self) -> bool:
@@ -91,24 +89,25 @@ class Output:
     def add(self, user: str, items: Sequence[Any] | None) -> None:
         """Write the row of the next user; `items` None: the user was erased meanwhile."""
         self._handled += 1
-        if items is None:
-            self._pass_over(user)
-            return
-        row = {"user": user, "items": [item.to_json() for item in items]}
-        with _writing(self._out):
-            self._file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
-            self._file.flush()
-            if time.monotonic() - self._synced > _SYNC_SECONDS:
-                os.fsync(self._file.fileno())
-                self._synced = time.monotonic()
+        row = {"user": user, "items": [item.to_json() for item in items or ()]}
+        with _writing(self._out), self._guard:
+            if items is None or not self._is_known(user):
+                self._pass_over(user)
+                return
+            with self._part.open("ab") as file:  # anew for each row: an erasure replaces the file
+                file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
+                file.flush()
+                if time.monotonic() - self._synced > _SYNC_SECONDS:
+                    os.fsync(file.fileno())
+                    self._synced = time.monotonic()
         self._count(row)
 
     def finish(self) -> None:
         """Move the finished file into place and remove the files of the run."""
-        with _writing(self._out):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+        with _writing(self._out), self._guard:
+            with self._part.open("ab") as file:
+                os.fsync(file.fileno())
+            self._leave_out_erased()
             if self._out.suffix == ".parquet":
                 _to_parquet(self._part, self._out)
                 self._about.unlink()
@@ -184,8 +183,24 @@ class Output:
             os.truncate(self._part, whole)
         self.report.resumed = self.report.done
 
+    def _is_known(self, user: str) -> bool:
+        try:
+            self._runtime.store.user(user)
+        except UnknownUser:
+            return False
+        return True
+
+    def _leave_out_erased(self) -> None:
+        """Of those who were left out because of few events, some may have been erased meanwhile."""
+        for cause in [cause for cause in self.report.skipped if cause.startswith("fewer")]:
+            gone = [user for user in self.report.skipped[cause] if not self._is_known(user)]
+            self.report.skipped[cause] = [user for user in self.report.skipped[cause] if user not in gone]
+            for user in gone:
+                self._pass_over(user)
+
     def _pass_over(self, user: str) -> None:
-        self.report.skipped.setdefault("erased meanwhile", []).append(user)
+        # The report of a job is kept in the home.
+        self.report.skipped.setdefault("erased meanwhile", []).append(ERASED if self._nameless else user)
 
     def _count(self, row: Mapping[str, Any]) -> None:
         report, sources = self.report, [item["reason"]["source"] for item in row["items"]]

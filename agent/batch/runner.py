@@ -50,7 +50,8 @@ def run(
     cancel = cancel or threading.Event()
     if out.suffix == ".parquet":
         need_parquet()  # now, and not after the work
-    with alone(out), Output(runtime, out, wanted, restart) as output:
+    with alone(out):
+        output = Output(runtime, out, wanted, restart)
         report = output.report
         if output.rest:
             before = runtime.models.usage.of("writer")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from whyfeed.agent.chat.exam import Exam
 from whyfeed.agent.chat.planner import Planner
 from whyfeed.agent.llm.roles import Models
 from whyfeed.agent.settings import Settings
+from whyfeed.retrieval.store.store import Store
 
 
 class PlannerChoice:
     """Chooses at each turn, because a server's model may appear, vanish or change. Safe for many threads."""
 
-    def __init__(self, models: Models, settings: Settings, home: Path) -> None:
+    def __init__(self, models: Models, settings: Settings, store: Store) -> None:
         self._models = models
         self._settings = settings
-        self._home = home
+        self._store = store
+        self._home = store.home
         self._lock = threading.Lock()
         self._planner: Planner | None = None
         self._exam: Exam | None = None
@@ -35,7 +36,7 @@ class PlannerChoice:
             if model is None:
                 return None
             if self._planner is None or self._planner.model is not model:
-                self._planner = Planner(model, self._home, self._models.usage)
+                self._planner = Planner(model, self._home, self._models.usage, self._store.user)
             if self._settings.chat == "agent":
                 return self._planner
             if self._exam is None:

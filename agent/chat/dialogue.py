@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, ReasonReady, Receipt, StageStarted
+from whyfeed.agent.chat.forgetting import UNDOABLE, Step, step, to_forget
 from whyfeed.agent.llm.engine import Deadline
 from whyfeed.agent.phrases import languages, listed, say, share_of, signal_word
 from whyfeed.agent.reasons.extracts import central_sentences
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 K = 5
 MOST = 20  # posts of one list in a conversation
-UNDOABLE = frozenset({"like", "dislike", "hide", "save", "include", "exclude", "rule-on", "rule-off", "interest"})
 
 
 class Dialogue:
@@ -52,7 +52,9 @@ class Dialogue:
         cancel: threading.Event,
         *,
         llm_rank: bool,
+        erase: Callable[[], None] | None,
     ) -> None:
+        """`erase` deletes everything about the user; None where this conversation may not."""
         self._runtime = runtime
         self._recommender = runtime.recommender
         self._planner = planner
@@ -60,6 +62,7 @@ class Dialogue:
         self._conversation = conversation
         self._cancel = cancel
         self._llm_rank = llm_rank
+        self._erase = erase
         self._turns: list[Turn] = runtime.conversations.turns(conversation)
         self._last = _last(self._turns)
         self._text = ""
@@ -71,6 +74,9 @@ class Dialogue:
         self._text = text
         self._runtime.conversations.add(self._conversation, "user", text, self._runtime.clock())
         why: ModelError | None = None
+        if wanted := step(text, self._turns):
+            yield from self._erasing(wanted)
+            return
         if text and self._planner is not None:
             try:
                 yield from self._planned(self._planner, text)
@@ -258,23 +264,28 @@ class Dialogue:
         self._recommender.forget(self._user, [last.id])
         yield from self._list(request, lead=say("chat.undone", request.language, what=what), receipt=True)
 
+    def _erasing(self, wanted: Step) -> Iterator[ChatEvent]:
+        language = detect_language(self._text, self._context().language)
+        request = Request("forget", language=language)
+        if wanted == "keep":
+            yield from self._say(request, say("chat.erase.kept", language))
+        elif self._erase is None:
+            yield from self._say(request, say("chat.erase.elsewhere", language))
+        elif wanted == "ask":
+            yield from self._say(request, say("chat.erase.ask", language))
+        else:
+            self._erase()
+            # Not stored: there is nobody any more whose conversation it could be in.
+            trace = Trace(request=request.to_json())
+            text = say("chat.erase.done", language)
+            yield Answer(self._user, text, (), request, trace, Receipt(()), self._conversation)
+
     def _forget(self, request: Request) -> Iterator[ChatEvent]:
         events = self._recommender.events(self._user, limit=100_000)
-        posts = set(request.posts)
-        topics = (*request.exclude, *((request.query,) if request.query else ()), *request.include)
-        if topics:
-            rows = {row for topic in topics for row in self._view.topics.match(topic)}
-            posts |= {self._view.community.ids[row] for row in rows}
-            spoken = [topic.casefold() for topic in topics]
-            wanted = [
-                event
-                for event in events
-                if event.post in posts or (not event.post and any(topic in event.text.casefold() for topic in spoken))
-            ]
-        elif posts:
-            wanted = [event for event in events if event.post in posts]
-        else:
-            wanted = [event for event in events if event.kind in UNDOABLE][:1]
+        wanted = to_forget(request, self._text, events, self._view)
+        if wanted is None:
+            yield from self._say(request, say("chat.forget.which", request.language))
+            return
         if not wanted:
             yield from self._say(request, say("chat.forget.nothing", request.language))
             return

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,18 +40,22 @@ FORGETTING = ("forget", "undo")
 _SAID = 300  # characters of the model's own words
 _LOOK_SECONDS = 0.1  # between two looks at whether the turn is cancelled
 
+_user: ContextVar[str | None] = ContextVar("user", default=None)  # whose turn runs
 Act = Callable[[Request], Iterator[ChatEvent]]
 
 
 class Planner:
     """Plans turns with a model that calls tools. Safe to use from many threads."""
 
-    def __init__(self, model: BaseChatModel, home: Path, usage: Usage | None = None) -> None:
-        """`usage` counts what the model costs, as the role "planner"."""
+    def __init__(
+        self, model: BaseChatModel, home: Path, usage: Usage | None = None, known: Callable[[str], object] | None = None
+    ) -> None:  # fmt: skip
+        """`usage` counts what the model costs, as the role "planner"; `known` raises where a user has been erased."""
         self.model = model
         self._usage = usage or Usage()
         self._home = home
-        self._checkpoints = Checkpoints(home / checkpoints.CHAT)
+        self._known = known
+        self._checkpoints = Checkpoints(home / checkpoints.CHAT, self._check)
 
     def turn(
         self, text: str, context: Context, language: Language, user: str, conversation: str, act: Act,
@@ -66,7 +71,7 @@ class Planner:
         work = threading.Thread(
             target=turn.work,
             args=(
-                lambda: self._run(text, context, language, thread, turn.call),
+                lambda: self._run(text, context, language, user, thread, turn.call),
                 lambda: checkpoints.forget(self._home, user),
             ),
             name="whyfeed-planner",
@@ -81,11 +86,18 @@ class Planner:
 
     # ---- inside ----
 
+    def _check(self) -> None:
+        """Raise where the user of the running turn has been erased: nothing of the turn is stored any more."""
+        user = _user.get()
+        if self._known is not None and user is not None:
+            self._known(user)
+
     def _run(
         self,
         text: str,
         context: Context,
         language: Language,
+        user: str,
         thread: str,
         call: Callable[[str, Mapping[str, Any]], str],
     ) -> str:
@@ -108,6 +120,7 @@ class Planner:
             )  # fmt: skip
             return answer
 
+        _user.set(user)  # in this thread's context, which LangGraph hands on to its own threads
         agent: Any = create_agent(
             self.model, [tool(name, call) for name in TURNS], system_prompt=instructions(context, language),
             middleware=[latest], checkpointer=self._checkpoints.saver(),

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from whyfeed.agent.checkpoints import Checkpoints
+from whyfeed.agent.checkpoints import Checkpoints, clear_log
 from whyfeed.agent.desk.proposals import propose
 from whyfeed.agent.desk.suggestion import Citation, Proposal
 from whyfeed.retrieval.errors import DataError, HomeError
@@ -280,7 +280,7 @@ class Actions:
         self._checkpoints.drop(*(thread for (thread,) in rows if thread.startswith(own)))
         with self._open() as db:
             db.commit()
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            clear_log(db, self._path)
 
     def close(self) -> None:
         """Close the file; waiting proposals stay in it."""

@@ -35,6 +35,7 @@ from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.post import Post, clean_text
 from whyfeed.retrieval.privacy.vault import Vault
 from whyfeed.retrieval.progress import Progress
+from whyfeed.retrieval.user import desk_user
 
 MOST = 10  # suggestions at once
 SURE = 0.6  # of the best reply; a draft is worth its seconds below it, or where there are facts to write from
@@ -243,10 +244,13 @@ class Desk:
 
     def forget(self, id: str) -> None:
         """Delete a conversation, everything that was learnt from it, and its ledger events."""
-        self.store.conversation(id)
-        self.store.remove(id)
-        self._runtime.store.erase(_desk(id))
-        self.actions.forget(id)
+        self.forget_all([id])
+
+    def forget_all(self, ids: Sequence[str]) -> None:
+        """`forget` for several conversations. UnknownConversation, with nothing deleted, where one does not exist."""
+        self.store.remove(*ids)
+        for id in ids:
+            self.actions.forget(id)
 
     # ---- actions: proposed here, decided by the operator ----
 
@@ -297,10 +301,14 @@ class Desk:
         self._note(found.conversation, "suggest", {"shown": shown, "handover": found.handover is not None})
 
     def _note(self, id: str, kind: str, document: Mapping[str, Any]) -> None:
-        self._runtime.recommender.append(Event("", _desk(id), "", kind, text=json.dumps(document, ensure_ascii=False)))
+        self._runtime.recommender.append(
+            Event("", desk_user(id), "", kind, text=json.dumps(document, ensure_ascii=False))
+        )
 
     def _events(self, id: str, kind: str) -> list[dict[str, Any]]:
-        return [json.loads(event.text) for _, event in self._runtime.store.events(user=_desk(id)) if event.kind == kind]
+        return [
+            json.loads(event.text) for _, event in self._runtime.store.events(user=desk_user(id)) if event.kind == kind
+        ]
 
     def _shown(self, id: str) -> list[dict[str, Any]]:
         noted = self._events(id, "suggest")
@@ -308,10 +316,6 @@ class Desk:
 
     def _refused(self, id: str) -> set[str]:
         return {str(each["suggestion"]) for each in self._events(id, "refuse")} if id else set()
-
-
-def _desk(id: str) -> str:
-    return f"desk:{id}"
 
 
 def _newest(conversation: DeskConversation) -> tuple[DeskConversation, int]:

@@ -65,7 +65,7 @@ class Judge:
             fresh = self._engine.judge(JudgeRequest(before, [lines[place] + after for place in missing]))
             for place, probability in zip(missing, fresh, strict=True):
                 scores[place] = probability
-                self._store.keep("judgement", keys[place], {"p": probability})
+                self._store.keep("judgement", keys[place], {"p": probability}, reader.user)
         return [self._calibrated(score) for score in scores]
 
     def _calibrated(self, score: float) -> float:

@@ -106,13 +106,18 @@ class Recommender:
         """Store the trace of an answer, and the answer in its conversation if it has one."""
         document = trace_document(view, ranking, answer)
         said = (answer.conversation, answer.text, answer.to_chat_json()) if answer.conversation else None
-        self.conversations.remember(answer.user, self.clock(), document, said)
+        events = [event.id for event in ranking.reader.events]
+        self.conversations.remember(answer.user, self.clock(), document, said, events)
 
     # ---- feedback and rules ----
 
     def append(self, event: Event) -> Event:
-        """Write an event into the ledger with the current time."""
-        return self.store.append(Event("", event.user, event.post, event.kind, self.clock(), event.value, event.text))
+        """Write an event into the ledger with the current time.
+
+        UnknownUser where the user has been erased meanwhile, UnknownConversation where the desk's conversation has.
+        """
+        made = Event("", event.user, event.post, event.kind, self.clock(), event.value, event.text)
+        return self.store.append(made, True)
 
     def feedback(self, user: str, post: str, kind: str) -> Event:
         """Record in the ledger what a user did with a post.

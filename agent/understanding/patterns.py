@@ -39,6 +39,10 @@ COMPARE = _either(wishes.COMPARE, zh.COMPARE)
 NOT_OTHERS = _either(wishes.NOT_OTHERS, zh.NOT_OTHERS)
 WHY_NOT_TAIL = _either(wishes.WHY_NOT_TAIL, zh.WHY_NOT_TAIL)
 LIKE = _either(wishes.LIKE, zh.LIKE)
+ERASE = _either(en.ERASE, zh.ERASE)
+AGREED = _either(en.AGREED, zh.AGREED)
+DECLINED = _either(en.DECLINED, zh.DECLINED)
+LAST = _either(en.LAST, zh.LAST)
 
 
 def first_match(rules: Rules, text: str) -> tuple[Intent, str] | None:

@@ -384,3 +384,48 @@ STEER: tuple[tuple[Intent, str], ...] = (
         r"want\w*)\b.*$",
     ),
 )
+
+# The whole message asks to delete everything that is known about the user.
+_THING = r"(?:data|accounts?|profile|history|records?|info(?:rmation)?|details|events|activity|membership)"
+_ALL = (
+    r"(?:(?:absolutely |simply )?everything|it all|all(?: of)? (?:it|this|that|them)|all|me|"
+    r"(?:all )?(?:of )?my (?:whole |entire |complete |personal |user |own |reading |stored )*"
+    + _THING
+    + r"(?:(?:,| and| &|, and) (?:all )?(?:of )?(?:my )?(?:personal |user )*(?:"
+    + _THING
+    + r"|everything))*|"
+    r"(?:the |this )?account|(?:every|any|each|all|all the) (?:traces?|memory|memories|records?|information|data)"
+    r" (?:of|about|on) me|(?:everything|all|anything|what(?:ever)?)(?: that| which)? "
+    r"(?:you|whyfeed)(?:'ve|'s)?(?: \w+){0,2}? "
+    r"(?:knows?|ha(?:ve|s)|keeps?|kept|stored?|learn(?:t|ed)|remember(?:ed)?|saved|collected|got)"
+    r"(?: (?:about|on|of|from) me)?)"
+)
+_DELETE = r"(?:forget|erase|delete|remove|wipe|purge|clear|destroy|scrub|get rid of|throw away|drop)"
+ERASE = (
+    r"(?:(?:how (?:do|can) I |I (?:want|wish|need) to |(?:I'?d|I would) like to |you (?:should|must|may) |"
+    r"(?:I )?(?:want )?you to |now )?(?:"
+    + _DELETE
+    + r"(?: out)? "
+    + _ALL
+    + r"|(?:close|cancel|deactivate|terminate|end) (?:my|the|this) account)"
+    r"|(?:(?:I |I'?d |would )*(?:want|like|wish|need|have) )?(?:all )?(?:of )?my "
+    + _THING
+    + r"(?: should| must| has| have)?(?: to)?(?: be)? (?:deleted|erased|removed|wiped|closed|gone|forgotten)"
+    r"|(?:(?:I |I'?d |would )*(?:want|like|wish) )?(?:to )?be (?:completely )?(?:forgotten|erased|deleted)"
+    r"|(?:.{0,40}\b)?right to (?:be forgotten|erasure)\b.{0,20})"
+    r"(?: (?:about|on|of|from|for) (?:me|myself|here|your (?:memory|records?|database|systems?|servers?)))*"
+    r"(?:[ ,]+(?:please|now|immediately|at once|for good|forever|permanently|completely|entirely|right now|"
+    r"right away|today|thanks|thank you))*"
+)
+# Answers to "shall I?".
+AGREED = (
+    r"(?:(?:yes|yeah|yep|yup|sure|certainly|absolutely|definitely|i (?:do|am sure|confirm|agree)|i'?m sure|"
+    r"confirm(?:ed)?|do (?:it|that|so)|go ahead|please do|" + _DELETE + r" " + _ALL + r")[ ,.!]*(?:please[ ,.!]*)?)+"
+)
+_NO = (
+    r"(?:no|nope|nah|never|stop|cancel|wait|don'?t|do not|keep (?:it|them|everything|all)|leave it|never ?mind|"
+    r"better not|not (?:now|yet|really))"
+)
+DECLINED = _NO + r"(?:[ ,.!]+(?:" + _NO + r"|thanks|thank you|please|do (?:it|that)|delete (?:it|anything)))*[ ,.!]*"
+# What was done last is meant: "forget that", "forget the last one".
+LAST = r"\b(?:that|this|those|these|it|last|latest|just|recent|previous|newest)\b"

@@ -21,11 +21,15 @@ from whyfeed.agent.llm.engine import ChatRequest, Deadline
 from whyfeed.agent.request import Intent, Request
 from whyfeed.agent.understanding.classifier import Guess, IntentClassifier, frame_words, load_utterances
 from whyfeed.agent.understanding.patterns import (
+    AGREED,
     ASKED,
     COMMAND,
     COMPARE,
+    DECLINED,
+    ERASE,
     EXCEPT,
     EXCHANGE,
+    LAST,
     LIKE,
     NOT_OTHERS,
     OTHERS,
@@ -56,7 +60,7 @@ from whyfeed.retrieval.words import HAN, content_words, words
 if TYPE_CHECKING:
     from whyfeed.agent.llm.engine import Engine
 
-__all__ = ["Context", "Understander"]
+__all__ = ["Context", "Understander", "agrees", "asks_erasure", "means_last"]
 
 MAX_TEXT = 2000  # characters of a message that are read
 LONG, LONG_HAN = 250, 100  # characters; a longer text is used as a search query
@@ -444,6 +448,30 @@ class Understander:
         if request.intent == "less_like":
             return request.with_(exclude=topics, by="writer")
         return request.with_(query=" ".join(topics), by="writer")
+
+
+def asks_erasure(text: str) -> bool:
+    """Whether the whole message asks to delete everything that is known about the user, the account too."""
+    text = _ended(_without_courtesies(_normalised(text)))
+    return len(text) <= LONG and ERASE.fullmatch(text) is not None
+
+
+def agrees(text: str) -> bool | None:
+    """Whether a message is a clear yes or a clear no to a question; None where it is neither."""
+    text = _ended(_normalised(text))[:LONG]
+    if DECLINED.fullmatch(text):
+        return False
+    return True if AGREED.fullmatch(text) else None
+
+
+def means_last(text: str) -> bool:
+    """Whether a wish to forget speaks of what was done last."""
+    return LAST.search(_normalised(text)) is not None
+
+
+def _ended(text: str) -> str:
+    """The sentence without the signs at its end."""
+    return text.strip().rstrip(" .!?~。！？…")
 
 
 def _normalised(text: str) -> str:

@@ -209,11 +209,12 @@ class CaseBook:
         if len(nums) != total:
             nums, vectors = self._desk.vectors(self._embedder.name, self.dimension)
         there = index.digests()
-        index.remove(list(set(there).difference(nums)))
+        gone = list(set(there).difference(nums))
+        index.remove(gone)
         new = [place for place, num in enumerate(nums) if num not in there]
         if new:
             index.add([nums[place] for place in new], [_MARK] * len(new), vectors[new])
-        if total >= _LARGE and (new or loaded is None):
+        if total >= _LARGE and (new or gone or loaded is None):
             index.save(path)
 
     def _add(self, cases: Sequence[Case], progress: Progress | None) -> None:

@@ -22,7 +22,9 @@ from whyfeed.retrieval.desk.types import LONGEST_TURN, DeskConversation, DeskTur
 from whyfeed.retrieval.errors import DataError, UnknownConversation
 from whyfeed.retrieval.post import clean_text, row_id
 from whyfeed.retrieval.privacy.vault import Vault
-from whyfeed.retrieval.store.store import Store
+from whyfeed.retrieval.store.database import drop_deleted_words
+from whyfeed.retrieval.store.store import Store, bump
+from whyfeed.retrieval.user import desk_user
 from whyfeed.retrieval.words import content_words, segment
 
 _CHUNK = 500  # cases in one SQL statement
@@ -83,6 +85,7 @@ class DeskStore:
 
         One with unchanged content is skipped, even when turns were added here since its import.
         """
+        replaced = False
         with self._database.write() as db:
             for conversation in conversations:
                 vault = Vault()
@@ -96,10 +99,14 @@ class DeskStore:
                     if old[1] == digest and values.items() <= known.items():
                         continue
                     _delete(db, old[0])
+                    replaced = True
                 num = _insert(db, safe, digest)
                 for place, turn in enumerate(safe.turns):
                     _add(db, num, place, turn, safe.turns[:place])
                 _keep_vault(db, num, values)
+            if replaced:
+                drop_deleted_words(db, "desk_search")
+                self._database.note_erased()
 
     def conversation(self, id: str) -> DeskConversation:
         """One conversation, masked; UnknownConversation when there is none."""
@@ -182,11 +189,23 @@ class DeskStore:
             num, _ = _num(db, id)
             db.execute("UPDATE desk_conversations SET status = 'closed' WHERE num = ?", [num])
             db.execute("DELETE FROM desk_vault WHERE conversation = ?", [num])
+            self._database.note_erased()  # cleared as soon as nobody reads the log: closing waits for nothing
 
-    def remove(self, id: str) -> None:
-        """Erase a conversation with its turns, cases and vectors."""
+    def remove(self, *ids: str) -> None:
+        """Erase conversations with their turns, cases, vectors and ledger events, without a trace in the file.
+
+        UnknownConversation, with nothing erased, where there is none of an id.
+        """
+        if not ids:
+            return
         with self._database.write() as db:
-            _delete(db, _num(db, id)[0])
+            for id in ids:
+                _delete(db, _num(db, id)[0])
+                db.execute("DELETE FROM events WHERE user = ?", [desk_user(id)])
+            drop_deleted_words(db, "desk_search")
+            bump(db)
+            self._database.note_erased()
+        self._database.clear_log()
 
     # ---- saved replies ----
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from whyfeed.retrieval.errors import DataError
-from whyfeed.retrieval.store.store import Store
+from whyfeed.retrieval.store.store import Store, check_known
 
 TRACES_KEPT = 20  # per user; why and why-not read them
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')  # strings of a JSON document, among them the ids of events
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,10 @@ class Conversations:
         self._store = store
 
     def start(self, user: str, time: float) -> str:
-        """Create an empty conversation and return its random id, which cannot be guessed."""
+        """Create an empty conversation and return its random id, which cannot be guessed. May raise UnknownUser."""
         id = secrets.token_urlsafe(12)
         with self._store.database.write() as db:
+            check_known(db, user)
             db.execute("INSERT INTO conversations VALUES (?, ?, ?)", [id, user, time])
         return id
 
@@ -66,16 +70,29 @@ class Conversations:
         return [(row[0], (row[1] or "")[:80], row[2]) for row in rows]
 
     def remember(
-        self, user: str, time: float, trace: dict[str, Any], said: tuple[str, str, dict[str, Any]] | None = None
+        self,
+        user: str,
+        time: float,
+        trace: dict[str, Any],
+        said: tuple[str, str, dict[str, Any]] | None = None,
+        events: Sequence[str] = (),
     ) -> None:
         """Store the trace of an answer and the answer's turn `said` (conversation, text, answer) in one transaction.
 
-        Only the last `TRACES_KEPT` traces of a user are kept.
+        Only the last `TRACES_KEPT` traces of a user are kept. `events` are the ids that the answer was made of: where
+        it mentions one that has been forgotten meanwhile, only its text is stored. UnknownUser where the user has been
+        erased meanwhile.
         """
         # Serialised before the database is locked: other writers wait for it.
         document = json.dumps(trace, ensure_ascii=False)
         answer = None if said is None else json.dumps(said[2], ensure_ascii=False)
+        mentioned = sorted(set(_QUOTED.findall(document)).intersection(events))
         with self._store.database.write() as db:
+            check_known(db, user)
+            if _count(db, user, mentioned) < len(mentioned):
+                if said is not None:
+                    _add(db, said[0], "agent", said[1], None, time)
+                return
             db.execute("INSERT INTO traces (user, time, document) VALUES (?, ?, ?)", [user, time, document])
             db.execute(
                 "DELETE FROM traces WHERE user = ? AND num NOT IN"
@@ -91,6 +108,15 @@ class Conversations:
             "SELECT document FROM traces WHERE user = ? ORDER BY num DESC LIMIT ?", [user, last]
         ).fetchall()
         return [json.loads(row[0]) for row in rows]
+
+
+def _count(db: Any, user: str, events: Sequence[str]) -> int:
+    """How many of these events of the user are in the ledger."""
+    if not events:
+        return 0
+    marks = ",".join("?" * len(events))
+    sql = f"SELECT count(*) FROM events WHERE user = ? AND id IN ({marks})"
+    return int(db.execute(sql, [user, *events]).fetchone()[0])
 
 
 def _add(db: Any, conversation: str, role: str, text: str, answer: str | None, time: float) -> None:

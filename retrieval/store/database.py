@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sqlite_utils import Database as SqliteDatabase
 from sqlite_utils import Migrations
 
-from whyfeed.retrieval.errors import HomeError
+from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.files import make_private_file
 from whyfeed.retrieval.post import Post, reading_digest
 from whyfeed.retrieval.store.faults import refuse_if_damaged, told
 
 _PATIENCE = 30  # seconds to wait for other processes
 T = TypeVar("T")
+_CLEARING = 5.0  # seconds to wait until nobody reads from the write-ahead log
+_ERASED = "erased"  # key in `meta` while the write-ahead log may hold what was deleted
 
 migrations = Migrations("whyfeed")
 
@@ -150,6 +153,22 @@ def m006_what_is_read(db: SqliteDatabase) -> None:
         db.execute("UPDATE posts SET reading = ? WHERE id = ?", [digest, id])
 
 
+@migrations()
+def m007_erased_words(db: SqliteDatabase) -> None:
+    """Words of deleted rows leave the full-text indexes; see `drop_deleted_words`."""
+    for index in ("search", "desk_search"):
+        drop_deleted_words(db, index)
+
+
+def drop_deleted_words(db: SqliteDatabase, index: str) -> None:
+    """Rewrite a full-text index without the words of rows that were deleted.
+
+    FTS5 only marks them as deleted until their part of the index is merged. Its option `secure-delete` needs
+    SQLite 3.42, and makes the file unreadable for older ones.
+    """
+    db.execute(f"INSERT INTO {index} ({index}) VALUES ('optimize')")
+
+
 class _Cursor(sqlite3.Cursor):
     """Waits for the running statement, and turns errors about disk and file into a HomeError (see `faults`)."""
 
@@ -247,8 +266,11 @@ class Database:
                     f"{path} was made by a newer whyfeed ({newer[-1]}); update whyfeed, or use another --home"
                 )
             if known:
+                if db["posts"].exists():  # pages that were freed before deleted rows were overwritten hold them still
+                    db.execute("VACUUM")
                 with self.write():  # where two processes start at once, the second waits and then finds nothing to do
                     migrations.apply(db)
+            self._clear_log()
 
     @property
     def connection(self) -> SqliteDatabase:
@@ -259,6 +281,7 @@ class Database:
                 self.path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None, factory=_Connection
             )
             conn.execute("PRAGMA foreign_keys = ON")
+            conn.execute("PRAGMA secure_delete = ON")  # deleted rows are overwritten
             conn.execute("PRAGMA synchronous = FULL")  # a confirmed event survives a power cut
             db = SqliteDatabase(conn)
             with self._lock:
@@ -296,6 +319,40 @@ class Database:
                     if db.conn.in_transaction:
                         db.conn.execute("ROLLBACK")
                     raise
+                with suppress(sqlite3.DatabaseError):  # what was to be written is written
+                    self._clear_log()
+
+    def note_erased(self) -> None:
+        """Within a transaction that deletes what must leave no trace: have the write-ahead log cleared after it.
+
+        The log holds pages as they were before. It can be cleared only while nobody reads older pages from it, so
+        after a failure the next write of any process tries again; `clear_log` tries for some seconds.
+        """
+        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [_ERASED, secrets.token_hex(8)])
+
+    def clear_log(self, patience: float = _CLEARING) -> bool:
+        """Clear the write-ahead log where `note_erased` asked for it; False if others read from it all that time."""
+        if self.connection.conn.in_transaction:
+            return False  # the end of the outer transaction does it
+        until = time.monotonic() + patience
+        while True:
+            with self.translated(), self._writing:
+                if self._clear_log():
+                    return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+
+    def _clear_log(self) -> bool:
+        conn = self.connection.conn
+        noted = conn.execute("SELECT value FROM meta WHERE key = ?", [_ERASED]).fetchone()
+        if noted is None:
+            return True
+        if conn.in_transaction or not empty_log(conn):
+            return False
+        # Another erasure may have been noted meanwhile; its own note stays.
+        conn.execute("DELETE FROM meta WHERE key = ? AND value = ?", [_ERASED, noted[0]])
+        return True
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -310,6 +367,8 @@ class Database:
             if (error := told(exc, self.path)) is exc:
                 raise
             raise error from exc
+        except UnicodeEncodeError as exc:
+            raise DataError("a text has a lone surrogate, which cannot be stored or looked up; check it") from exc
 
     def close(self) -> None:
         """Close the connections of all threads, each after its running statement."""
@@ -324,6 +383,21 @@ def _end(conn: _Connection, among: set[_Connection]) -> None:
     """Close a connection and take it out of the set of open ones; twice does no harm."""
     among.discard(conn)
     conn.close()
+
+
+def empty_log(conn: sqlite3.Connection) -> bool:
+    """Move the write-ahead log of a connection's file into the file, and cut it to nothing; False while it is read."""
+    before = conn.execute("PRAGMA busy_timeout").fetchone()[0]
+    # A checkpoint that waits for readers keeps writers waiting, too.
+    conn.execute("PRAGMA busy_timeout = 100").fetchone()
+    try:
+        return not conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.OperationalError as exc:
+        if "locked" not in str(exc):
+            raise
+        return False
+    finally:
+        conn.execute(f"PRAGMA busy_timeout = {before}").fetchone()
 
 
 def _write_ahead(db: SqliteDatabase) -> None:

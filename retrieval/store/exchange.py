@@ -24,12 +24,13 @@ from whyfeed.retrieval.desk.store import DeskStore
 from whyfeed.retrieval.desk.types import DeskConversation, SavedReply
 from whyfeed.retrieval.errors import DataError, HomeError
 from whyfeed.retrieval.event import STEERING, Event
+from whyfeed.retrieval.files import write_whole
 from whyfeed.retrieval.lines import LONGEST_LINE, UnreadableFile, parse_json, read_lines
-from whyfeed.retrieval.post import Post, row_id
+from whyfeed.retrieval.post import Post, clean_text, row_id
 from whyfeed.retrieval.printable import json_line
 from whyfeed.retrieval.store.conversations import Conversations
 from whyfeed.retrieval.store.store import Store
-from whyfeed.retrieval.user import User
+from whyfeed.retrieval.user import User, user_id
 
 FILES = ("posts", "users", "interactions", "follows", "links", "conversations", "replies")
 Row = dict[str, Any]
@@ -204,6 +205,46 @@ def export_user(store: Store, user: str, out: Path) -> Path:
     return out
 
 
+def forget_rejected(home: Path, *ids: str) -> bool:
+    """Delete the rows that name one of these ids from the rejects files of a home; whether there were any.
+
+    A row names an id where one of its values is that id, or where its cause or a shortened row quotes it. HomeError
+    when a file cannot be written.
+    """
+    wanted, found = set(ids), False
+    try:
+        for path in sorted((home / "rejects").glob("[!.]*.jsonl")):  # a hidden one is still being written
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if not _names(line, wanted)]
+            found |= len(kept) < len(lines)
+            if not kept:
+                path.unlink(missing_ok=True)
+            elif len(kept) < len(lines):
+                write_whole(path, b"".join(kept))
+    except OSError as exc:
+        raise HomeError(f"cannot edit the rejects files of {str(home)!r}: {exc.strerror or exc}") from exc
+    return found
+
+
+def _names(line: bytes, ids: set[str]) -> bool:
+    try:
+        rejected = json.loads(line)
+    except ValueError:
+        return any(id.encode() in line for id in ids)
+    row = rejected.get("row")
+    told = f"{rejected.get('cause')} {row if isinstance(row, str) else ''}"
+    quoted = [form for id in ids for form in (repr(id), json.dumps(id, ensure_ascii=False))]
+    return _holds(row, ids) or any(form in told for form in quoted)
+
+
+def _holds(value: Any, ids: set[str]) -> bool:
+    if isinstance(value, dict):
+        return any(_holds(inner, ids) for inner in value.values())
+    if isinstance(value, list):
+        return any(_holds(inner, ids) for inner in value)
+    return clean_text(value) in ids
+
+
 class _Rejects:
     """Writes the rejects file, which gets its final name only when it is complete and not empty.
 
@@ -303,7 +344,7 @@ def _follow(row: Row) -> tuple[str, str, float]:
     weight = row.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e12:
         raise ValueError(f"weight {weight!r} is not a positive number")
-    return row_id(row, "from"), row_id(row, "to"), float(weight)
+    return user_id(row, "from"), user_id(row, "to"), float(weight)
 
 
 def _link(row: Row) -> tuple[str, str, str]:

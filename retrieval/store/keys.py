@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whyfeed.retrieval.errors import DataError
+from whyfeed.retrieval.errors import DataError, ReservedUser
 from whyfeed.retrieval.post import clean_text
 from whyfeed.retrieval.store.store import Store
+from whyfeed.retrieval.user import is_reserved
 
 SCOPES = ("read", "feedback", "desk", "admin")
 PER_MINUTE = 600
@@ -53,6 +54,11 @@ class Keys:
             raise ValueError(f"scope {(unknown[0] if scopes else '')!r} is none of {', '.join(SCOPES)}")
         if users is not None and (wide := {"admin", "desk"} & set(scopes)):
             raise ValueError(f"a key with the scope {min(wide)!r} sees everybody; leave out the users, or the scope")
+        for user in users or ():
+            if is_reserved(user):
+                raise ReservedUser(user)
+            if not clean_text(user) or clean_text(user) != user:
+                raise ValueError(f"user {user!r} is no id; `whyfeed users` lists those that there are")
         if per_minute < 1:
             raise ValueError(f"{per_minute} requests a minute are too few; give at least 1")
         secret = f"wf_{secrets.token_urlsafe(32)}"

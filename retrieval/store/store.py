@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from sqlite_utils import Database as SqliteDatabase
 
 from whyfeed.retrieval.arrays import Vectors
-from whyfeed.retrieval.errors import HomeError, UnknownPost, UnknownUser
+from whyfeed.retrieval.errors import HomeError, ReservedUser, UnknownConversation, UnknownPost, UnknownUser
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.files import keep_private
 from whyfeed.retrieval.post import Post, reading_digest
-from whyfeed.retrieval.store.database import Database
-from whyfeed.retrieval.user import User
+from whyfeed.retrieval.store.database import Database, drop_deleted_words
+from whyfeed.retrieval.user import User, desk_user, is_reserved
 from whyfeed.retrieval.words import match_query, segment
 
 _POST_COLUMNS = "id, kind, title, text, url, author, community, tags, language, created_at, image, attributes"
@@ -95,12 +96,15 @@ class Store:
                 )
 
     def remove_posts(self, ids: Sequence[str]) -> None:
-        """Remove posts from the catalogue; events about them stay in the ledger."""
+        """Remove posts from the catalogue, without a trace in the file; events about them stay in the ledger."""
         with self.database.write() as db:
             for id in ids:
                 db.execute("DELETE FROM search WHERE rowid = (SELECT num FROM posts WHERE id = ?)", [id])
                 db.execute("DELETE FROM posts WHERE id = ?", [id])
-            self._bump()
+            drop_deleted_words(db, "search")
+            bump(db)
+            self.database.note_erased()
+        self.database.clear_log()
 
     def post(self, id: str) -> Post:
         """One post; UnknownPost when there is none."""
@@ -164,7 +168,9 @@ class Store:
                 )
 
     def user(self, id: str) -> User:
-        """One user, also one who only has events; UnknownUser when there is neither."""
+        """One user, also one who only has events; UnknownUser when there is neither, and for a reserved id."""
+        if is_reserved(id):
+            raise ReservedUser(id)
         row = self._one("SELECT id, name, about, attributes FROM users WHERE id = ?", [id])
         if row is None:
             if self._one("SELECT 1 FROM events WHERE user = ? LIMIT 1", [id]) is None:
@@ -208,9 +214,14 @@ class Store:
 
     # ---- the ledger ----
 
-    def append(self, event: Event) -> Event:
-        """Append one event durably and return it with its new id."""
+    def append(self, event: Event, known: bool = False) -> Event:
+        """Append one event durably and return it with its new id.
+
+        `known`: UnknownUser where the user has been erased meanwhile, UnknownConversation for the desk's.
+        """
         with self.database.write() as db:
+            if known:
+                check_known(db, event.user)
             num = db.execute("SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'events'").fetchone()[
                 0
             ]
@@ -220,9 +231,9 @@ class Store:
 
     def put_events(self, events: Iterable[Event]) -> int:
         """Add imported events, whose ids are digests of their content; skips known ids, returns the number added."""
-        with self.database.write():
+        with self.database.write() as db:
             added = sum(self._insert(event, ignore=True) for event in events)
-            self._bump()
+            bump(db)
         return added
 
     def events(self, *, user: str | None = None, after: int = 0) -> list[tuple[int, Event]]:
@@ -252,18 +263,55 @@ class Store:
                     " (SELECT id FROM conversations WHERE user = ?)",
                     [spoken, user],
                 )
-            self._bump()
+            bump(db)
+            self.database.note_erased()
+        self.database.clear_log()
 
     def erase(self, user: str) -> None:
-        """Delete everything about a user: events, edges, conversations, traces, cached judgements."""
+        """Delete everything about a user, without a trace in the file.
+
+        That is: the user, events, edges and links, conversations, traces, cached judgements, keys bound to this user
+        alone, and what answers to others say of them. Their posts stay, without an author.
+        """
+        quoted = json.dumps(user, ensure_ascii=False)
         with self.database.write() as db:
+            row = db.execute("SELECT name FROM users WHERE id = ?", [user]).fetchone()
             db.execute("DELETE FROM events WHERE user = ?", [user])
             db.execute("DELETE FROM follows WHERE follower = ? OR followed = ?", [user, user])
+            db.execute("DELETE FROM links WHERE head = ? OR tail = ?", [user, user])
             db.execute("DELETE FROM conversations WHERE user = ?", [user])
-            db.execute("DELETE FROM traces WHERE user = ?", [user])
+            db.execute("DELETE FROM traces WHERE user = ? OR instr(document, ?)", [user, quoted])
+            db.execute("UPDATE turns SET answer = NULL WHERE instr(answer, ?)", [quoted])
+            if row is not None and row[0]:
+                _unname(db, row[0])
             db.execute("DELETE FROM kept WHERE kind = 'judgement' AND key LIKE ? ESCAPE '\\'", [_like(user) + "|%"])
+            db.execute("UPDATE posts SET author = '' WHERE author = ?", [user])
+            db.execute(
+                "DELETE FROM keys WHERE json_array_length(users) = 1 AND json_extract(users, '$[0]') = ?", [user]
+            )
+            db.execute(
+                "UPDATE keys SET users = (SELECT json_group_array(value) FROM json_each(users) WHERE value != ?)"
+                " WHERE EXISTS (SELECT 1 FROM json_each(users) WHERE value = ?)",
+                [user, user],
+            )
             db.execute("DELETE FROM users WHERE id = ?", [user])
-            self._bump()
+            bump(db)
+            self.database.note_erased()
+        self.database.clear_log()
+
+    def is_known(self, user: str) -> bool:
+        """Whether anything is stored about this id: a user, a follower, an author, a user of a key."""
+        return not is_reserved(user) and any(
+            self._one(sql, [user])
+            for sql in (
+                "SELECT 1 FROM users WHERE id = ?",
+                "SELECT 1 FROM events WHERE user = ? LIMIT 1",
+                "SELECT 1 FROM posts WHERE author = ? LIMIT 1",
+                "SELECT 1 FROM follows WHERE ? IN (follower, followed) LIMIT 1",
+                "SELECT 1 FROM conversations WHERE user = ? LIMIT 1",
+                "SELECT 1 FROM keys WHERE EXISTS (SELECT 1 FROM json_each(users) WHERE value = ?)",
+            )
+        )
 
     def generation(self) -> int:
         """A counter that grows on every change other than an appended event: import, forget, erase."""
@@ -296,9 +344,14 @@ class Store:
         row = self._one("SELECT document FROM kept WHERE kind = ? AND key = ?", [kind, key])
         return None if row is None else json.loads(row[0])
 
-    def keep(self, kind: str, key: str, document: dict[str, Any]) -> None:
-        """Cache a document under a kind and key; it replaces an earlier one."""
+    def keep(self, kind: str, key: str, document: dict[str, Any], user: str = "") -> None:
+        """Cache a document under a kind and key; it replaces an earlier one.
+
+        A document about a `user` who has been erased meanwhile is not kept.
+        """
         with self.database.write() as db:
+            if user and not _is_user(db, user):
+                return
             db.execute(
                 "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", [kind, key, json.dumps(document, ensure_ascii=False)]
             )
@@ -311,11 +364,6 @@ class Store:
             f"{verb} INTO events (id, user, post, kind, time, value, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
             [event.id, event.user, event.post, event.kind, event.time, event.value, event.text],
         ).rowcount
-
-    def _bump(self) -> None:
-        self.database.connection.execute(
-            "INSERT INTO meta VALUES ('generation', '1') ON CONFLICT (key) DO UPDATE SET value = value + 1"
-        )
 
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self.database.translated():
@@ -336,6 +384,42 @@ def _check_ours(home: Path) -> None:
             f"{str(home)!r} is no home of whyfeed, and holds other files ({strange[0]!r}); name an empty or a new"
             " folder with --home"
         )
+
+
+def bump(db: SqliteDatabase) -> None:
+    """Say within a transaction that more was changed than an event appended; see `Store.generation`."""
+    db.execute("INSERT INTO meta VALUES ('generation', '1') ON CONFLICT (key) DO UPDATE SET value = value + 1")
+
+
+def check_known(db: SqliteDatabase, user: str) -> None:
+    """UnknownUser where there is no such user, UnknownConversation where the id is that of a desk's conversation.
+
+    Within the transaction that writes about them: an erasure comes before it, and is seen, or after it.
+    """
+    if is_reserved(user):
+        conversation = user.removeprefix(desk_user(""))
+        if not db.execute("SELECT 1 FROM desk_conversations WHERE id = ?", [conversation]).fetchone():
+            raise UnknownConversation(conversation)
+    elif not _is_user(db, user):
+        raise UnknownUser(user)
+
+
+def _is_user(db: SqliteDatabase, user: str) -> bool:
+    known = "SELECT 1 FROM users WHERE id = ? UNION ALL SELECT 1 FROM events WHERE user = ? LIMIT 1"
+    return db.execute(known, [user, user]).fetchone() is not None
+
+
+def _unname(db: SqliteDatabase, name: str) -> None:
+    """Delete a user's public name from what was answered to others: reasons, and answers about people."""
+    spoken = json.dumps(name, ensure_ascii=False)[1:-1]
+    author = '%"field": "author"%'
+    db.execute("DELETE FROM traces WHERE document LIKE ? AND instr(document, ?)", [author, spoken])
+    db.execute(
+        "UPDATE turns SET text = replace(text, ?, '…') WHERE role = 'agent' AND instr(text, ?)"
+        " AND json_extract(answer, '$.request.intent') IN ('people', 'compare', 'why')",
+        [name, name],
+    )
+    db.execute("UPDATE turns SET answer = NULL WHERE role = 'agent' AND instr(answer, ?)", [spoken])
 
 
 def _post(row: Sequence[Any]) -> Post:

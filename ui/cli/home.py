@@ -95,27 +95,41 @@ def users(
 
 
 def erase(
-    user: UserArg,
+    user: Annotated[str | None, typer.Argument(metavar="[USER]", help="Id of the user.")] = None,
+    conversation: Annotated[
+        str | None, typer.Option(help="Instead of a user: id of a conversation of the service desk.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Delete everything about a user. Asks for confirmation when it runs in a terminal.
+    """Delete everything about a user, or a conversation of the desk. Asks for confirmation when it runs in a terminal.
 
     In a pipe or a script (standard input is not a terminal) it deletes without asking, as with --yes.
 
     Example: whyfeed erase alcohol:37 --yes
     """
+    if (user is None) == (conversation is None):
+        raise ValueError("name either a user or --conversation ID")
     with open_agent(home, no_llm=True) as agent:
         if not yes and sys.stdin.isatty():
-            agent.user(user)  # an unknown user is reported before the question
+            # What is unknown is reported before the question.
+            if conversation is not None:
+                agent.desk.store.conversation(conversation)
+            elif not agent.stores(user or ""):
+                agent.user(user or "")
             # Not typer.confirm: it writes a space to standard output, which must only hold the result.
-            tell("Delete everything about {}? [y/N] ", user, end="", err=True)
+            what = user or f"the conversation {conversation}"
+            tell("Delete everything about {}? [y/N] ", what, end="", err=True)
             if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                 tell("nothing was deleted", err=True)
                 raise typer.Exit(1)
-        agent.erase(user)
-    print_json({"user": user, "erased": True}) if as_json else tell("erased: {}", user)
+        if user is not None:
+            agent.erase(user)
+        else:
+            agent.erase_conversation(conversation or "")
+    erased = {"user": user} if user is not None else {"conversation": conversation}
+    print_json({**erased, "erased": True}) if as_json else tell("erased: {}", user or conversation)
 
 
 def doctor(home: Home = None, as_json: Json = False) -> None:

@@ -24,7 +24,8 @@ from fastapi.responses import FileResponse
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field
 
-from whyfeed.agent.arguments import Arguments, Id
+from whyfeed.agent.arguments import Arguments, UserId
+from whyfeed.agent.batch.erasure import ERASED, JOBS, guard
 from whyfeed.retrieval.errors import DataError, WhyfeedError, one_line
 from whyfeed.retrieval.files import write_whole
 from whyfeed.retrieval.progress import Progress
@@ -54,7 +55,7 @@ class Unfinished(DataError):
 class Batch(Arguments):
     """A batch job."""
 
-    users: Annotated[list[Id], Field(min_length=1, max_length=100_000)] | None = Field(
+    users: Annotated[list[UserId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="Ids of the users; null: everybody."
     )
     k: int = Field(5, ge=1, le=50, description="How many posts for each.")
@@ -105,7 +106,8 @@ class Jobs:
     """The batch jobs of a home. `counted` is called with the number of users whose list was just made."""
 
     def __init__(self, home: Path, agent: Batches, counted: Callable[[int], None] = lambda more: None) -> None:
-        self._folder = home / "jobs"
+        self._home = home
+        self._folder = home / JOBS
         self._agent = agent
         self._counted = counted
         self._lock = threading.Lock()
@@ -161,7 +163,8 @@ class Jobs:
         """Stop a job that has not ended; remove one that has, with its result."""
         job = self.get(id)
         if self._noted(id).state in _ENDED:
-            shutil.rmtree(self._folder / id, ignore_errors=True)
+            with guard(self._home):
+                shutil.rmtree(self._folder / id, ignore_errors=True)
             return job
         # A file, because another process may be doing the work.
         (self._folder / id / "cancelled").touch()
@@ -193,7 +196,14 @@ class Jobs:
             return Job(id=id, state="waiting")
 
     def _note(self, job: Job) -> None:
-        write_whole(self._folder / job.id / "state.json", job.model_dump_json().encode())
+        with guard(self._home):
+            asked = self._asked(job.id)["users"]
+            if job.report is not None and asked is not None and "skipped" in job.report:
+                # Who has been erased is no longer in the list of those who were asked for.
+                named = {*asked, ERASED}
+                skipped = {cause: [id for id in ids if id in named] for cause, ids in job.report["skipped"].items()}
+                job.report["skipped"] = {cause: ids for cause, ids in skipped.items() if ids}
+            write_whole(self._folder / job.id / "state.json", job.model_dump_json().encode())
 
     def _next(self) -> str | None:
         """The oldest job that has not ended, also one that a killed process had begun."""
@@ -280,8 +290,9 @@ class Jobs:
     def _end_cancelled(self, job: Job) -> None:
         if not (self._folder / job.id / "cancelled").exists():
             return  # the process ends; the job is continued later
-        for part in (self._folder / job.id).glob("result.*"):
-            part.unlink(missing_ok=True)
+        with guard(self._home):
+            for part in (self._folder / job.id).glob("result.*"):
+                part.unlink(missing_ok=True)
         job.state = "cancelled"
         self._note(job)
 

@@ -297,7 +297,10 @@ def _add_operation(router: APIRouter, agent: Agent, access: Access, operation: O
 def _add_chat(router: APIRouter, agent: Agent, access: Access) -> None:
     async def begun(asked: Chat, request: Request) -> AsyncIterator[AsyncIterator[ChatEvent]]:
         access.allow_user(request.state.key, asked.user)
-        talk = agent.achat(asked.user, asked.text, asked.conversation, llm_rank=asked.llm_rank)
+        talk = agent.achat(
+            asked.user, asked.text, asked.conversation, llm_rank=asked.llm_rank,
+            may_erase=request.state.key.may(OPERATIONS["erase"].scope),
+        )  # fmt: skip
         async with aclosing(talk) as events:
             with _translated():
                 first = await anext(events)  # an unknown user is a 404, not an event of the stream

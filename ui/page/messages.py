@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 from pydantic import ValidationError as Invalid
 
-from whyfeed.agent.arguments import Act
+from whyfeed.agent.arguments import Act, sound_id
 from whyfeed.agent.desk.actions import Decision
 from whyfeed.retrieval.post import MAX_TEXT
 
@@ -24,7 +24,7 @@ def _without_surrogates(value: Any) -> Any:
     return _LONE_SURROGATE.sub(" ", value) if isinstance(value, str) else value
 
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=1000), BeforeValidator(sound_id)]
 Text = Annotated[str, BeforeValidator(_without_surrogates), StringConstraints(max_length=2 * MAX_TEXT)]
 Topic = Annotated[Text, AfterValidator(lambda text: text[:200])]
 Name = Annotated[Text, AfterValidator(lambda text: text[:80])]

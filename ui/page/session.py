@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from whyfeed.agent.answer import Answer, ChatEvent, ItemsReady, Member, ReasonReady, StageStarted
 from whyfeed.agent.phrases import languages, say
-from whyfeed.retrieval.errors import HomeError, WhyfeedError
+from whyfeed.retrieval.errors import HomeError, UnknownUser, WhyfeedError
 from whyfeed.retrieval.event import Event
 from whyfeed.ui.page import messages
 from whyfeed.ui.page.cards import EVENTS_READ, Cards, explanation, link, moment, said, short
@@ -187,8 +187,11 @@ class Session:
         with self._lock:
             if self._cancel is cancel:
                 self._cancel = None
-                self._refresh()
                 self._check_status()
+                try:
+                    self._refresh()
+                except UnknownUser:  # who asked to be erased, here or elsewhere
+                    self._leave()
         yield
 
     def look_again(self) -> bool:
@@ -338,6 +341,13 @@ class Session:
         self._cards = Cards(self._agent, user)
         self._refresh()
         threading.Thread(target=self._warm, args=(user,), name="whyfeed-warm", daemon=True).start()
+
+    def _leave(self) -> None:
+        """Nobody reads here any more; what was said last is told once."""
+        self.say(self._turns[-1].get("error") or self._turns[-1]["text"])
+        self._user, self._profile, self._conversations, self._marks, self._why = None, None, [], {}, {}
+        self._conversation, self._turns, self._behind, self._awaited = "", [], None, 0
+        self._find_members("")
 
     def _warm(self, user: str) -> None:
         try:
