@@ -1,0 +1,105 @@
+"""Which acts count where acts of many accounts are counted, so that a handful of accounts cannot set everybody's list.
+
+Profile injection (shilling) attacks make many accounts that like one post, and popular ones beside it so that the post
+co-occurs with them (Lam and Riedl 2004; Mobasher, Burke, Bhaumik and Williams 2007). Accounts are cheap, a past is not:
+as in the influence limiter (Resnick and Sami 2007), an account's say starts near nothing and grows with what it has
+done. Acts of newcomers count on a post as long as established accounts act on it too, so in an ordinary community
+nearly all acts count, and every count over accounts (popularity, co-occurrence, item-kNN, EASE, training histories)
+is protected by leaving out the acts that do not.
+
+All functions work on plain arrays, one entry an act: codes of accounts and posts, and times.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from whyfeed.retrieval.arrays import Floats, Rows
+
+DAY = 86_400.0  # seconds
+ESTABLISHED = 10.0  # distinct posts, and distinct days, from which on an account counts fully at the latest
+SUPPORT = 3.0  # acts that count on a post for each established account among those who did them
+GRACE = 1  # acts that count on a post whoever did them
+FIRST_CLOCK = 1e8  # Unix seconds (1973); smaller times are numbers of an order and say nothing of days
+HANDFUL = 5  # tags that any post may have
+
+
+def account_weights(users: Rows, posts: Rows, times: npt.NDArray[np.float64] | None = None) -> Floats:
+    """The weight (0..1) of each account's acts, shape (largest user code + 1,); 0 for codes without an act.
+
+    The arguments are one entry an act (n,); `times` are Unix seconds, NaN where unknown, best those that were
+    `witnessed`. The weight is
+    (min(1, posts / P) * min(1, days / D))^2 for the numbers of distinct posts and of distinct days that the account
+    acted on. P and D are those of the account behind the average act, at most `ESTABLISHED`: weights are relative to
+    the community, so where everybody is new, everybody counts. A crowd of accounts with one act each lowers the average
+    only when it outnumbers all other acts. Without times, days do not count.
+    """
+    size = int(users.max()) + 1 if len(users) else 0
+    done = _distinct(users, posts, size)
+    weights = _relative(done, done)
+    known = np.zeros(0, dtype=np.bool_) if times is None else ~np.isnan(times)
+    if times is not None and known.any() and float(np.median(times[known])) >= FIRST_CLOCK:
+        days = np.zeros(len(times), dtype=np.int64)  # acts without a time are of one day together
+        days[known] = np.floor(times[known] / DAY).astype(np.int64)
+        weights = weights * _relative(_distinct(users, days, size), done)
+    return np.asarray(weights**2, dtype=np.float32)
+
+
+def witnessed(times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """For acts in the order in which they arrived (n,): the latest time that had been seen by then.
+
+    An account that comes with a past, all of it in one import, has been seen for a day. Times far beyond all others are
+    cut, so that a date in the future does not stop the clock. NaN where nothing has a time yet.
+    """
+    known = ~np.isnan(times)
+    if not known.any():
+        return times
+    early, late = np.quantile(times[known], [0.02, 0.98])
+    cut = np.minimum(np.where(known, times, -np.inf), late + max((late - early) / 10, DAY))
+    latest = np.maximum.accumulate(cut)
+    return np.where(np.isfinite(latest), latest, np.nan)
+
+
+def counted(users: Rows, posts: Rows, weights: Floats) -> npt.NDArray[np.bool_]:
+    """Which acts (n,) count; `weights` are `account_weights`.
+
+    On each post so many accounts count: `SUPPORT` times the sum of the weights of all who acted on it, rounded down,
+    plus `GRACE`, those with the largest weights first and among equal ones those who acted first.
+    """
+    width = int(posts.max()) + 1 if len(posts) else 1
+    pairs, first, of = np.unique(users.astype(np.int64) * width + posts, return_index=True, return_inverse=True)
+    post, weight = pairs % width, weights[pairs // width].astype(np.float64)
+    allowed = np.floor(SUPPORT * np.bincount(post, weight, minlength=width) + 1e-6) + GRACE
+    order = np.lexsort((first, -weight, post))
+    starts = np.searchsorted(post[order], np.arange(width))
+    kept = np.empty(len(pairs), dtype=np.bool_)
+    kept[order] = np.arange(len(pairs)) - starts[post[order]] < allowed[post[order]]
+    return np.asarray(kept[of])
+
+
+def focus(tags: Rows) -> Floats:
+    """How far posts with so many tags (n,) are about each of them (n,): 1 up to the usual number, then usual / number.
+
+    The usual number is what nine in ten of the posts do not exceed, at least `HANDFUL`. Tags beyond it would otherwise
+    each add a topic for which the post is found.
+    """
+    usual = max(float(HANDFUL), float(np.quantile(tags, 0.9))) if len(tags) else float(HANDFUL)
+    return np.asarray(np.minimum(1.0, usual / np.maximum(tags, 1)), dtype=np.float32)
+
+
+def _distinct(users: Rows, others: Rows, size: int) -> npt.NDArray[np.float64]:
+    """For each user (size,), how many distinct values of `others` stand beside it."""
+    _, codes = np.unique(others, return_inverse=True)
+    width = int(codes.max()) + 1 if len(codes) else 1
+    pairs = np.unique(users.astype(np.int64) * width + codes)
+    return np.bincount(pairs // width, minlength=size).astype(np.float64)
+
+
+def _relative(counts: npt.NDArray[np.float64], acts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Counts of accounts as shares (0..1) of the count of the account behind the average act."""
+    total = acts.sum()
+    if not total:
+        return np.zeros(len(counts))
+    usual = min(ESTABLISHED, float((counts * acts).sum() / total))
+    return np.minimum(1.0, counts / usual)
