@@ -22,7 +22,7 @@ from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.community.index import PostIndex
 from whyfeed.retrieval.community.next_item import NextItem, NextPosts
 from whyfeed.retrieval.community.post_vectors import embedded
-from whyfeed.retrieval.community.trust import DAY, SUPPORT, account_weights, counted, focus, witnessed
+from whyfeed.retrieval.community.trust import SUPPORT, account_weights, counted, focus, latest_time, witnessed
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.files import keep_arrays, kept_arrays
 from whyfeed.retrieval.progress import Progress
@@ -303,10 +303,11 @@ class Community:
                 self._undated = True
                 created = times[self.community_codes[rows] == code]
             if len(created):
+                # A post or event that claims to be of the far future must not make all others old.
+                created = np.minimum(created, latest_time(created))
                 early, late = np.quantile(created, [0.02, 0.98])
+                self._now[code] = created.max()
                 self._half_life[code] = max((late - early) / 10, 1e-9)
-                # A single post or event that claims to be of the far future must not make all others old.
-                self._now[code] = min(created.max(), late + max(self._half_life[code], DAY))
         age = np.maximum(self._now[self.community_codes] - self.created, 0) / self._half_life[self.community_codes]
         self._freshness: Floats = np.nan_to_num(0.5**age).astype(np.float32)
         self._measure_popularity()

@@ -31,34 +31,47 @@ def account_weights(users: Rows, posts: Rows, times: npt.NDArray[np.float64] | N
     The arguments are one entry an act (n,); `times` are Unix seconds, NaN where unknown, best those that were
     `witnessed`. The weight is
     (min(1, posts / P) * min(1, days / D))^2 for the numbers of distinct posts and of distinct days that the account
-    acted on. P and D are those of the account behind the average act, at most `ESTABLISHED`: weights are relative to
-    the community, so where everybody is new, everybody counts. A crowd of accounts with one act each lowers the average
-    only when it outnumbers all other acts. Without times, days do not count.
+    acted on. P and D are the means over the accounts, each as heavy as its posts times its days, and at most
+    `ESTABLISHED`. So weights are relative to the community: where everybody is new, everybody counts. A crowd of new
+    accounts lowers these means only when its acts outnumber those of the members several times. Without times, days do
+    not count.
     """
     size = int(users.max()) + 1 if len(users) else 0
-    done = _distinct(users, posts, size)
-    weights = _relative(done, done)
+    done, days = _distinct(users, posts, size), np.ones(size)
     known = np.zeros(0, dtype=np.bool_) if times is None else ~np.isnan(times)
     if times is not None and known.any() and float(np.median(times[known])) >= FIRST_CLOCK:
-        days = np.zeros(len(times), dtype=np.int64)  # acts without a time are of one day together
-        days[known] = np.floor(times[known] / DAY).astype(np.int64)
-        weights = weights * _relative(_distinct(users, days, size), done)
-    return np.asarray(weights**2, dtype=np.float32)
+        day = np.zeros(len(times), dtype=np.int64)  # acts without a time are of one day together
+        day[known] = np.floor(times[known] / DAY).astype(np.int64)
+        days = _distinct(users, day, size)
+    past = done * days
+    return np.asarray((_relative(done, past) * _relative(days, past)) ** 2, dtype=np.float32)
 
 
 def witnessed(times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """For acts in the order in which they arrived (n,): the latest time that had been seen by then.
 
     An account that comes with a past, all of it in one import, has been seen for a day. Times far beyond all others are
-    cut, so that a date in the future does not stop the clock. NaN where nothing has a time yet.
+    cut, so that a date in the future does not stop the clock. NaN where nothing has a time yet. Where the first quarter
+    of the acts did not arrive in the order of their times, as from a file that is sorted by user, the order says
+    nothing and the times themselves are returned.
     """
     known = ~np.isnan(times)
     if not known.any():
         return times
-    early, late = np.quantile(times[known], [0.02, 0.98])
-    cut = np.minimum(np.where(known, times, -np.inf), late + max((late - early) / 10, DAY))
-    latest = np.maximum.accumulate(cut)
+    latest = np.maximum.accumulate(np.where(known, times, -np.inf).clip(max=latest_time(times[known])))
+    first = slice(0, max(1, len(times) // 4))
+    if np.count_nonzero(times[first] < latest[first]) > 0.5 * np.count_nonzero(known[first]):
+        return times
     return np.where(np.isfinite(latest), latest, np.nan)
+
+
+def latest_time(times: npt.NDArray[np.float64]) -> float:
+    """The largest of these times (n,) that is believed: few that are far beyond all others say nothing of the clock.
+
+    A tenth of the span of the first 98 % of the times, and at least a day, may lie between these and the latest.
+    """
+    early, late = np.quantile(times, [0.02, 0.98], method="lower")
+    return float(min(times.max(), late + max((late - early) / 10, DAY)))
 
 
 def counted(users: Rows, posts: Rows, weights: Floats) -> npt.NDArray[np.bool_]:
@@ -96,10 +109,10 @@ def _distinct(users: Rows, others: Rows, size: int) -> npt.NDArray[np.float64]:
     return np.bincount(pairs // width, minlength=size).astype(np.float64)
 
 
-def _relative(counts: npt.NDArray[np.float64], acts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Counts of accounts as shares (0..1) of the count of the account behind the average act."""
-    total = acts.sum()
+def _relative(counts: npt.NDArray[np.float64], heavy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Counts of accounts as shares (0..1) of their mean, in which accounts are so `heavy`, at most `ESTABLISHED`."""
+    total = heavy.sum()
     if not total:
         return np.zeros(len(counts))
-    usual = min(ESTABLISHED, float((counts * acts).sum() / total))
-    return np.minimum(1.0, counts / usual)
+    usual = min(ESTABLISHED, float((counts * heavy).sum() / total))
+    return np.where(heavy > 0, np.minimum(1.0, counts / usual), 0.0)
