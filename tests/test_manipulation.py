@@ -70,11 +70,11 @@ def with_camouflage(world: World) -> list[Row]:
 
 
 def back_dated(world: World) -> list[Row]:
-    """They come all at once, each with a past of 15 days."""
+    """They come all at once, each with a past of nine days."""
     pasts = [
-        like(f"fake{number}", post, LAST - (16 - place) * DAY + number)
+        like(f"fake{number}", post, LAST - (10 - place) * DAY + number)
         for number in range(50)
-        for place, post in enumerate(popular(world)[:15])
+        for place, post in enumerate(popular(world)[:9])
     ]
     return [*pasts, *fresh_accounts(world)]
 

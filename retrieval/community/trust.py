@@ -29,12 +29,12 @@ def account_weights(users: Rows, posts: Rows, times: npt.NDArray[np.float64] | N
     """The weight (0..1) of each account's acts, shape (largest user code + 1,); 0 for codes without an act.
 
     The arguments are one entry an act (n,); `times` are Unix seconds, NaN where unknown, best those that were
-    `witnessed`. The weight is
-    (min(1, posts / P) * min(1, days / D))^2 for the numbers of distinct posts and of distinct days that the account
-    acted on. P and D are the means over the accounts, each as heavy as its posts times its days, and at most
-    `ESTABLISHED`. So weights are relative to the community: where everybody is new, everybody counts. A crowd of new
-    accounts lowers these means only when its acts outnumber those of the members several times. Without times, days do
-    not count.
+    `witnessed`. The weight is min(1, min(3, posts / P) * min(1, days / D))^2 for the numbers of distinct posts and of
+    distinct days that the account acted on. P and D are the means over the accounts, each as heavy as its posts times
+    its days, and at most `ESTABLISHED`. So weights are relative to the community: where everybody is new, everybody
+    counts. A crowd of new accounts lowers these means only when its acts outnumber those of the members several times.
+    Many posts make up for few days, up to three times: there are communities of single long sessions. Without times,
+    days do not count.
     """
     size = int(users.max()) + 1 if len(users) else 0
     done, days = _distinct(users, posts, size), np.ones(size)
@@ -44,7 +44,8 @@ def account_weights(users: Rows, posts: Rows, times: npt.NDArray[np.float64] | N
         day[known] = np.floor(times[known] / DAY).astype(np.int64)
         days = _distinct(users, day, size)
     past = done * days
-    return np.asarray((_relative(done, past) * _relative(days, past)) ** 2, dtype=np.float32)
+    share = _relative(done, past).clip(max=3) * _relative(days, past).clip(max=1)
+    return np.asarray(share.clip(max=1) ** 2, dtype=np.float32)
 
 
 def witnessed(times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -110,9 +111,9 @@ def _distinct(users: Rows, others: Rows, size: int) -> npt.NDArray[np.float64]:
 
 
 def _relative(counts: npt.NDArray[np.float64], heavy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Counts of accounts as shares (0..1) of their mean, in which accounts are so `heavy`, at most `ESTABLISHED`."""
+    """Counts of accounts relative to their mean, in which accounts are so `heavy`, at most `ESTABLISHED`."""
     total = heavy.sum()
     if not total:
         return np.zeros(len(counts))
     usual = min(ESTABLISHED, float((counts * heavy).sum() / total))
-    return np.where(heavy > 0, np.minimum(1.0, counts / usual), 0.0)
+    return counts / usual
