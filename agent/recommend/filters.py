@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from whyfeed.agent.recommend.selection import DUPLICATE_COSINE
 from whyfeed.agent.trace import StageRecord, Trace
 from whyfeed.retrieval.arrays import Rows
 from whyfeed.retrieval.community.candidate import Candidate
@@ -71,11 +72,20 @@ def _own(given: FilterContext) -> Iterable[int]:
 
 
 def _twin(given: FilterContext) -> Iterable[int]:
-    hidden = given.reader.hidden
-    if not hidden or not len(given.rows):
-        return ()
-    nearest = (given.community.vectors(given.rows) @ given.community.vectors(hidden).T).max(axis=1)
-    return list(given.rows[nearest >= TWIN_COSINE].tolist())
+    return _near(given, given.reader.hidden, TWIN_COSINE)
+
+
+def _shown(given: FilterContext) -> Iterable[int]:
+    # Near copies share a place: the next list must not bring another copy of what this one brought.
+    return {*given.limits.shown, *_near(given, tuple(given.limits.shown), DUPLICATE_COSINE)}
+
+
+def _near(given: FilterContext, others: Sequence[int], least: float) -> list[int]:
+    """The candidates whose cosine with one of these rows is at least `least`."""
+    if not others or not len(given.rows):
+        return []
+    nearest = (given.community.vectors(given.rows) @ given.community.vectors(others).T).max(axis=1)
+    return list(given.rows[nearest >= least].tolist())
 
 
 FILTERS: tuple[Filter, ...] = (
@@ -86,7 +96,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter("twin", "near-duplicates of what was pushed away", _twin, "undo"),
     Filter("rule", "what a rule in force excludes", lambda given: given.limits.excluded, "rule",
            detail=lambda given, row: given.limits.excluded[row]),
-    Filter("shown", "what this conversation has shown, when others are asked for", lambda given: given.limits.shown,
+    Filter("shown", "what this conversation has shown, and near-duplicates of it, when others are asked for", _shown,
            "none"),
     Filter("unrelated", "when something was asked for: what is not about it", lambda given: given.limits.unrelated),
 )  # fmt: skip

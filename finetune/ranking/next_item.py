@@ -89,7 +89,7 @@ def train_on_community(
 
     `states` (posts, d): vectors of the posts by the language model named `encoder`.
     """
-    _, users, rows, _, _ = community.sequences()
+    _, users, rows = community.counted()
     order = np.argsort(users, kind="stable")
     users, rows = users[order], rows[order]
     _, first = np.unique(users * len(community) + rows, return_index=True)

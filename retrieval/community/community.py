@@ -22,6 +22,7 @@ from whyfeed.retrieval.community.embedder import Embedder
 from whyfeed.retrieval.community.index import PostIndex
 from whyfeed.retrieval.community.next_item import NextItem, NextPosts
 from whyfeed.retrieval.community.post_vectors import embedded
+from whyfeed.retrieval.community.trust import SUPPORT, account_weights, counted, focus, latest_time, witnessed
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.files import keep_arrays, kept_arrays
 from whyfeed.retrieval.progress import Progress
@@ -71,6 +72,7 @@ class Community:
         codes = {name: code for code, name in enumerate(self.community_names)}
         self.community_codes: Rows = np.array([codes[name] for name in self.communities], dtype=np.int64)
         self.tags: list[tuple[str, ...]] = [_tags(row[7]) for row in rows]
+        self._focus = focus(np.array([len(tags) for tags in self.tags], dtype=np.int64))
         self.tag_counts: Counter[str] = Counter(tag for tags in self.tags for tag in tags)
         self._idf = {tag: float(np.log((len(rows) + 1) / (count + 1))) for tag, count in self.tag_counts.items()}
         self._rarest = float(np.log(len(rows) + 1))  # IDF of a tag that no post has
@@ -91,7 +93,8 @@ class Community:
         self._rows: list[int] = []
         self._weights: list[float] = []
         self._times: list[float] = []
-        self._popular: npt.NDArray[np.float64] = np.zeros(len(rows))
+        self._trust: Floats = np.zeros(0, dtype=np.float32)  # `account_weights`, by user code
+        self._counts: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)  # which positive events count, see `trust`
         self.last_event = 0
         self._counted = 0
         self.event_counts: Counter[str] = Counter()
@@ -103,6 +106,7 @@ class Community:
         self._neighbours: object = None
         self.cooccurrence: Cooccurrence | None = None
         self.next_posts: NextPosts | None = None
+        self._weigh()
         self._measure_time()
 
     # ---- building ----
@@ -152,11 +156,20 @@ class Community:
             new = [item for item in store.events(after=self.last_event) if _known_by(item[1], self._events_until)]
             known = len(self._rows)
             self._add(new)
+            small, grown = len(self._rows) < _SMALL, len(self._rows) - self._counted
+            recount = (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1)
+            if recount:
+                self._weigh()
+            else:
+                # Until the next recount those count who bring so much support that they take nobody's place.
+                fresh = np.array(self._users[len(self._counts) :], dtype=np.int64)
+                there = fresh < len(self._trust)
+                enough = self._trust[np.where(there, fresh, 0)] * SUPPORT >= 1 if len(self._trust) else there
+                self._counts = np.concatenate([self._counts, there & enough])
             if new:
                 # For communities without dates of posts, "now" is the newest event and has moved.
-                self._measure_time() if self._undated else self._measure_popularity(known)
-            small, grown = len(self._rows) < _SMALL, len(self._rows) - self._counted
-            if (grown and small) or grown > _RECOUNT_SHARE * max(len(self._rows), 1):
+                self._measure_time() if self._undated else self._measure_popularity(0 if recount else known)
+            if recount:
                 self._count()
 
     def set_next_item(self, model: NextItem | None, states: Vectors | None = None) -> None:
@@ -211,6 +224,10 @@ class Community:
         """Euclidean norm of the post's tags as a vector of `idf`; 1 for a post without tags."""
         return self._tag_norms[row]
 
+    def focus(self, rows: Rows | int) -> Floats:
+        """How far each row is about each of its tags (0..1): less than 1 for posts with unusually many of them."""
+        return self._focus[rows]
+
     def active_users(self) -> list[tuple[str, int]]:
         """(user, number of positive events), the most active first."""
         return sorted(self.event_counts.items(), key=lambda item: (-item[1], item[0]))
@@ -230,6 +247,16 @@ class Community:
             np.array(self._weights, dtype=np.float32)[order],
             np.array(self._times, dtype=np.float64)[order],
         )
+
+    def counted(self) -> tuple[list[str], Rows, Rows]:
+        """(user ids, user codes, rows) of the positive events that count where those of many users are counted.
+
+        In order of time, as in `sequences`; `retrieval.community.trust` says which these are.
+        """
+        order = np.argsort(np.array(self._times), kind="stable")
+        order = order[self._counts[order]]
+        users, rows = np.array(self._users, dtype=np.int64), np.array(self._rows, dtype=np.int64)
+        return list(self._user_codes), users[order], rows[order]
 
     # ---- inside ----
 
@@ -251,8 +278,14 @@ class Community:
             # gaps where events were forgotten.
             self._times.append(float(len(self._times)) if event.time is None else event.time)
 
+    def _weigh(self) -> None:
+        """Compute which events count where events of many users are counted."""
+        users, rows = np.array(self._users, dtype=np.int64), np.array(self._rows, dtype=np.int64)
+        self._trust = account_weights(users, rows, witnessed(np.array(self._times, dtype=np.float64)))
+        self._counts = counted(users, rows, self._trust)
+
     def _count(self) -> None:
-        _, users, rows, _, _ = self.sequences()
+        _, users, rows = self.counted()
         self.cooccurrence = Cooccurrence(users, rows, len(self.ids), self._neighbours)
         self._counted = len(self._rows)
 
@@ -270,6 +303,8 @@ class Community:
                 self._undated = True
                 created = times[self.community_codes[rows] == code]
             if len(created):
+                # A post or event that claims to be of the far future must not make all others old.
+                created = np.minimum(created, latest_time(created))
                 early, late = np.quantile(created, [0.02, 0.98])
                 self._now[code] = created.max()
                 self._half_life[code] = max((late - early) / 10, 1e-9)
@@ -278,17 +313,34 @@ class Community:
         self._measure_popularity()
 
     def _measure_popularity(self, known: int = 0) -> None:
-        """Compute the popularity of every post; the first `known` positive events are already counted."""
-        popular = self._popular if known else np.zeros(len(self.ids))
-        rows = np.array(self._rows[known:], dtype=np.int64)
+        """Compute the popularity of every post; the first `known` positive events are already counted.
+
+        Each account counts once a post, with its strongest event, and only where its acts count (see `trust.counted`).
+        """
+        counts = self._counts[known:]
+        rows = np.array(self._rows[known:], dtype=np.int64)[counts]
+        users = np.array(self._users[known:], dtype=np.int64)[counts]
         codes = self.community_codes[rows]
         # Older events count less, but at least a fifth: posts that were popular for long keep some popularity.
-        age = np.clip((self._now[codes] - np.array(self._times[known:])) / self._half_life[codes], 0, None)
-        np.add.at(popular, rows, np.array(self._weights[known:]) * (0.2 + 0.8 * 0.5**age))
+        age = np.clip((self._now[codes] - np.array(self._times[known:])[counts]) / self._half_life[codes], 0, None)
+        values = np.array(self._weights[known:])[counts] * (0.2 + 0.8 * 0.5**age)
+        pairs = users * len(self.ids) + rows
+        if known:
+            for pair, row, value in zip(pairs.tolist(), rows.tolist(), values.tolist(), strict=True):
+                place = int(np.searchsorted(self._pairs, pair))
+                there = place < len(self._pairs) and self._pairs[place] == pair
+                had = self._later.get(pair, float(self._best[place]) if there else 0.0)
+                if value > had:
+                    self._later[pair] = value
+                    self._popular[row] += value - had
+        else:
+            self._pairs, of = np.unique(pairs, return_inverse=True)
+            self._best, self._later = np.zeros(len(self._pairs)), {}
+            np.maximum.at(self._best, of, values)
+            self._popular = np.bincount(self._pairs % max(len(self.ids), 1), self._best, minlength=len(self.ids))
         most = np.zeros(max(len(self.community_names), 1))
-        np.maximum.at(most, self.community_codes, popular)
-        self._popular = popular
-        relative = np.log1p(popular) / np.log1p(np.maximum(most[self.community_codes], 1))
+        np.maximum.at(most, self.community_codes, self._popular)
+        relative = np.log1p(self._popular) / np.log1p(np.maximum(most[self.community_codes], 1))
         self._popularity: Floats = relative.astype(np.float32)
 
 
@@ -297,7 +349,9 @@ def _neighbours(path: Path, community: Community, keep: bool) -> object:
     from scipy import sparse
 
     def make() -> dict[str, npt.NDArray[Any]]:
-        made = text_neighbours(community.vectors(range(len(community))))
+        every = np.arange(len(community), dtype=np.int64)
+        # A post that claims many topics by its tags is near to none of them.
+        made = text_neighbours(community.vectors(every) * community.focus(every)[:, None])
         return {"data": made.data, "indices": made.indices, "indptr": made.indptr}
 
     digest = community.index.digest

@@ -215,10 +215,11 @@ def _compose(ledger: _Ledger, liked: Liked, community: Community) -> Reader:
     tags: dict[str, float] = defaultdict(float)
     counts: dict[int, float] = defaultdict(float)
     codes = community.community_codes[rows].tolist()
-    for row, code, weight in zip(rows.tolist(), codes, weights.tolist(), strict=True):
+    told = (weights * community.focus(rows)).tolist()
+    for row, code, weight, of_tags in zip(rows.tolist(), codes, weights.tolist(), told, strict=True):
         counts[code] += weight
         for tag in community.tags[row]:
-            tags[tag] += weight * community.idf(tag)
+            tags[tag] += of_tags * community.idf(tag)
     norm = sum(value * value for value in tags.values()) ** 0.5 or 1.0
     total = sum(counts.values())
 

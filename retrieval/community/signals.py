@@ -48,8 +48,12 @@ class SignalContext:
 
     @cached_property
     def cosines(self) -> Floats:
-        """Cosines (n, 1 + interests) with `Reader.recent`, then with each of the reader's interest vectors."""
-        return _cosines(self.vectors, np.stack([self.reader.recent, *(group.vector for group in self.reader.groups)]))
+        """Cosines (n, 1 + interests) with `Reader.recent`, then with each of the reader's interest vectors.
+
+        Tags are part of the text, so they count by `Community.focus`.
+        """
+        interests = np.stack([self.reader.recent, *(group.vector for group in self.reader.groups)])
+        return _cosines(self.vectors, interests) * self.community.focus(self.rows)[:, None]
 
     @property
     def nothing(self) -> Floats:
@@ -210,4 +214,4 @@ def _cosines(vectors: Vectors, others: Vectors) -> Floats:
 
 def _shared_tags(community: Community, row: int, profile: Mapping[str, float]) -> float:
     shared = [profile[tag] * community.idf(tag) for tag in community.tags[row] if tag in profile]
-    return sum(shared) / community.tag_norm(row) if shared else 0.0
+    return sum(shared) / community.tag_norm(row) * float(community.focus(row)) if shared else 0.0

@@ -62,22 +62,23 @@ class Topics:
         return sorted(near.items(), key=lambda item: -item[1])
 
     def match(self, topic: str) -> dict[int, float]:
-        """Row -> confidence (0..1) of the posts that are about the topic."""
+        """Row -> confidence (0..1) of the posts that are about the topic; less for posts with unusually many tags."""
         found: dict[int, float] = {}
+        focus = self._community.focus
         for tag, cosine in self.tags(topic):
             for row in self._rows_of_tag[tag]:
-                found[row] = max(found.get(row, 0.0), cosine)
+                found[row] = max(found.get(row, 0.0), cosine * float(focus(row)))
         spoken = _stems(topic)
         if spoken:
             for num, _ in self._store.search(topic, 500, self.as_of):
                 place = self.row_of_num.get(num)
                 if place is not None and spoken <= _stems(self._head(place)):
-                    found[place] = max(found.get(place, 0.0), 0.9)
+                    found[place] = max(found.get(place, 0.0), 0.9 * float(focus(place)))
         if len(self._community):
             for num, cosine in self._nearest(topic, 200):
                 place = self.row_of_num.get(num)
                 if place is not None and cosine >= POST_COSINE:
-                    found[place] = max(found.get(place, 0.0), cosine)
+                    found[place] = max(found.get(place, 0.0), cosine * float(focus(place)))
         return found
 
     def search(self, query: str, limit: int) -> dict[int, float]:
@@ -88,10 +89,11 @@ class Topics:
         lexical = self._store.search(query, limit, self.as_of)
         meaning = 0.45 if lexical else 0.85
         scores: dict[int, float] = {}
+        focus = self._community.focus
         for num, cosine in self._nearest(query, limit):
             row = self.row_of_num.get(num)
             if row is not None:
-                scores[row] = meaning * max(cosine, 0.0)
+                scores[row] = meaning * max(cosine, 0.0) * float(focus(row))
         best = max((score for _, score in lexical), default=1.0)
         for num, score in lexical:
             row = self.row_of_num.get(num)
@@ -99,7 +101,7 @@ class Topics:
                 scores[row] = scores.get(row, 0.0) + 0.4 * score / best
         for tag, cosine in self.tags(query):
             for row in self._rows_of_tag[tag]:
-                scores[row] = scores.get(row, 0.0) + 0.15 * cosine
+                scores[row] = scores.get(row, 0.0) + 0.15 * cosine * float(focus(row))
         return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:limit])
 
     def _nearest(self, text: str, limit: int) -> list[tuple[int, float]]:
