@@ -11,6 +11,7 @@ post does not depend on the other candidates.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ UNIFORM_NEGATIVES = 100  # of a list, from the whole catalogue
 HARD_NEGATIVES = 60  # of a list, from the best posts of the blend
 BLEND_USERS = 5000  # users that the blend is selected on
 _ROUNDS = 200  # trees
+_TRAINING = threading.Lock()  # LightGBM keeps its number of threads for the whole process: one training at a time
 _FALLBACK_PARTS = (
     "smoothed set by vectors",
     "popularity",
@@ -225,7 +227,8 @@ class BoostedTrees:
             lists.values.reshape(-1, features), labels.ravel(), group=np.full(count, length),
             init_score=lists.blended.ravel().astype(np.float64),
         )  # fmt: skip
-        self._booster = lightgbm.train(settings, data, rounds)
+        with _TRAINING:
+            self._booster = lightgbm.train(settings, data, rounds)
 
     def correction(self, values: Floats) -> Floats:
         """(...,) corrections to the blend's scores, for features (..., features)."""
