@@ -95,6 +95,11 @@ class Community:
         self._times: list[float] = []
         self._trust: Floats = np.zeros(0, dtype=np.float32)  # `account_weights`, by user code
         self._counts: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)  # which positive events count, see `trust`
+        # Strongest value of each (user, post), by code * posts + row: sorted, and what came since.
+        self._pairs: Rows = np.zeros(0, dtype=np.int64)
+        self._best: npt.NDArray[np.float64] = np.zeros(0)
+        self._later: dict[int, float] = {}
+        self._popular: npt.NDArray[np.float64] = np.zeros(len(rows))
         self.last_event = 0
         self._counted = 0
         self.event_counts: Counter[str] = Counter()
