@@ -74,10 +74,10 @@ def back_dated(world: World) -> list[Row]:
     """They come all at once, each with a past of nine days."""
     pasts = [
         like(f"fake{number}", post, LAST - (10 - place) * DAY + number)
-        for number in range(50)
+        for number in range(20)
         for place, post in enumerate(popular(world)[:9])
     ]
-    return [*pasts, *fresh_accounts(world)]
+    return [*pasts, *fresh_accounts(world)[:20]]
 
 
 @pytest.mark.parametrize("accounts", [fresh_accounts, with_camouflage, back_dated])

@@ -342,7 +342,8 @@ class Community:
             self._pairs, of = np.unique(pairs, return_inverse=True)
             self._best, self._later = np.zeros(len(self._pairs)), {}
             np.maximum.at(self._best, of, values)
-            self._popular = np.bincount(self._pairs % max(len(self.ids), 1), self._best, minlength=len(self.ids))
+            rows = self._pairs % max(len(self.ids), 1)
+            self._popular = np.bincount(rows, self._best, minlength=len(self.ids)).astype(np.float64)
         most = np.zeros(max(len(self.community_names), 1))
         np.maximum.at(most, self.community_codes, self._popular)
         relative = np.log1p(self._popular) / np.log1p(np.maximum(most[self.community_codes], 1))
