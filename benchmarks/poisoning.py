@@ -355,7 +355,7 @@ def _measured(agent: Agent, ordinary: set[str], seed: int) -> dict[str, str]:
     found = {}
     for name, weights in RANKERS.items():
         values = ndcg(np.array([weights.get(signal, 0.0) for signal in CORE]), test, CORE)
-        low, high = bounds(Resampling(users, seed).means(values[:, None])[:, 0])
+        low, high = bounds(Resampling(users, seed).means(values[:, None].astype(np.float64))[:, 0])
         found[name] = f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
     return found
 

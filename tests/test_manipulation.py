@@ -12,6 +12,7 @@ import pytest
 from tests.ranking_world import event, read, tools
 from tests.world import DAY, START, TOPICS, WORDS, Row, World, write_rows
 from whyfeed.agent.agent import Agent
+from whyfeed.agent.answer import Answer
 from whyfeed.finetune.evaluation.baselines import BASELINES
 from whyfeed.finetune.evaluation.histories import Histories
 from whyfeed.finetune.ranking.parts import PARTS
@@ -73,10 +74,10 @@ def back_dated(world: World) -> list[Row]:
     """They come all at once, each with a past of nine days."""
     pasts = [
         like(f"fake{number}", post, LAST - (10 - place) * DAY + number)
-        for number in range(50)
+        for number in range(20)
         for place, post in enumerate(popular(world)[:9])
     ]
-    return [*pasts, *fresh_accounts(world)]
+    return [*pasts, *fresh_accounts(world)[:20]]
 
 
 @pytest.mark.parametrize("accounts", [fresh_accounts, with_camouflage, back_dated])
@@ -149,6 +150,7 @@ def test_near_copies_share_one_place(agent: Agent, world: World, tmp_path: Path)
     shown: list[str] = []
     for words in ("What should I read?", "Show me others", "Show me others"):
         *_, answer = agent.chat("u1", words, conversation)
+        assert isinstance(answer, Answer)
         conversation = answer.conversation
         shown += [item.post.id for item in answer.items]
     assert len(shown) > 5

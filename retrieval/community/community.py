@@ -95,11 +95,11 @@ class Community:
         self._times: list[float] = []
         self._trust: Floats = np.zeros(0, dtype=np.float32)  # `account_weights`, by user code
         self._counts: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)  # which positive events count, see `trust`
-        self._popular: npt.NDArray[np.float64] = np.zeros(len(rows))
-        # What each account adds to a post's popularity: by sorted pair of both, and what came after that was made.
+        # Strongest value of each (user, post), by code * posts + row: sorted, and what came since.
         self._pairs: Rows = np.zeros(0, dtype=np.int64)
         self._best: npt.NDArray[np.float64] = np.zeros(0)
         self._later: dict[int, float] = {}
+        self._popular: npt.NDArray[np.float64] = np.zeros(len(rows))
         self.last_event = 0
         self._counted = 0
         self.event_counts: Counter[str] = Counter()
@@ -342,8 +342,8 @@ class Community:
             self._pairs, of = np.unique(pairs, return_inverse=True)
             self._best, self._later = np.zeros(len(self._pairs)), {}
             np.maximum.at(self._best, of, values)
-            posts = self._pairs % max(len(self.ids), 1)
-            self._popular = np.bincount(posts, self._best, minlength=len(self.ids)).astype(np.float64)
+            rows = self._pairs % max(len(self.ids), 1)
+            self._popular = np.bincount(rows, self._best, minlength=len(self.ids)).astype(np.float64)
         most = np.zeros(max(len(self.community_names), 1))
         np.maximum.at(most, self.community_codes, self._popular)
         relative = np.log1p(self._popular) / np.log1p(np.maximum(most[self.community_codes], 1))
