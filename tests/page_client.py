@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,20 @@ import httpx
 class Tab:
     """One open page. `url` is the page's address, without a slash at the end."""
 
-    def __init__(self, url: str, timeout: float = 60) -> None:
-        self._client = httpx.Client(base_url=url, timeout=timeout)
+    def __init__(self, url: str, timeout: float = 60, address: str | None = None) -> None:
+        """`address`: of this machine (127.x.y.z), from which the tab comes; the page limits what one may ask for."""
+        transport = httpx.HTTPTransport(local_address=address)
+        self._client = httpx.Client(base_url=url, timeout=timeout, transport=transport)
         self._hash = secrets.token_hex(8)
         self._events: dict[str, tuple[int, int]] = {}
 
     def open(self) -> None:
         """Load the page and start its session."""
-        self._client.get("/").raise_for_status()
-        config = self._client.get("/config").raise_for_status().json()
+        document = self._client.get("/").raise_for_status().text
+        found = re.search(r"window\.gradio_config = (\{.*?\});</script>", document)
+        if found is None:
+            raise RuntimeError("the page's document has no configuration")
+        config = json.loads(found[1])
         self._events = {name: (each["id"], part) for each in config["dependencies"] for part, name in each["targets"]}
         self.send("act", {"do": "start", "here": {}})
 
@@ -47,7 +52,7 @@ class Tab:
     def follow(self, name: str, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Send an event of the page; the first and the last news, and an empty one for each change between them."""
         event, part = self._events[name]
-        body = {"data": [None], "event_data": data, "fn_index": event, "trigger_id": part, "session_hash": self._hash}
+        body = {"data": [], "event_data": data, "fn_index": event, "trigger_id": part, "session_hash": self._hash}
         self._client.post("/gradio_api/queue/join", json=body).raise_for_status()
         with self._client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._hash}) as stream:
             for line in stream.iter_lines():
@@ -57,14 +62,8 @@ class Tab:
                 if message["msg"] == "process_completed" and not message["success"]:
                     raise RuntimeError(str(message["output"]))
                 if message["msg"] in ("process_generating", "process_completed"):
-                    news = message["output"]["data"][1]
+                    news = message["output"]["data"][0]
                     yield json.loads(news) if isinstance(news, str) else {}
-
-    @contextmanager
-    def alive(self) -> Iterator[None]:
-        """Keep the stream open by which the server sees that the tab is there."""
-        with self._client.stream("GET", f"/gradio_api/heartbeat/{self._hash}"):
-            yield
 
     def close(self) -> None:
         """Leave."""

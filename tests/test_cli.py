@@ -200,7 +200,7 @@ def test_a_shell_completes_commands_and_options() -> None:
         )  # fmt: skip
         return done.stdout.split()
 
-    assert completed("re") == ["recommend", "reply"]
+    assert completed("re") == ["recommend", "reply", "restore"]
     assert completed("keys", "") == ["add", "list", "remove"]
     assert "--query" in completed("recommend", "--q")
 

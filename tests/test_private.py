@@ -77,7 +77,7 @@ def test_what_lies_elsewhere_keeps_its_rights(agent: Agent, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "command", [["users"], ["recommend", "u0"], ["export", "u0"], ["doctor"], ["keys", "list"], ["users", "--json"]]
+    "command", [["users"], ["recommend", "u0"], ["export", "u0"], ["keys", "list"], ["users", "--json"]]
 )
 def test_a_folder_with_other_files_does_not_become_a_home(run_cli: RunCli, tmp_path: Path, command: list[str]) -> None:
     folder = tmp_path / "etc"
@@ -91,6 +91,16 @@ def test_a_folder_with_other_files_does_not_become_a_home(run_cli: RunCli, tmp_p
     assert "no home" in line
     assert [path.name for path in folder.iterdir()] == ["passwd"]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def test_doctor_says_of_a_folder_with_other_files_that_it_is_no_home(run_cli: RunCli, tmp_path: Path) -> None:
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    (folder / "passwd").write_text("root")
+    answered = run_cli("doctor", WHYFEED_HOME=str(folder))
+    assert answered.returncode == 1
+    assert "is no home of whyfeed" in answered.stdout.splitlines()[0]
+    assert [path.name for path in folder.iterdir()] == ["passwd"]
 
 
 def test_an_empty_folder_becomes_a_home(tmp_path: Path) -> None:
@@ -121,6 +131,7 @@ def test_a_home_that_cannot_be_written_is_one_clear_line(home: Path, command: li
         },
     )  # fmt: skip
     assert answered.returncode == 1
-    (line,) = answered.stderr.splitlines()
+    told = answered.stdout.splitlines()[:1] if command == ["doctor"] else answered.stderr.splitlines()
+    (line,) = told
     assert str(home) in line
     assert "cannot be written" in line

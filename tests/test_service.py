@@ -179,7 +179,7 @@ def test_many_at_once_lose_nothing(client: Asking, agent: Agent) -> None:
         ("recommend", {"k": 10**400}, 422, "k: "),
         ("recommend", {"as_of": "yesterday"}, 422, "yesterday"),
         ("recommend", {"typo": 1}, 422, "typo: "),
-        ("recommend", {"user": "\x00"}, 404, "unknown user"),
+        ("recommend", {"user": "\x00"}, 422, "control character"),
         ("recommend", {"user": "\ud800"}, 422, "user: "),
         ("chat", {"user": "nobody"}, 404, "nobody"),
         ("chat", {"conversation": "not-mine"}, 422, "not-mine"),

@@ -350,14 +350,10 @@ def test_who_is_erased_during_a_chat_is_told(home: Path) -> None:
 @contextmanager
 def page_of(agent: Agent) -> Iterator[tuple[Tab, server.Server]]:
     """A tab of an agent's page, whose reader is chosen, and the server of the page."""
-    from fastapi import FastAPI
+    from whyfeed.ui.page.page import application
 
-    from whyfeed.ui.page.page import build as build_page
-    from whyfeed.ui.page.page import mount
-    from whyfeed.ui.page.running import Running
-
-    work, app = Running(), FastAPI()
-    running = server.Server(app, drain=mount(app, build_page(agent, running=work), "/", work))
+    app = application(agent)
+    running = server.Server(app, drain=app.state.drain)
     with server.listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -376,12 +372,11 @@ def page_of(agent: Agent) -> Iterator[tuple[Tab, server.Server]]:
 
 def turn_while_it_stops(tab: Tab, running: server.Server) -> dict[str, Any]:
     """The agent's turn, as the page shows it at the end, where the server is told to stop meanwhile."""
-    with tab.alive():
-        last: dict[str, Any] = {}
-        for news in tab.follow("ask", {"text": "what should I read?"}):
-            running.should_exit = True
-            last = news
-        return dict([part for name, part in last["parts"].items() if name.startswith("turn ")][-1])
+    last: dict[str, Any] = {}
+    for news in tab.follow("ask", {"text": "what should I read?"}):
+        running.should_exit = True
+        last = news
+    return dict([part for name, part in last["parts"].items() if name.startswith("turn ")][-1])
 
 
 def test_a_stop_lets_the_page_finish_its_answer() -> None:

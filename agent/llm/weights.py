@@ -104,7 +104,7 @@ def verify(weights: Weights) -> None:
         if stat.st_size != weights.size:
             raise WeightsError(f"{str(path)!r} has {stat.st_size} bytes instead of {weights.size}; {again}")
         if (found := sha256_of(path)) != weights.sha256:
-            raise WeightsError(f"{str(path)!r} has SHA-256 {found} instead of {weights.sha256}; {again}")
+            raise WeightsError(f"{str(path)!r} has SHA-256 {found[:12]}… instead of {weights.sha256[:12]}…; {again}")
     except FileNotFoundError:
         raise WeightsError(f"the {weights.role} weights {weights.name!r} are not on this machine; {again}") from None
     except OSError as exc:

@@ -413,7 +413,7 @@ async def _expected(_: Request, exc: Any) -> Response:
 async def _invalid(_: Request, exc: Any) -> Response:
     first = exc.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
-    return _failure(422, f"{where}: {first['msg']}")
+    return _failure(422, f"{where}: {first['msg'].removeprefix('Value error, ')}")
 
 
 async def _http(request: Request, exc: Any) -> Response:
