@@ -11,6 +11,8 @@ from whyfeed.retrieval.errors import ReservedUser
 from whyfeed.retrieval.post import clean_text, row_id
 
 _DESK = "desk:"
+_UNSEEN = ("Cc", "Cf", "Cs", "Cn", "Mn")  # categories of characters that show nothing by themselves
+_BLANK = "\u115f\u1160\u3164\uffa0\u17b4\u17b5"  # fillers that count as letters
 
 
 def desk_user(conversation: str) -> str:
@@ -26,7 +28,7 @@ def is_reserved(id: str) -> bool:
     if id.isascii():
         return id.lstrip().lower().startswith(_DESK)
     plain = unicodedata.normalize("NFKC", id)
-    visible = "".join(char for char in plain if unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
+    visible = "".join(char for char in plain if unicodedata.category(char) not in _UNSEEN and char not in _BLANK)
     return visible.lstrip().casefold().startswith(_DESK)
 
 

@@ -193,6 +193,8 @@ def _outside(manifest: dict[str, Any]) -> None:
     [
         (_outside, DataError),
         (lambda manifest: manifest["files"]["whyfeed.db"].update(sha256="0" * 64), DataError),
+        (lambda manifest: manifest["files"]["whyfeed.db"].update(size=float("inf")), DataError),
+        (lambda manifest: manifest.update(version=float("inf")), DataError),
         (lambda manifest: manifest["files"]["whyfeed.db"].update(size=5), DataError),
         (lambda manifest: manifest["files"].pop("models/poet/live.json"), DataError),
         (lambda manifest: manifest.update(version=VERSION + 1), HomeError),

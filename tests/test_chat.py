@@ -144,8 +144,23 @@ def test_forgetting_that_is_forgetting_the_last(talk: Talk) -> None:
 
 EVERYTHING = (
     "Forget everything", "Delete my account!", "please delete all my data", "I want to be forgotten", "wipe my data",
-    "can you erase everything you know about me?", "忘掉一切", "删除我的账号", "请把我的数据全部删除", "注销我的账户",
+    "can you erase everything you know about me?", "forget everything, and I mean it", "delete my account. thanks",
+    "forget about me", "Please erase all data about me (GDPR)", "I want to exercise my right to be forgotten",
+    "忘記一切", "請忘掉一切", "刪除我的帳號", "删号", "忘掉一切", "删除我的账号",
+    "请把我的数据全部删除", "注销我的账户",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "articles about GDPR and right to erasure", "show me posts on the right to be forgotten", "clear all",
+        "something about the right to be forgotten", "remove all", "drop everything", "都忘了",
+        "forget wine", "忘掉啤酒",
+    ],
+)  # fmt: skip
+def test_other_wishes_are_not_taken_for_it(text: str) -> None:
+    assert not asks_erasure(text)
 
 
 @pytest.mark.parametrize("text", EVERYTHING)
@@ -168,11 +183,25 @@ def test_everything_is_forgotten_after_a_clear_yes(talk: Talk, text: str, yes: s
     assert talk.agent.conversations(talk.user) == []
 
 
-@pytest.mark.parametrize("text", ["不要", "ok"])
-def test_nothing_is_deleted_without_a_clear_yes(talk: Talk, text: str) -> None:
+@pytest.mark.parametrize("text", ["yes?", "ok", "maybe", "好吧", "是吗"])
+def test_half_a_yes_is_asked_again(talk: Talk, text: str) -> None:
     events = talk.agent.events(talk.user)
-    talk.say("忘掉一切" if text == "不要" else "Forget everything")
-    talk.say(text)
+    talk.say("Forget everything")
+    assert talk.say(text).text in [say("chat.erase.ask", language) for language in languages()]
+    assert talk.agent.events(talk.user) == events
+
+
+def test_yes_please_delete_it_is_a_clear_yes(talk: Talk) -> None:
+    talk.say("Forget everything")
+    *_, answer = talk.agent.chat(talk.user, "Yes please, delete it", talk.id)
+    assert isinstance(answer, Answer)
+    assert answer.text == say("chat.erase.done", "en")
+
+
+def test_nothing_is_deleted_without_a_clear_yes(talk: Talk) -> None:
+    events = talk.agent.events(talk.user)
+    talk.say("忘掉一切")
+    talk.say("不要")
     assert talk.agent.events(talk.user) == events
     talk.say("yes")  # comes too late
     assert talk.agent.events(talk.user) == events

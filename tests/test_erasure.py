@@ -65,7 +65,8 @@ def folder(tmp_path: Path) -> Path:
     return write_rows(
         tmp_path / "more",
         users=[{"id": USER, "name": NAME}],
-        posts=[{"id": "zebra-post", "title": "Pruning roses", "text": "Prune them in March.", "author": USER}],
+        posts=[{"id": "zebra-post", "title": "Pruning roses", "text": "Prune them in March.", "author": USER,
+                "top_answer_author": USER, "answers": [{"by": USER}]}],
         interactions=[
             {"user": USER, "post": "clocks-1", "kind": "like", "time": 1},
             {"user": USER, "post": "nowhere", "kind": "like", "text": WORDS[0]},

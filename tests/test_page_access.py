@@ -282,6 +282,7 @@ def test_a_message_carries_nothing_else_to_gradio(client: httpx.Client, url: str
         b"", b"{", b"[]", b"null", b'{"session_hash": "x"}', b'{"session_hash": 3, "fn_index": 0}',
         b'{"session_hash": "../x", "fn_index": 0}', b'{"session_hash": "x", "fn_index": true}',
         b'{"session_hash": "x", "fn_index": 0, "trigger_id": "y"}', b"[" * 100_000,
+        b'{"session_hash": "x", "fn_index": 99}', b'{"session_hash": "x", "fn_index": -1}',
     ],
 )  # fmt: skip
 def test_what_is_no_message_of_the_page_is_one_line(client: httpx.Client, url: str, body: bytes) -> None:

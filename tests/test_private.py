@@ -103,6 +103,18 @@ def test_doctor_says_of_a_folder_with_other_files_that_it_is_no_home(run_cli: Ru
     assert [path.name for path in folder.iterdir()] == ["passwd"]
 
 
+@pytest.mark.parametrize("hidden", [".bashrc", ".git"])
+def test_a_folder_with_hidden_files_does_not_become_a_home(tmp_path: Path, hidden: str) -> None:
+    (tmp_path / hidden).mkdir(mode=0o755)
+    with pytest.raises(HomeError, match="no home of whyfeed"):
+        Store(tmp_path)
+    assert stat.S_IMODE((tmp_path / hidden).stat().st_mode) == 0o755
+
+
+def test_what_is_exported_is_for_its_owner_alone(agent: Agent, tmp_path: Path) -> None:
+    assert stat.S_IMODE(agent.export("u0", tmp_path / "out").stat().st_mode) == 0o700
+
+
 def test_an_empty_folder_becomes_a_home(tmp_path: Path) -> None:
     (tmp_path / "empty" / "lost+found").mkdir(parents=True)
     Store(tmp_path / "empty").close()

@@ -27,6 +27,9 @@ LOOKALIKES = (
     "ｄｅｓｋ:talk",
     "d\u200besk:talk",
     "desk\u2060:talk",
+    "desk\u034f:talk",
+    "desk\ufe0f:talk",
+    "desk\u3164:talk",
 )
 BROKEN = ("u0\x00", "u\x070", "\ud800", "u0\udfff")
 OF_USERS = [name for name in BODIES if "user" in BODIES[name]]

@@ -13,7 +13,7 @@ from typing import Literal
 from whyfeed.agent.phrases import languages, say
 from whyfeed.agent.recommend.snapshot import Snapshot
 from whyfeed.agent.request import Request
-from whyfeed.agent.understanding.understander import agrees, asks_erasure, means_last
+from whyfeed.agent.understanding.understander import agrees, asks_erasure, means_last, wavers
 from whyfeed.retrieval.event import Event
 from whyfeed.retrieval.store.conversations import Turn
 
@@ -24,8 +24,11 @@ Step = Literal["ask", "erase", "keep"]
 def step(text: str, turns: Sequence[Turn]) -> Step | None:
     """What a message after these turns means: to ask back, to erase, to keep everything; None: none of these."""
     asked = bool(turns) and turns[-1].text in [say("chat.erase.ask", each) for each in languages()]
-    if asked and (agreed := agrees(text)) is not None:
-        return "erase" if agreed else "keep"
+    if asked:
+        if (agreed := agrees(text)) is not None:
+            return "erase" if agreed else "keep"
+        if wavers(text):
+            return "ask"
     return "ask" if asks_erasure(text) else None
 
 

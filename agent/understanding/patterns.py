@@ -42,6 +42,8 @@ LIKE = _either(wishes.LIKE, zh.LIKE)
 ERASE = _either(en.ERASE, zh.ERASE)
 AGREED = _either(en.AGREED, zh.AGREED)
 DECLINED = _either(en.DECLINED, zh.DECLINED)
+UNSURE = _either(en.UNSURE, zh.UNSURE)
+TRADITIONAL = zh.TRADITIONAL
 LAST = _either(en.LAST, zh.LAST)
 
 

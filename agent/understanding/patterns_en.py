@@ -388,7 +388,7 @@ STEER: tuple[tuple[Intent, str], ...] = (
 # The whole message asks to delete everything that is known about the user.
 _THING = r"(?:data|accounts?|profile|history|records?|info(?:rmation)?|details|events|activity|membership)"
 _ALL = (
-    r"(?:(?:absolutely |simply )?everything|it all|all(?: of)? (?:it|this|that|them)|all|me|"
+    r"(?:(?:absolutely |simply )?everything|it all|all(?: of)? (?:it|this|that|them)|all|(?:about )?me|"
     r"(?:all )?(?:of )?my (?:whole |entire |complete |personal |user |own |reading |stored )*"
     + _THING
     + r"(?:(?:,| and| &|, and) (?:all )?(?:of )?(?:my )?(?:personal |user )*(?:"
@@ -402,7 +402,9 @@ _ALL = (
 )
 _DELETE = r"(?:forget|erase|delete|remove|wipe|purge|clear|destroy|scrub|get rid of|throw away|drop)"
 ERASE = (
-    r"(?:(?:how (?:do|can) I |I (?:want|wish|need) to |(?:I'?d|I would) like to |you (?:should|must|may) |"
+    # "Clear all" alone may mean a list or a filter.
+    r"(?:(?!(?:clear|remove|drop|get rid of|throw away)(?: out)? (?:all|it all|everything)$)"
+    r"(?:how (?:do|can) I |I (?:want|wish|need) to |(?:I'?d|I would) like to |you (?:should|must|may) |"
     r"(?:I )?(?:want )?you to |now )?(?:"
     + _DELETE
     + r"(?: out)? "
@@ -412,16 +414,23 @@ ERASE = (
     + _THING
     + r"(?: should| must| has| have)?(?: to)?(?: be)? (?:deleted|erased|removed|wiped|closed|gone|forgotten)"
     r"|(?:(?:I |I'?d |would )*(?:want|like|wish) )?(?:to )?be (?:completely )?(?:forgotten|erased|deleted)"
-    r"|(?:.{0,40}\b)?right to (?:be forgotten|erasure)\b.{0,20})"
+    r"|(?:(?:I |I'?d |would )*(?:want|like|wish) to )?(?:use|exercise|invoke|assert|claim) (?:my |the )?right to "
+    r"(?:be forgotten|erasure)|(?:I have (?:a|the)|(?:this|it) is my) right to (?:be forgotten|erasure))"
     r"(?: (?:about|on|of|from|for) (?:me|myself|here|your (?:memory|records?|database|systems?|servers?)))*"
-    r"(?:[ ,]+(?:please|now|immediately|at once|for good|forever|permanently|completely|entirely|right now|"
-    r"right away|today|thanks|thank you))*"
+    r"(?:[ ,.;!]+(?:please|now|immediately|at once|for good|forever|permanently|completely|entirely|right now|"
+    r"right away|today|thanks|thank you|(?:and )?I mean it|seriously|all of it))*(?: ?\(?(?:under the )?GDPR\)?)?"
 )
 # Answers to "shall I?".
 AGREED = (
     r"(?:(?:yes|yeah|yep|yup|sure|certainly|absolutely|definitely|i (?:do|am sure|confirm|agree)|i'?m sure|"
-    r"confirm(?:ed)?|do (?:it|that|so)|go ahead|please do|" + _DELETE + r" " + _ALL + r")[ ,.!]*(?:please[ ,.!]*)?)+"
+    r"confirm(?:ed)?|do (?:it|that|so)|go ahead|please do|(?:please )?"
+    + _DELETE
+    + r" (?:it|them|"
+    + _ALL
+    + r"))[ ,.!]*(?:please[ ,.!]*)?)+"
 )
+# Neither a yes nor a no, but about the question.
+UNSURE = r"(?:ok(?:ay)?|alright|fine|maybe|perhaps|hm+|yes|yeah|sure|really|what|why)[ ,.!?]*"
 _NO = (
     r"(?:no|nope|nah|never|stop|cancel|wait|don'?t|do not|keep (?:it|them|everything|all)|leave it|never ?mind|"
     r"better not|not (?:now|yet|really))"

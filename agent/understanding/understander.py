@@ -39,6 +39,8 @@ from whyfeed.agent.understanding.patterns import (
     SEARCH,
     SMALLTALK,
     STEER,
+    TRADITIONAL,
+    UNSURE,
     WHY_NOT_TAIL,
     first_match,
 )
@@ -60,7 +62,7 @@ from whyfeed.retrieval.words import HAN, content_words, words
 if TYPE_CHECKING:
     from whyfeed.agent.llm.engine import Engine
 
-__all__ = ["Context", "Understander", "agrees", "asks_erasure", "means_last"]
+__all__ = ["Context", "Understander", "agrees", "asks_erasure", "means_last", "wavers"]
 
 MAX_TEXT = 2000  # characters of a message that are read
 LONG, LONG_HAN = 250, 100  # characters; a longer text is used as a search query
@@ -452,16 +454,23 @@ class Understander:
 
 def asks_erasure(text: str) -> bool:
     """Whether the whole message asks to delete everything that is known about the user, the account too."""
-    text = _ended(_without_courtesies(_normalised(text)))
+    text = _ended(_without_courtesies(_normalised(text).translate(TRADITIONAL)))
     return len(text) <= LONG and ERASE.fullmatch(text) is not None
 
 
 def agrees(text: str) -> bool | None:
     """Whether a message is a clear yes or a clear no to a question; None where it is neither."""
-    text = _ended(_normalised(text))[:LONG]
-    if DECLINED.fullmatch(text):
+    text = _normalised(text).translate(TRADITIONAL)[:LONG]
+    if DECLINED.fullmatch(_ended(text)):
         return False
-    return True if AGREED.fullmatch(text) else None
+    if "?" in text or (text.endswith("吧") and UNSURE.fullmatch(text)):
+        return None
+    return True if AGREED.fullmatch(_ended(text)) else None
+
+
+def wavers(text: str) -> bool:
+    """Whether a message is about a question but neither a clear yes nor a clear no."""
+    return UNSURE.fullmatch(_normalised(text).translate(TRADITIONAL)) is not None
 
 
 def means_last(text: str) -> bool:

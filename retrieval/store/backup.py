@@ -24,7 +24,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,6 +119,8 @@ def restore(file: Path, home: Path, *, replace: bool = False) -> Backup:
     if home.exists() and not home.is_dir():
         raise DataError(f"{str(home)!r} is no folder; name another with --home")
     has_data = home.is_dir() and any(home.iterdir())
+    if has_data and not (home / DATABASE).exists():
+        raise DataError(f"{str(home)!r} is no home, and holds other files; name a new folder with --home")
     if has_data and not replace:
         raise DataError(f"{str(home)!r} has data; name a new folder with --home, or add --replace to move it aside")
     with _translated(home), _archive(file) as archive:
@@ -132,6 +134,7 @@ def restore(file: Path, home: Path, *, replace: bool = False) -> Backup:
             new.mkdir(mode=0o700)
             for name, entry in manifest["files"].items():
                 _extract(file, archive, name, entry, new / name)
+            _check_databases(file, new, manifest["files"])
             for folder, _, _ in os.walk(new):
                 _sync(Path(folder))
             before = _put(new, home) if has_data else None
@@ -300,12 +303,23 @@ def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
             raise damaged
         texts = {name: [str(each) for each in manifest[name]] for name in ("left_out", "weights")}
         return {**manifest, **texts, "files": files}
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, *_DAMAGE) as exc:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, *_DAMAGE) as exc:
         raise damaged from exc
 
 
+def _check_databases(file: Path, home: Path, names: Iterable[str]) -> None:
+    """DataError where a database in the backup is none, whatever its checksum says."""
+    for name in names:
+        if name.endswith(".db"):
+            with (home / name).open("rb") as database:
+                if database.read(16) != b"SQLite format 3\0":
+                    raise DataError(f"{str(file)!r} is damaged: {name!r} is no database; use another backup")
+
+
 def _is_place(name: str) -> bool:
-    """Whether a name is a place inside a home."""
+    """Whether a name is a place inside a home; the logs beside a database are none: a backup has no use for them."""
+    if name.endswith(("-wal", "-shm", "-journal")):
+        return False
     return bool(name) and not any(char in name for char in "\\\0:") and name == str(PurePosixPath(name)) and not any(
         part.startswith(".") or part == "/" for part in PurePosixPath(name).parts
     )  # fmt: skip

@@ -196,7 +196,6 @@ def export_user(store: Store, user: str, out: Path) -> Path:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             if out.exists():
                 out.rmdir()
-            beside.chmod(0o755)
             beside.rename(out)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

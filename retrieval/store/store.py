@@ -286,6 +286,8 @@ class Store:
                 _unname(db, row[0])
             db.execute("DELETE FROM kept WHERE kind = 'judgement' AND key LIKE ? ESCAPE '\\'", [_like(user) + "|%"])
             db.execute("UPDATE posts SET author = '' WHERE author = ?", [user])
+            for table in ("posts", "users"):
+                _blank(db, table, user)
             db.execute(
                 "DELETE FROM keys WHERE json_array_length(users) = 1 AND json_extract(users, '$[0]') = ?", [user]
             )
@@ -378,7 +380,8 @@ def _check_ours(home: Path) -> None:
     """HomeError where the folder holds files, and none of whyfeed's."""
     if (home / _FILE).exists():
         return
-    strange = sorted(path.name for path in home.iterdir() if path.name not in _BEFORE and not path.name.startswith("."))
+    names = {path.name for path in home.iterdir()}
+    strange = sorted(name for name in names if name not in _BEFORE and not name.startswith(".whyfeed"))
     if strange:
         raise HomeError(
             f"{str(home)!r} is no home of whyfeed, and holds other files ({strange[0]!r}); name an empty or a new"
@@ -407,6 +410,24 @@ def check_known(db: SqliteDatabase, user: str) -> None:
 def _is_user(db: SqliteDatabase, user: str) -> bool:
     known = "SELECT 1 FROM users WHERE id = ? UNION ALL SELECT 1 FROM events WHERE user = ? LIMIT 1"
     return db.execute(known, [user, user]).fetchone() is not None
+
+
+def _blank(db: SqliteDatabase, table: str, user: str) -> None:
+    """Blank a user's id where it is a value in the attributes of a table's rows."""
+    rows = db.execute(
+        f"SELECT id, attributes FROM {table} WHERE instr(attributes, ?)", [json.dumps(user, ensure_ascii=False)]
+    ).fetchall()
+    for id, attributes in rows:
+        blanked = json.dumps(_without(json.loads(attributes), user), ensure_ascii=False)
+        db.execute(f"UPDATE {table} SET attributes = ? WHERE id = ?", [blanked, id])
+
+
+def _without(value: Any, id: str) -> Any:
+    if isinstance(value, dict):
+        return {"" if key == id else key: _without(inner, id) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without(inner, id) for inner in value]
+    return "" if value == id else value
 
 
 def _unname(db: SqliteDatabase, name: str) -> None:

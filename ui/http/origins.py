@@ -7,6 +7,7 @@ against foreign pages its `Origin` and `Sec-Fetch-Site` headers are (https://www
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,8 +23,9 @@ _PORTS = {"http": 80, "https": 443}
 # Headers that a reverse proxy adds; a browser cannot send them to another site without asking first.
 _FORWARDED = (
     "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-server",
-    "x-real-ip", "via",
+    "x-real-ip", "x-client-ip", "x-original-host", "cf-connecting-ip", "true-client-ip", "via",
 )  # fmt: skip
+_HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")  # a name or an address, and a port
 _SHOWN = 100  # characters of a refused name that are repeated
 
 
@@ -160,6 +162,6 @@ def _names(headers: Headers) -> Iterator[tuple[str, int | None]]:
             site = Site.read(each)
         except ValueError:
             site = None
-        if site is None or site.scheme or site.path:
+        if site is None or site.scheme or site.path or not _HOST.fullmatch(each.strip()):
             raise Refused(400, "the Host header names no host")
         yield site.host, site.port

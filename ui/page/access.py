@@ -11,6 +11,7 @@ import asyncio
 import html
 import json
 import re
+from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from string import Template
@@ -69,10 +70,13 @@ _FORM = Template((Path(__file__).with_name("static") / "login.html").read_text(e
 
 
 class Guard:
-    """ASGI middleware around Gradio's application. `login` None: the page has none."""
+    """ASGI middleware around Gradio's application. `login` None: the page has none. `events`: numbers of its events."""
 
-    def __init__(self, app: ASGIApp, *, origins: Origins, sessions: Sessions, login: Login | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, origins: Origins, sessions: Sessions, login: Login | None, events: Collection[int]
+    ) -> None:
         self._app = app
+        self._events = events
         self._origins = origins
         self._sessions = sessions
         self._login = login
@@ -198,7 +202,7 @@ class Guard:
         try:
             said = json.loads(await _read(request, _BODY))
             id, number, about = said["session_hash"], said["fn_index"], said.get("trigger_id")
-            good = isinstance(id, str) and _ID.fullmatch(id) and type(number) is int
+            good = isinstance(id, str) and _ID.fullmatch(id) and type(number) is int and number in self._events
             if not good or not (about is None or type(about) is int):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -67,7 +67,7 @@ def mount(
     mounted: Any = next(route.app for route in reversed(app.routes) if isinstance(route, Mount) and route.path == path)
     # Added last, it is the outermost: Gradio's own middleware answers foreign origins.
     door = None if login is None else Login(*login)
-    mounted.add_middleware(Guard, origins=origins, sessions=sessions, login=door)
+    mounted.add_middleware(Guard, origins=origins, sessions=sessions, login=door, events=frozenset(page.fns))
 
     async def drain(seconds: float) -> None:
         await running.drain(seconds)

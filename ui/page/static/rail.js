@@ -47,7 +47,7 @@ function drawRail() {
   talks.hidden = others.length === 0;
   keyed(find(".lines", talks), others.slice(0, 20), (talk) => talk.id, () => make("line"), (node, talk) =>
     part(node, "line", talk, () => {
-      find("a", node).remove?.();
+      node.querySelector("a")?.remove(); // drawn again, it has none
       const open = find("button", node);
       open.textContent = talk.title;
       open.dataset.do = "talk";
