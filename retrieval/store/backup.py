@@ -170,7 +170,19 @@ def _frozen(home: Path, cache: Path | None) -> Iterator[_Frozen]:
                     files[name] = (home / name).stat().st_size
                     if PurePosixPath(name).name == _POINTER:
                         pointers[name] = (home / name).read_bytes()
+                        _check_listed(name, pointers[name], found)
         yield _Frozen(snapshots, files, pointers, left_out)
+
+
+def _check_listed(pointer: str, data: bytes, files: Mapping[str, bool]) -> None:
+    """_GoneError where the version that a pointer names went live after the files were listed."""
+    try:
+        live = json.loads(data)["live"]
+    except (ValueError, KeyError, TypeError):
+        return  # damaged, which is how it is kept
+    folder = PurePosixPath(pointer).parent / str(live)
+    if live is not None and live != 0 and f"{folder}/card.json" not in files:  # version 0 has no folder
+        raise _GoneError(str(folder))
 
 
 def _files(home: Path, cache: Path | None) -> tuple[dict[str, bool], tuple[str, ...]]:
