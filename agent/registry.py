@@ -27,7 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from whyfeed.retrieval.errors import DataError, HomeError
-from whyfeed.retrieval.files import sha256_of, write_whole
+from whyfeed.retrieval.files import sha256_of, sync_folder, write_whole
 
 CARD, POINTER = "card.json", "live.json"
 JUDGE = "judge"  # the name of the trained LLM judge; see `finetune.llm.judge`
@@ -272,9 +272,9 @@ class Registry:
             sealed = {path.relative_to(folder).as_posix(): sha256_of(path, to_disk=True) for path in files}
             document = {**card, "files": sealed, "added": self._clock()}
             write_whole(folder / CARD, json.dumps(document, indent=1, ensure_ascii=False).encode())
-            _sync(folder)
+            sync_folder(folder)
             _move(folder, place)
-            _sync(place.parent)
+            sync_folder(place.parent)
         except OSError as exc:
             raise _cannot_write(place, exc) from exc
         if live:
@@ -330,15 +330,6 @@ class Registry:
             raise _cannot_write(folder, exc) from exc
         finally:
             lock.release()
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in a folder durable (fsync)."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _move(folder: Path, place: Path) -> None:

@@ -83,6 +83,15 @@ def sha256_of(path: Path, *, to_disk: bool = False) -> str:
     return digest
 
 
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder durable (fsync). May raise OSError."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def beside(path: Path, what: str) -> Path:
     """The path of a hidden sibling of a file or folder, for temporary files and locks; `what` is its suffix."""
     return path.with_name(f".{path.name}.{what}")

@@ -32,6 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from whyfeed.retrieval.errors import DataError, HomeError, one_line
+from whyfeed.retrieval.files import sync_folder
 from whyfeed.retrieval.store.faults import disk_is_full
 
 VERSION = 1  # of the format; a reader refuses newer ones
@@ -136,11 +137,11 @@ def restore(file: Path, home: Path, *, replace: bool = False) -> Backup:
                 _extract(file, archive, name, entry, new / name)
             _check_databases(file, new, manifest["files"])
             for folder, _, _ in os.walk(new):
-                _sync(Path(folder))
+                sync_folder(Path(folder))
             before = _put(new, home) if has_data else None
             if not has_data:
                 new.rename(home)  # replaces an empty folder
-            _sync(home.parent)
+            sync_folder(home.parent)
     size = file.stat().st_size
     return Backup(file, size, len(manifest["files"]), tuple(manifest["left_out"]), tuple(manifest["weights"]), before)
 
@@ -250,7 +251,7 @@ def _write(home: Path, frozen: _Frozen, scratch: Path, file: Path, about: Mappin
         raw.flush()
         os.fsync(raw.fileno())
     made.replace(file)
-    _sync(file.parent)
+    sync_folder(file.parent)
     weights = tuple(about["weights"])
     return Backup(file, file.stat().st_size, len(entries), frozen.left_out, weights)
 
@@ -437,14 +438,6 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    finally:
-        os.close(number)
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
     finally:
         os.close(number)
 
